@@ -1,0 +1,37 @@
+"""The three ways slimtask says no: bad input, a check that does not hold, a thing a backend cannot do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SlimtaskError(Exception):
+    """Base of every error a user can mend; the command line prints its one sentence and no traceback."""
+
+    exit_status = 2
+
+
+class InputError(SlimtaskError, ValueError):
+    """Bad input: one sentence that says what is wrong, where, and how to mend it. Exit status 2."""
+
+
+class CheckFailed(SlimtaskError):
+    """The check a verb performs does not hold (a certificate, a parity, a hash). Exit status 1."""
+
+    exit_status = 1
+
+
+class Unsupported(SlimtaskError):
+    """A capability that an operator, target or backend lacks, with the reason and what to use instead."""
+
+    def __init__(self, operation: str, target: str, reason: str, instead: str) -> None:
+        super().__init__(f"{operation} is not possible on {target}: {reason}; {instead}.")
+        self.operation, self.target, self.reason, self.instead = operation, target, reason, instead
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known word closest to ``word``, else the list of known words."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"

@@ -1,0 +1,130 @@
+"""Files that are either whole or absent: every write goes to a temporary name, is fsynced, then renamed (law 7)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from slimtask.errors import InputError
+
+_PARTIAL = ".partial-"
+
+
+@contextmanager
+def atomic_file(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is fsynced and renamed, on failure it is deleted."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_partials(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}{_PARTIAL}", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        _fsync(temporary)
+        temporary.replace(path)
+        _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary directory that becomes ``path`` on success and vanishes on failure.
+
+    Raises InputError at once if ``path`` exists: nothing of the user's is ever overwritten.
+    """
+    path = Path(path)
+    refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_partials(path)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}{_PARTIAL}", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        for file in temporary.rglob("*"):
+            _fsync(file)
+        temporary.rename(path)
+        _fsync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(path: Path | str) -> None:
+    """Raise InputError if the output ``path`` exists already."""
+    if Path(path).exists():
+        raise InputError(f"the output '{path}' exists already; choose another name or remove it first.")
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write ``text`` to ``path`` atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write ``value`` as indented JSON to ``path`` atomically; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_text(path: Path | str, what: str) -> str:
+    """Return the UTF-8 text of ``path``; ``what`` names the file in the InputError if it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{what} '{path}' does not exist; check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{what} '{path}' cannot be read ({error}); give a readable text file.") from None
+
+
+def read_json(path: Path | str, what: str) -> Any:
+    """Return the parsed JSON of ``path``; ``what`` names the file in the InputError if it is not JSON."""
+    try:
+        return json.loads(read_text(path, what))
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{what} '{path}' is not valid JSON (line {error.lineno}: {error.msg}); it is damaged, write it again."
+        ) from None
+
+
+def sha256(path: Path | str) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sweep_partials(path: Path) -> None:
+    """Remove what a killed earlier write of the same target left behind, unless its writer may still be alive."""
+    for stale in path.parent.glob(f".{path.name}{_PARTIAL}*"):
+        if _age_seconds(stale) > 3600:
+            shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink(missing_ok=True)
+
+
+def _age_seconds(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
