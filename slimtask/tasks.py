@@ -9,9 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from slimtask.errors import InputError, nearest
 
-Kind = Literal[
-    "segmentation", "depth", "normals", "edges", "saliency", "keypoints", "classification", "multilabel"
-]
+Kind = Literal["segmentation", "depth", "normals", "edges", "saliency", "keypoints", "classification", "multilabel"]
 
 # Per kind: primary metric, whether higher is better, ignore value of the target, unit of the output.
 _DEFAULTS: dict[str, tuple[str, bool, float, str]] = {

@@ -1,0 +1,1 @@
+"""The report of a run: one schema that producer and readers share, and one self-contained HTML page."""

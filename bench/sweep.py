@@ -1,0 +1,247 @@
+"""The `sweep` verb: one recipe at several sparsity levels, each trained, compressed, certified, exported and timed."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from slimtask.bench.bench import Bench, Candidate, bench_artifacts
+from slimtask.bench.environment import environment
+from slimtask.bench.report.findings import best_level
+from slimtask.bench.report.schema import CertificateSummary, Engine, Latency, LayerWidth, Level, Report
+from slimtask.checkpoint import Checkpoint
+from slimtask.compress.certify import Certificate, certificate_inputs, certify
+from slimtask.compress.compress import Cost, compress_checkpoint, cost, example_input
+from slimtask.compress.plan import GroupCut
+from slimtask.compress.rebuild import rebuild
+from slimtask.errors import InputError
+from slimtask.export.bundle import FUSED, Bundle
+from slimtask.export.exporter import export_bundle
+from slimtask.files import refuse_existing, write_json
+
+DENSE = "dense"
+Progress = Callable[[int, int, str], None]
+Stages = Callable[[str], Progress]
+"""Called with a stage's name, returns the progress callback of that stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """One level after training, compression and export."""
+
+    name: str
+    checkpoint: Checkpoint
+    bundle: Bundle
+    certificate: Certificate
+    cuts: tuple[GroupCut, ...]
+    group_sparsity: float
+    size: Cost
+    metrics: dict[str, dict[str, float]]
+    history: list[dict[str, Any]]
+
+
+def sweep(
+    recipe: Any,
+    out: Path | str,
+    *,
+    levels: Sequence[float] = (0.5, 0.7, 0.9),
+    backends: Sequence[str] = ("onnxruntime-cpu", "pytorch-cpu"),
+    engines: Sequence[str] = (),
+    rounds: int = 40,
+    command: str = "",
+    stages: Stages | None = None,
+) -> Report:
+    """Return the report of a dense network against one network per sparsity level, all of equal training budget.
+
+    ``recipe`` is a slimtask.train.recipe.Recipe with a sparsity section; ``levels`` are its targets. All runs share
+    the dense warm-up. ``out`` gets levels/NAME/ (run, compressed checkpoint, bundle), bundle/ (the best level, with
+    ``engines`` built, e.g. "tensorrt-rtx"), images/ to try it on, report.json, report.html and samples.json. Scores are those of the test split; selection
+    saw only validation. Raises InputError for bad input, CheckFailed where a removal or an export is not exact.
+    """
+    from slimtask.bench.report.html import write_report
+    from slimtask.bench.showcase import scenes_of
+    from slimtask.train.data.config import open_dataset
+    from slimtask.train.data.pictures import write_images
+
+    out, stages = Path(out), stages or (lambda name: lambda done, total, text: None)
+    refuse_existing(out)
+    check_levels(recipe, levels)
+    trained = [_dense(recipe, out, stages)]
+    trained += [_sparse(recipe, out, target, stages) for target in levels]
+    benches = [_bench(trained, backend, rounds, stages(f"bench {backend}")) for backend in backends]
+    report = _report(trained, benches, recipe, command)
+    best = best_level(report) or report.levels[-1]
+    chosen = next(one for one in trained if one.name == best.name)
+    bundle = _export(chosen.checkpoint, out / "bundle", ("onnx", *engines), stages("export the best level"))
+    report = report.model_copy(update={"engines": _engines(bundle)})
+    test = open_dataset(recipe.data, "test")
+    write_images(test, range(min(4, len(test))), out / "images")
+    report.save(out / "report.json")
+    write_json(out / "samples.json", [bench.to_json() for bench in benches])
+    write_report(report, out / "report.html", scenes_of(recipe, trained[0].bundle, chosen.bundle, best.name))
+    return report
+
+
+def check_levels(recipe: Any, levels: Sequence[float]) -> None:
+    """Raise InputError unless the recipe is a sparse one and the levels are distinct fractions in (0, 1)."""
+    if recipe.sparsity is None or recipe.sparsity.target is None:
+        raise InputError(
+            "a sweep varies sparsity.target, but the recipe has none; add a sparsity section with a target."
+        )
+    if not levels or len(set(levels)) != len(levels) or not all(0 < level < 1 for level in levels):
+        raise InputError(f"--levels takes distinct sparsities between 0 and 1, e.g. 0.5,0.7,0.9, not {list(levels)}.")
+
+
+def level_name(target: float) -> str:
+    """Return a level's folder name: its target in per cent, e.g. ``70``."""
+    return f"{100 * target:g}"
+
+
+def _dense(recipe: Any, out: Path, stages: Stages) -> Trained:
+    from slimtask.train.loop import train
+
+    folder = out / "levels" / DENSE
+    fork_at = int(recipe.sparsity.warmup * recipe.train.steps)
+    dense = recipe.model_copy(update={"sparsity": None})
+    result = train(dense, folder, fork_at=fork_at, progress=stages(f"train {DENSE}"))
+    checkpoint = Checkpoint.load(result.checkpoint)
+    model = rebuild(checkpoint)
+    proof = certify(model, copy.deepcopy(model), certificate_inputs(model, example_input(checkpoint)))
+    return Trained(
+        name=DENSE,
+        checkpoint=checkpoint,
+        bundle=_export(checkpoint, folder / "bundle", ("onnx",), stages(f"export {DENSE}")),
+        certificate=proof,
+        cuts=(),
+        group_sparsity=0.0,
+        size=cost(model, example_input(checkpoint)),
+        metrics=result.test.metrics,
+        history=_history(folder),
+    )
+
+
+def _sparse(recipe: Any, out: Path, target: float, stages: Stages) -> Trained:
+    from slimtask.train.loop import train
+
+    name = level_name(target)
+    folder, fork = out / "levels" / name, out / "levels" / DENSE / "fork.safetensors"
+    config = recipe.model_copy(update={"sparsity": recipe.sparsity.model_copy(update={"target": target})})
+    result = train(config, folder, fork=fork, progress=stages(f"train {name} %"))
+    smaller, compressed = compress_checkpoint(Checkpoint.load(result.checkpoint))
+    smaller.save(folder / "compressed.safetensors")
+    return Trained(
+        name=f"{name} %",
+        checkpoint=smaller,
+        bundle=_export(smaller, folder / "bundle", ("onnx",), stages(f"export {name} %")),
+        certificate=compressed.certificate,
+        cuts=compressed.plan.groups,
+        group_sparsity=result.sparsity["group_sparsity"],
+        size=cost(compressed.model, example_input(smaller)),
+        metrics=result.test.metrics,
+        history=_history(folder),
+    )
+
+
+def _export(checkpoint: Checkpoint, out: Path, to: Sequence[str], progress: Progress) -> Bundle:
+    return export_bundle(
+        rebuild(checkpoint),
+        out,
+        preprocessing=checkpoint.preprocessing,
+        to=to,
+        provenance=checkpoint.provenance,
+        progress=lambda text, done, total: progress(done, total, text),
+    )
+
+
+def _bench(trained: Sequence[Trained], backend: str, rounds: int, progress: Progress) -> Bench:
+    candidates = [candidate for one in trained for candidate in _candidates(one, backend)]
+    size = trained[0].checkpoint.preprocessing
+    return bench_artifacts(
+        candidates,
+        backend=backend,
+        shape=(1, 3, size.height, size.width),
+        rounds=rounds,
+        progress=lambda done, total: progress(done, total, ""),
+    )
+
+
+def _candidates(one: Trained, backend: str) -> list[Candidate]:
+    """Return what is timed of one level: the module for PyTorch, else every graph of the bundle."""
+    widths = tuple(cut.after for cut in one.cuts)
+    whole = Candidate(level=one.name, artifact=None, params=one.size.params, flops=one.size.flops, channels=widths)
+    if backend.startswith("pytorch"):
+        return [whole.model_copy(update={"artifact": rebuild(one.checkpoint)})]
+    return [
+        whole.model_copy(update={"artifact": one.bundle.path / artifact.path})
+        if artifact.role == FUSED
+        else Candidate(level=one.name, artifact=one.bundle.path / artifact.path, path=artifact.role, channels=widths)
+        for artifact in one.bundle.artifacts("onnx")
+    ]
+
+
+def _report(trained: Sequence[Trained], benches: Sequence[Bench], recipe: Any, command: str) -> Report:
+    from slimtask.train.metrics import delta_m
+
+    dense = trained[0]
+    tasks = dense.checkpoint.tasks
+    levels = []
+    for one in trained:
+        score = delta_m(one.metrics, dense.metrics, tasks)
+        levels.append(
+            Level(
+                name=one.name,
+                sparsity=1 - one.size.trunk_params / dense.size.trunk_params,
+                group_sparsity=one.group_sparsity,
+                params=one.size.params,
+                flops=one.size.flops,
+                flop_ratio=dense.size.flops / one.size.flops,
+                metrics={task: dict(scores) for task, scores in one.metrics.items()},
+                delta_m=score if math.isfinite(score) else None,
+                latency_ms={bench.backend: Latency.of(bench, one.name) for bench in benches},
+                certificate=CertificateSummary(
+                    max_rel_error=one.certificate.max_rel_error, holds=one.certificate.holds
+                ),
+                layers=tuple(LayerWidth(name=cut.name, before=cut.before, after=cut.after) for cut in one.cuts),
+            )
+        )
+    return Report(
+        levels=tuple(levels),
+        environment=environment(),
+        title=f"slimtask: {recipe.name}",
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        tasks=tasks,
+        history={one.name: one.history for one in trained if one.cuts},
+    )
+
+
+def _engines(bundle: Bundle) -> tuple[Engine, ...]:
+    return tuple(
+        Engine(
+            backend=artifact.backend,
+            path=artifact.path,
+            tasks=artifact.tasks,
+            bytes=artifact.bytes,
+            precision=artifact.precision,
+            targets=artifact.targets,
+        )
+        for backend in ("tensorrt", "tensorrt-rtx")
+        for artifact in bundle.artifacts(backend)
+    )
+
+
+def _history(folder: Path) -> list[dict[str, Any]]:
+    from slimtask.train.history import read_history
+
+    keys = {"step": "step", "loss": "loss", "sparsity/group_sparsity": "group_sparsity"}
+    keys |= {"sparsity/parameter_sparsity": "parameter_sparsity", "sparsity/strength": "strength"}
+    return [
+        {short: record[key] for key, short in keys.items() if key in record}
+        for record in read_history(folder / "metrics.jsonl")
+        if record["kind"] == "train"
+    ]

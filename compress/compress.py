@@ -1,0 +1,62 @@
+"""The `compress` verb as functions: a network or a checkpoint in, a smaller one that computes the same out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from slimtask.checkpoint import Checkpoint, json_safe
+from slimtask.compress.cost import count_flops, count_parameters
+from slimtask.compress.rebuild import rebuild
+from slimtask.compress.remove import Compressed, remove_zeros
+from slimtask.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Parameters of the network and of its trunk, and FLOPs of one image (one multiply-add counts as two)."""
+
+    params: int
+    trunk_params: int
+    flops: int
+
+
+def compress(model: nn.Module, example: Float[Tensor, "batch 3 height width"]) -> Compressed:
+    """Return ``model`` without the channels that its weights have made dead, with plan and certificate.
+
+    ``example`` is a valid input; ``model`` is left as it is. Raises InputError, with the coverage, if there is nothing
+    to remove, and CheckFailed if the removal is not exact.
+    """
+    compressed = remove_zeros(model, example)
+    if not compressed.plan.layers:
+        groups, refused = compressed.plan.groups, compressed.certificate.refused
+        raise InputError(
+            f"nothing can be removed: none of the {sum(group.before for group in groups)} channels in {len(groups)} "
+            f"removable groups is zero ({len(refused)} groups are fixed); train with a sparsity section first."
+        )
+    return compressed
+
+
+def compress_checkpoint(checkpoint: Checkpoint) -> tuple[Checkpoint, Compressed]:
+    """Return the compressed checkpoint (its plan appended to the edits) and what was done. Errors as ``compress``."""
+    compressed = compress(rebuild(checkpoint), example_input(checkpoint))
+    smaller = checkpoint.with_changes(
+        weights=compressed.model.state_dict(),
+        edits=(*checkpoint.edits, json_safe(compressed.plan.model_dump())),
+        provenance={**checkpoint.provenance, "certificate": json_safe(compressed.certificate.model_dump())},
+    )
+    return smaller, compressed
+
+
+def example_input(checkpoint: Checkpoint) -> Float[Tensor, "1 3 height width"]:
+    """Return a zero image of the size the checkpoint's network was trained for."""
+    return torch.zeros(1, 3, checkpoint.preprocessing.height, checkpoint.preprocessing.width)
+
+
+def cost(model: nn.Module, example: Float[Tensor, "1 3 height width"]) -> Cost:
+    """Return the Cost of ``model``; a network without a ``trunk`` counts whole."""
+    trunk = getattr(model, "trunk", model)
+    return Cost(params=count_parameters(model), trunk_params=count_parameters(trunk), flops=count_flops(model, example))

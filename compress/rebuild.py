@@ -1,0 +1,55 @@
+"""From a checkpoint back to a network: registered architecture, replayed edits, loaded weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+from torch import nn
+
+from slimtask.architectures import build
+from slimtask.checkpoint import Checkpoint
+from slimtask.compress.plan import Plan
+from slimtask.errors import InputError
+
+
+def rebuild(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
+    """Return the checkpoint's network in eval mode, with its ``tasks`` attribute.
+
+    ``factory()`` makes the fresh dense network if its architecture is not registered. Raises InputError if the edits or
+    the weights do not fit it.
+    """
+    architecture = checkpoint.architecture
+    model: nn.Module
+    model = build(architecture.name, architecture.arguments, checkpoint.tasks) if factory is None else factory()
+    for edit in checkpoint.edits:
+        _plan(edit).apply_(model)
+    own = model.state_dict()
+    for name, tensor in checkpoint.weights.items():
+        if name not in own or own[name].shape != tensor.shape:
+            wanted = list(own[name].shape) if name in own else "no such tensor"
+            raise InputError(
+                f"the checkpoint does not fit the architecture: '{name}' is {list(tensor.shape)}, expected {wanted}."
+            )
+    missing = [name for name in own if name not in checkpoint.weights]
+    if missing:
+        raise InputError(f"the checkpoint is not whole: it lacks '{missing[0]}' ({len(missing)} tensors are missing).")
+    model.load_state_dict(checkpoint.weights)
+    if not hasattr(model, "tasks"):
+        model.tasks = checkpoint.tasks
+    return model.eval()
+
+
+def plans_of(checkpoint: Checkpoint) -> tuple[Plan, ...]:
+    """Return the Plans among the checkpoint's edits, in order."""
+    return tuple(_plan(edit) for edit in checkpoint.edits)
+
+
+def _plan(edit: dict[str, Any]) -> Plan:
+    try:
+        return Plan.model_validate(edit)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"the checkpoint's edit is not a valid plan ({where}: {first['msg']}).") from None

@@ -1,0 +1,93 @@
+"""Exact removal: what is zero goes, what cannot go exactly stays and is named, and a certificate proves the rest."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from slimtask.compress.certify import Certificate, Refusal, certificate_inputs, certify
+from slimtask.compress.fold import Fold, absorb_, plan_fold
+from slimtask.compress.groups import Group, find_groups
+from slimtask.compress.plan import GroupCut, Plan, plan_from_keep
+from slimtask.compress.zeros import find_dead
+from slimtask.errors import CheckFailed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compressed:
+    """A physically smaller network, the plan that cut it, and the proof that it computes the same."""
+
+    model: nn.Module
+    plan: Plan
+    certificate: Certificate
+
+
+def remove_zeros(model: nn.Module, example: Float[Tensor, "batch 3 height width"]) -> Compressed:
+    """Return a copy of ``model`` without the channels that its weights have made dead; ``model`` is left as it is.
+
+    Nothing is scored: a channel goes only if its readers ignore it or its writers are zero (``zeros.py``, ``fold.py``).
+    Every removal is checked on several inputs and two sizes; a group whose removal is not exact to 1e-5 is put back and
+    named in the certificate. Raises CheckFailed if even then the networks differ.
+    """
+    model = copy.deepcopy(model).eval()
+    inputs = certificate_inputs(model, example)
+    groups = find_groups(model, example)
+    open_groups = [group for group in groups if group.refused is None]
+    dead = find_dead(model, open_groups, inputs)
+    folds = [plan_fold(group, state, model) for group, state in zip(open_groups, dead, strict=True)]
+    refused = [Refusal(group=g.name, channels=g.channels, reason=g.refused) for g in groups if g.refused]
+    refused += [
+        Refusal(group=group.name, channels=fold.stuck, reason="dead, but what its readers see is not one constant")
+        for group, fold in zip(open_groups, folds, strict=True)
+        if fold.stuck
+    ]
+    smaller, plan = _cut(model, open_groups, folds)
+    certificate = certify(model, smaller, inputs, refused=refused)
+    if not certificate:
+        exact, inexact = _separate(model, open_groups, folds, inputs)
+        refused += inexact
+        kept = [(group, fold) for group, fold in zip(open_groups, folds, strict=True) if group.name in exact]
+        smaller, plan = _cut(model, [group for group, _ in kept], [fold for _, fold in kept])
+        certificate = certify(model, smaller, inputs, refused=refused)
+    if not certificate:
+        raise CheckFailed(
+            f"the removal is not exact: relative difference {certificate.max_rel_error:.1e} where "
+            f"{certificate.tolerance:.0e} is allowed; nothing was written."
+        )
+    return Compressed(model=smaller, plan=plan, certificate=certificate)
+
+
+def _cut(model: nn.Module, groups: Sequence[Group], folds: Sequence[Fold]) -> tuple[nn.Module, Plan]:
+    """Return a cut copy of ``model`` and the plan that cut it."""
+    smaller = copy.deepcopy(model)
+    gained = [name for group, fold in zip(groups, folds, strict=True) for name in absorb_(group, fold, smaller)]
+    cuts = [
+        GroupCut(
+            name=group.name, before=group.channels, after=int(fold.keep.sum()), removed=fold.reasons, note=fold.note
+        )
+        for group, fold in zip(groups, folds, strict=True)
+    ]
+    plan = plan_from_keep(smaller, groups, [fold.keep for fold in folds], cuts)
+    layers = [layer.model_copy(update={"adds_bias": layer.module in gained}) for layer in plan.layers]
+    plan = plan.model_copy(update={"layers": tuple(layers)})
+    plan.apply_(smaller)
+    return smaller, plan
+
+
+def _separate(
+    model: nn.Module, groups: Sequence[Group], folds: Sequence[Fold], inputs: Sequence[Tensor]
+) -> tuple[set[str], list[Refusal]]:
+    """Return the names of the groups whose removal alone is exact, and a Refusal for each other one."""
+    exact, refused = set(), []
+    for group, fold in zip(groups, folds, strict=True):
+        proof = certify(model, _cut(model, [group], [fold])[0], inputs)
+        if proof:
+            exact.add(group.name)
+        else:
+            reason = f"its removal alone changes an output by {proof.max_rel_error:.1e}"
+            refused.append(Refusal(group=group.name, channels=int((~fold.keep).sum()), reason=reason))
+    return exact, refused

@@ -1,0 +1,128 @@
+"""The artifacts of one export: each written, read back, run and compared with the PyTorch model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import nn
+
+from slimtask.errors import CheckFailed
+from slimtask.export.bundle import Artifact, File
+from slimtask.export.engines import build_engine
+from slimtask.export.onnx import OPSET, subgraph, trace_onnx
+from slimtask.export.parity import Parity, check_parity, ill_conditioned_outputs, probe_inputs
+from slimtask.export.precision import graph_precision
+from slimtask.export.runtime.ort import OrtSession
+from slimtask.export.runtime.trt import TrtSession
+from slimtask.export.weights import WEIGHTS, write_graphs
+from slimtask.files import sha256
+from slimtask.tasks import Preprocessing, TaskSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What one export is about.
+
+    ``model`` is a float32 copy in eval mode; ``folder`` the directory being filled; ``roles`` maps each path ("fused"
+    or a task name) to its tasks; ``targets`` maps each engine backend to its compute capabilities (None: its own).
+    """
+
+    model: nn.Module
+    folder: Path
+    specs: tuple[TaskSpec, ...]
+    preprocessing: Preprocessing
+    roles: dict[str, tuple[str, ...]]
+    precision: str
+    tolerance: float
+    targets: dict[str, tuple[str, ...] | None]
+
+    @cached_property
+    def probes(self) -> np.ndarray:
+        """The inputs float32 [count, 3, H, W] that every artifact is tried on."""
+        return probe_inputs(self.preprocessing)
+
+    @cached_property
+    def weights(self) -> bytes:
+        """The content of the shared weights."""
+        return (self.folder / WEIGHTS).read_bytes()
+
+    def reference(self, tasks: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return what the float32 PyTorch model gives for the probes when asked for ``tasks`` alone."""
+        with torch.no_grad():
+            outputs = [self.model(torch.from_numpy(probe[None]), tasks=list(tasks)) for probe in self.probes]
+        return {name: np.concatenate([output[name].numpy() for output in outputs]) for name in tasks}
+
+
+def write_job_graphs(job: Job) -> None:
+    """Trace the model once and write the graph of every path, with the weights they share."""
+    example = torch.from_numpy(job.probes[:1])
+    traced = trace_onnx(job.model, None, example, precision=job.precision)
+    write_graphs({f"{role}.onnx": subgraph(traced, tasks) for role, tasks in job.roles.items()}, job.folder)
+
+
+def checked_graph(job: Job, role: str) -> Artifact:
+    """Return the graph of ``role`` as an artifact: valid ONNX, its precision read back, equal to the model."""
+    import onnx
+
+    path = job.folder / f"{role}.onnx"
+    model = onnx.load(path, load_external_data=False)
+    onnx.checker.check_model(str(path), full_check=True)
+    data = (WEIGHTS,) if any(tensor.external_data for tensor in model.graph.initializer) else ()
+    weights = dict.fromkeys(data, job.weights if data else b"")
+    return Artifact(
+        **_file(job, path.name).model_dump(),
+        backend="onnx",
+        role=role,
+        tasks=job.roles[role],
+        precision=graph_precision(model),
+        precision_source="graph",
+        opset=next(opset.version for opset in model.opset_import if opset.domain == ""),
+        data=data,
+        parity=_parity(job, role, path.name, lambda: OrtSession(path.read_bytes(), weights, name=path.name)),
+    )
+
+
+def checked_engine(job: Job, role: str, backend: str, trt: ModuleType) -> Artifact:
+    """Return the engine of ``role`` as an artifact, run against the model if it was built for the GPU present."""
+    path = job.folder / f"{role}.{backend}.engine"
+    engine = build_engine(trt, job.folder / f"{role}.onnx", path, targets=job.targets[backend])
+    # What was compiled ahead of time for chosen GPUs cannot run here; what was built on this GPU can, and must.
+    runs_here = backend == "tensorrt"
+    return Artifact.model_validate(
+        _file(job, path.name).model_dump()
+        | {"backend": backend, "role": role, "tasks": job.roles[role], "opset": OPSET}
+        | engine.model_dump()
+        | {"parity": _parity(job, role, path.name, lambda: TrtSession(trt, path.read_bytes())) if runs_here else None}
+    )
+
+
+def data_files(job: Job) -> tuple[File, ...]:
+    """Return the files of shared weights, none if every tensor fitted into the graphs."""
+    return (_file(job, WEIGHTS),) if (job.folder / WEIGHTS).exists() else ()
+
+
+def _parity(job: Job, role: str, name: str, load: Callable[[], OrtSession | TrtSession]) -> Parity:
+    session = load()
+    try:
+        runs = [session.run(probe[None]) for probe in job.probes]
+    finally:
+        session.close()
+    candidate = {task: np.concatenate([run[task] for run in runs]) for task in job.roles[role]}
+    unit_vectors = ill_conditioned_outputs(job.specs)
+    parity = check_parity(job.reference(job.roles[role]), candidate, job.tolerance, unit_vectors)
+    if not parity:
+        raise CheckFailed(
+            f"{name} does not compute what the PyTorch model does ({parity}); nothing was exported: look for code that "
+            "behaves differently while it is traced, or allow more with the tolerance."
+        )
+    return parity
+
+
+def _file(job: Job, name: str) -> File:
+    return File(path=name, bytes=(job.folder / name).stat().st_size, sha256=sha256(job.folder / name))

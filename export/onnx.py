@@ -1,0 +1,215 @@
+"""ONNX graphs of a multi-task model: one traced graph of all tasks, and each task's sub-graph cut out of it.
+
+The model is traced once. A task's graph is the fused graph with the other outputs, and everything only they need,
+removed: its weights are then the fused graph's own, BatchNorm folded once, so that files can share them.
+Opset 20 and IR 10, because ONNX Runtime and TensorRT 10 and 11 all read them.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from slimtask.errors import InputError, Unsupported
+from slimtask.export.weights import write_graphs
+from slimtask.tasks import TaskSpec, select_tasks
+
+OPSET = 20
+IR_VERSION = 10
+INPUT = "image"
+
+
+def export_onnx(
+    model: nn.Module, tasks: Sequence[str] | None, example: Tensor, path: Path | str, *, precision: str = "fp32"
+) -> Path:
+    """Return ``path`` after writing there one ONNX graph of ``tasks`` (all for None), traced on ``example``.
+
+    ``example`` is float32 [batch, 3, height, width] and fixes the graph's static shapes. The input is "image", the
+    outputs carry the task names. Weights go to ``<name>.weights.bin`` beside the graph. Raises as ``trace_onnx``.
+    """
+    path = Path(path)
+    write_graphs(
+        {path.name: trace_onnx(model, tasks, example, precision=precision)}, path.parent, f"{path.stem}.weights.bin"
+    )
+    return path
+
+
+def trace_onnx(model: nn.Module, tasks: Sequence[str] | None, example: Tensor, *, precision: str = "fp32") -> ir.Model:
+    """Return the ONNX graph of ``tasks`` (all for None) with BatchNorm folded and dead nodes removed.
+
+    "fp16" computes in half precision between float32 inputs and outputs. The model is copied, never changed. Raises
+    InputError if its outputs do not fit its TaskSpecs and Unsupported if an operator has no ONNX form.
+    """
+    specs = select_tasks(task_specs(model), tasks)
+    wrapper = _Wrapper(frozen_copy(model), [spec.name for spec in specs])
+    with torch.no_grad():
+        check_outputs(dict(zip(wrapper.tasks, wrapper(example), strict=True)), specs, example)
+    program = _trace(_Half(wrapper) if precision == "fp16" else wrapper, example, wrapper.tasks)
+    graph = program.model
+    graph.ir_version = IR_VERSION
+    _tidy(graph)
+    return subgraph(graph, wrapper.tasks)
+
+
+def subgraph(model: ir.Model, outputs: Sequence[str]) -> ir.Model:
+    """Return a copy of ``model`` with only ``outputs``, in that order, and only the nodes and weights they need."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
+
+    cut = model.clone()
+    by_name = {value.name: value for value in cut.graph.outputs}
+    cut.graph.outputs.clear()
+    cut.graph.outputs.extend(by_name[name] for name in outputs)
+    RemoveUnusedNodesPass()(cut)
+    RemoveUnusedOpsetsPass()(cut)
+    return cut
+
+
+def task_specs(model: nn.Module) -> tuple[TaskSpec, ...]:
+    """Return ``model.tasks``; InputError if the model does not declare them."""
+    specs = getattr(model, "tasks", None)
+    if not isinstance(specs, (tuple, list)) or not specs or not all(isinstance(spec, TaskSpec) for spec in specs):
+        raise InputError(
+            f"the model {type(model).__name__} has no 'tasks': set it to a tuple of TaskSpec, one per output name."
+        )
+    parameters = inspect.signature(model.forward).parameters
+    if "tasks" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise InputError(
+            f"the forward of {type(model).__name__} takes no 'tasks'; give it the signature forward(x, tasks=None)."
+        )
+    return tuple(specs)
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """Return a float32 copy of ``model`` on the CPU in eval mode; the original keeps its mode, device and dtype."""
+    return copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+
+
+def check_outputs(outputs: dict[str, Tensor], specs: Sequence[TaskSpec], example: Tensor) -> None:
+    """Raise InputError unless every task's output has its layout: [N, channels, H, W] (dense) or [N, channels]."""
+    batch, _, height, width = example.shape
+    for spec in specs:
+        expected = (batch, spec.channels, height, width) if spec.dense else (batch, spec.channels)
+        actual = tuple(outputs[spec.name].shape)
+        if actual != expected:
+            raise InputError(
+                f"task '{spec.name}' ({spec.kind}) gives an output of shape {actual} instead of {expected}; "
+                "make the model's head and its TaskSpec agree."
+            )
+
+
+class _Wrapper(nn.Module):
+    """The model as a function of one tensor to a tuple in task order, which is what an ONNX graph is."""
+
+    def __init__(self, model: nn.Module, tasks: list[str]) -> None:
+        super().__init__()
+        self.model, self.tasks = model, tasks
+        self.eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.model(image, tasks=self.tasks)
+        if not isinstance(outputs, dict) or not set(self.tasks) <= set(outputs):
+            raise InputError(
+                f"the model's forward(x, tasks={self.tasks}) must return a dict with these keys; it returned "
+                f"{sorted(outputs) if isinstance(outputs, dict) else type(outputs).__name__}."
+            )
+        # The clone gives two tasks that share one tensor two outputs; the optimiser removes it elsewhere.
+        return tuple(outputs[name].clone() for name in self.tasks)
+
+
+class _Half(nn.Module):
+    """The wrapper in half precision between float32 inputs and outputs: the types end up in the graph itself."""
+
+    def __init__(self, wrapper: _Wrapper) -> None:
+        super().__init__()
+        self.model = wrapper.half().model
+        self.wrapper = [wrapper]  # in a list, so that parameters are named as in the float32 graph
+        self.eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(output.float() for output in self.wrapper[0](image.half()))
+
+
+def _trace(module: nn.Module, example: Tensor, names: list[str]) -> Any:
+    try:
+        with _quiet():
+            return torch.onnx.export(
+                module,
+                (example.detach().cpu().float(),),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=list(names),
+                verbose=False,
+            )
+    except Exception as error:
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        reason = (str(root).strip() or type(root).__name__).splitlines()[0].strip().rstrip(".")
+        raise Unsupported(
+            "exporting the model", f"ONNX opset {OPSET}", f"{type(root).__name__}: {reason}", "replace that operation"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the deprecations that the exporter raises against itself; the user's own warnings still show."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings(
+                "ignore", category=category, module=r"(torch|onnxscript|onnx_ir|onnx|copyreg)(\.|$)"
+            )
+        yield
+
+
+def _tidy(model: ir.Model) -> None:
+    """Name nodes after the modules they came from and drop traces: paths of source files do not belong in a product.
+
+    The tracer's own names depend on what was traced before; these depend on the model alone, so that files repeat.
+    """
+    used: dict[str, int] = {}
+    edges = {*model.graph.inputs, *model.graph.outputs}
+    for node in model.graph.all_nodes():
+        node.name = _unique(f"{_scope(node)}{node.op_type}", used)
+        for index, value in enumerate(node.outputs):
+            if value not in edges and value.graph is not None:
+                value.name = f"{node.name}:{index}"
+    for value in list(model.graph.initializers.values()):
+        name = value.name or ""
+        value.name = _unique(name.removeprefix("model.") if name.startswith("model.") else "constant", used)
+    _drop_metadata(model)
+
+
+def _scope(node: ir.Node) -> str:
+    """Return "trunk/layer1/0/conv1/" for a node traced inside module ``trunk.layer1.0.conv1``, else ""."""
+    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
+    modules = [scope.strip(" '\"") for scope in scopes.strip("[]").split(",")][:-1]
+    innermost = modules[-1] if modules else ""
+    return innermost.removeprefix("model").strip(".").replace(".", "/") + "/" if innermost.removeprefix("model") else ""
+
+
+def _unique(name: str, used: dict[str, int]) -> str:
+    used[name] = used.get(name, 0) + 1
+    return name if used[name] == 1 else f"{name}_{used[name]}"
+
+
+def _drop_metadata(model: ir.Model) -> None:
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    ClearMetadataAndDocStringPass()(model)
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            value.metadata_props.clear()

@@ -1,0 +1,166 @@
+"""Verifying a bundle without the model it came from: hashes, graphs, weights, precision, and paths that agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slimtask.errors import CheckFailed, InputError, SlimtaskError
+from slimtask.export.bundle import FUSED, Artifact, Bundle
+from slimtask.export.parity import TOLERANCES, check_parity, ill_conditioned_outputs, probe_inputs
+from slimtask.export.precision import graph_precision
+from slimtask.export.runtime.ort import OrtSession
+from slimtask.tasks import Frozen
+
+
+class Check(Frozen):
+    """One thing looked at: its name, whether it holds, and what was found."""
+
+    name: str
+    holds: bool
+    detail: str
+
+
+class BundleReport(Frozen):
+    """Every check of a bundle, in order; true only if all hold."""
+
+    bundle: str
+    checks: tuple[Check, ...]
+
+    def __bool__(self) -> bool:
+        return all(check.holds for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks that do not hold."""
+        return tuple(check for check in self.checks if not check.holds)
+
+
+def verify_bundle(path: Path | str) -> BundleReport:
+    """Return what was checked in the bundle at ``path`` and what was found; its truth value is the verdict.
+
+    Checks: every file's hash (changed, missing and extra files are named); every graph is valid ONNX whose weights
+    lie inside the files listed; the precision recorded is the one in the graph; parity was recorded and holds; each
+    per-task graph gives what the fused one gives; engines are there with their targets. After a failed hash nothing
+    else is loaded. Raises InputError if ``path`` is no bundle at all.
+    """
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest
+    checks = [_check("files", partial(_files, bundle))]
+    if checks[0].holds:
+        for artifact in manifest.artifacts:
+            examine = _graph if artifact.backend == "onnx" else _engine
+            checks.append(_check(artifact.path, partial(examine, bundle, artifact)))
+        checks.append(_check("paths agree", partial(_paths_agree, bundle)))
+    return BundleReport(bundle=str(path), checks=tuple(checks))
+
+
+def _check(name: str, examine: Callable[[], str]) -> Check:
+    try:
+        return Check(name=name, holds=True, detail=examine())
+    except SlimtaskError as error:
+        return Check(name=name, holds=False, detail=str(error))
+
+
+def _files(bundle: Bundle) -> str:
+    bundle.verify()
+    files = bundle.manifest.files
+    return f"{len(files)} files, {sum(file.bytes for file in files)} bytes, every SHA-256 as exported"
+
+
+def _graph(bundle: Bundle, artifact: Artifact) -> str:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(bundle.read(artifact))
+        check_external_data(bundle, artifact, model)
+        onnx.checker.check_model(str(bundle.path / artifact.path), full_check=True)
+    except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CheckFailed(f"it is not valid ONNX ({str(error).splitlines()[0]})") from None
+    names = tuple(output.name for output in model.graph.output)
+    if names != artifact.tasks:
+        raise CheckFailed(f"its outputs are {names}, the manifest says {artifact.tasks}")
+    precision = graph_precision(model)
+    if precision != artifact.precision:
+        raise CheckFailed(f"it computes in {precision}, the manifest says {artifact.precision}")
+    if not artifact.parity:
+        raise CheckFailed("its parity with the PyTorch model is not recorded, or beyond the tolerance")
+    return f"valid ONNX, opset {artifact.opset}, {precision} (graph), parity {artifact.parity.error:.1e}"
+
+
+def _engine(bundle: Bundle, artifact: Artifact) -> str:
+    if not artifact.targets or not bundle.read(artifact):
+        raise CheckFailed("it is empty or names no target")
+    ran = f"parity {artifact.parity.error:.1e}" if artifact.parity is not None else "not run where it was built"
+    if artifact.parity is not None and not artifact.parity:
+        raise CheckFailed("its parity with the PyTorch model is beyond the tolerance")
+    return f"{artifact.precision} ({artifact.precision_source}), {', '.join(artifact.targets)}, {ran}"
+
+
+def check_external_data(bundle: Bundle, artifact: Artifact, model: Any) -> None:
+    """Raise CheckFailed if the ``onnx.ModelProto`` of ``artifact`` refers to bytes outside the files listed for it."""
+    import onnx
+
+    for tensor in _tensors(model.graph):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entry = {item.key: item.value for item in tensor.external_data}
+        location = entry.get("location", "")
+        if location not in artifact.data:
+            raise CheckFailed(f"its weight '{tensor.name}' refers to '{location}', which is not a file listed for it")
+        offset, length = (entry.get(key, "0") for key in ("offset", "length"))
+        inside = offset.isdecimal() and length.isdecimal() and int(offset) + int(length) <= bundle.file(location).bytes
+        if not inside:
+            raise CheckFailed(f"its weight '{tensor.name}' lies beyond the end of '{location}'")
+
+
+def _tensors(graph: Any) -> list[Any]:
+    """Return every stored tensor of a graph: initializers and attributes, in sub-graphs too."""
+    found = list(graph.initializer)
+    for sparse in graph.sparse_initializer:
+        found += [sparse.values, sparse.indices]
+    for node in graph.node:
+        for attribute in node.attribute:
+            found += [attribute.t, *attribute.tensors]
+            for inner in (attribute.g, *attribute.graphs):
+                found += _tensors(inner)
+    return found
+
+
+def _paths_agree(bundle: Bundle) -> str:
+    """Compare each per-task graph with the fused one on seeded inputs; they share every weight, so closely."""
+    graphs = {artifact.role: artifact for artifact in bundle.artifacts("onnx")}
+    probes = probe_inputs(bundle.manifest.preprocessing, count=2, seed=1)
+    results = {role: _run(bundle, artifact, probes) for role, artifact in graphs.items()}
+    for role, outputs in results.items():
+        for name, output in outputs.items():
+            if not np.isfinite(output).all():
+                raise CheckFailed(f"'{graphs[role].path}' gives NaN or infinity for '{name}'")
+    if FUSED not in graphs or len(graphs) == 1:
+        return f"{len(graphs)} graph(s) ran; there is no second path to compare"
+    fused = results.pop(FUSED)
+    worst = 0.0
+    for role, outputs in results.items():
+        tolerance = TOLERANCES.get(graphs[role].precision, TOLERANCES["fp16"])
+        unit_vectors = ill_conditioned_outputs(bundle.manifest.tasks)
+        parity = check_parity({name: fused[name] for name in outputs}, outputs, tolerance, unit_vectors)
+        if not parity:
+            raise CheckFailed(f"'{graphs[role].path}' does not agree with the fused graph: {parity}")
+        worst = max(worst, parity.error)
+    return f"{len(results)} per-task graphs equal the fused one to {worst:.1e}"
+
+
+def _run(bundle: Bundle, artifact: Artifact, probes: np.ndarray) -> dict[str, np.ndarray]:
+    data = {name: bundle.read(bundle.file(name)) for name in artifact.data}
+    try:
+        session = OrtSession(bundle.read(artifact), data, name=f"'{artifact.path}'")
+    except InputError as error:
+        raise CheckFailed(str(error)) from None
+    runs = [session.run(probe[None]) for probe in probes]
+    session.close()
+    return {name: np.concatenate([run[name] for run in runs]) for name in artifact.tasks}

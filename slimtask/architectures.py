@@ -1,0 +1,35 @@
+"""The registered architectures: a checkpoint names one of these, never an import path (law 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from slimtask.errors import InputError, nearest
+from slimtask.tasks import TaskSpec
+
+Factory = Callable[..., Any]
+_FACTORIES: dict[str, Factory] = {}
+
+
+def register(name: str) -> Callable[[Factory], Factory]:
+    """Return a decorator that registers ``factory(*, tasks, **arguments) -> nn.Module`` under ``name``."""
+
+    def decorate(factory: Factory) -> Factory:
+        _FACTORIES[name] = factory
+        return factory
+
+    return decorate
+
+
+def build(name: str, arguments: dict[str, Any], tasks: Sequence[TaskSpec]) -> Any:
+    """Return a fresh network of the registered architecture; InputError if the name or the arguments do not fit."""
+    if name not in _FACTORIES:
+        raise InputError(
+            f"architecture '{name}' is not registered{nearest(name, _FACTORIES)}; import the module that registers it, "
+            "or pass its factory."
+        )
+    try:
+        return _FACTORIES[name](tasks=tuple(tasks), **arguments)
+    except TypeError as error:
+        raise InputError(f"architecture '{name}' does not take these arguments ({error}).") from None

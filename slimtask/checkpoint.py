@@ -1,0 +1,133 @@
+"""ONE `.safetensors` file per network: weights, and as JSON metadata everything needed to rebuild it. No pickle (law 8)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, ValidationError
+from torch import Tensor
+
+from slimtask.errors import InputError
+from slimtask.files import atomic_file
+from slimtask.tasks import Frozen, Preprocessing, TaskSpec
+
+SCHEMA = 1
+_KEY = "slimtask"
+
+
+class Architecture(Frozen):
+    """A registered architecture's name and the JSON arguments its factory takes."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class _Header(Frozen):
+    """The metadata as it stands in the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: int
+    architecture: Architecture
+    tasks: tuple[TaskSpec, ...]
+    preprocessing: Preprocessing
+    edits: tuple[dict[str, Any], ...]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A network on disk: weights (parameters and buffers by name), architecture, tasks, edits since the dense network.
+
+    ``edits`` are the JSON forms of Plans (later Policies, Deltas) in the order they were made; ``provenance`` says where
+    the network came from (recipe, metrics, certificate).
+    """
+
+    weights: dict[str, Tensor]
+    architecture: Architecture
+    tasks: tuple[TaskSpec, ...]
+    preprocessing: Preprocessing
+    edits: tuple[dict[str, Any], ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def with_changes(self, **changes: Any) -> Checkpoint:
+        """Return a copy with some fields replaced."""
+        return replace(self, **changes)
+
+    def save(self, path: Path | str) -> None:
+        """Write the checkpoint to ``path`` atomically. Raises InputError if a weight is not finite."""
+        from safetensors.torch import save_file
+
+        refuse_non_finite(self.weights, "the network to be saved")
+        header = _Header(
+            schema_version=SCHEMA,
+            architecture=self.architecture,
+            tasks=self.tasks,
+            preprocessing=self.preprocessing,
+            edits=self.edits,
+            provenance=self.provenance,
+        )
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights.items()}
+        with atomic_file(path) as temporary:
+            save_file(tensors, temporary, metadata={_KEY: header.model_dump_json()})
+
+    @classmethod
+    def load(cls, path: Path | str) -> Checkpoint:
+        """Return the checkpoint in ``path``; InputError names a missing, truncated, foreign or non-finite file."""
+        tensors, metadata = read_safetensors(path, "checkpoint")
+        if _KEY not in metadata:
+            raise InputError(
+                f"checkpoint '{path}' is a safetensors file but not one of slimtask's; give a file that `slimtask train` "
+                "or `slimtask compress` wrote."
+            )
+        try:
+            header = _Header.model_validate_json(metadata[_KEY])
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise InputError(f"checkpoint '{path}' has damaged metadata ({where}: {first['msg']}).") from None
+        if header.schema_version != SCHEMA:
+            raise InputError(
+                f"checkpoint '{path}' has schema version {header.schema_version}, this slimtask reads {SCHEMA}; "
+                "use the version that wrote it."
+            )
+        refuse_non_finite(tensors, f"checkpoint '{path}'")
+        return cls(
+            weights=tensors,
+            architecture=header.architecture,
+            tasks=header.tasks,
+            preprocessing=header.preprocessing,
+            edits=header.edits,
+            provenance=header.provenance,
+        )
+
+
+def read_safetensors(path: Path | str, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return (tensors, metadata) of a safetensors file; InputError names the file if it is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise InputError(f"{what} '{path}' does not exist or is not a file; check the path.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{what} '{path}' is not a whole safetensors file ({error}); it is truncated or of another kind, "
+            "write or copy it again."
+        ) from None
+
+
+def refuse_non_finite(weights: dict[str, Tensor], where: str) -> None:
+    """Raise InputError naming the first tensor that holds a NaN or an infinity."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{where} holds NaN or infinity in '{name}'; the training diverged, take an earlier one.")
+
+
+def json_safe(value: Any) -> Any:
+    """Return ``value`` as what JSON makes of it (tuples become lists), so that a round trip compares equal."""
+    return json.loads(json.dumps(value, allow_nan=False))

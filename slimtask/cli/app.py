@@ -1,0 +1,62 @@
+"""The `slimtask` command: verbs, and the one place where errors become a sentence and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from slimtask import __version__
+from slimtask.cli import bench, compress, demo, doctor, export, inspect, run, sweep, train, verify
+from slimtask.errors import SlimtaskError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="One multi-task vision network in, lean per-task engines out.",
+)
+for module in (demo, train, compress, export, run, bench, sweep, verify, inspect, doctor):
+    name = module.__name__.rpartition(".")[2]
+    app.command(name=name)(getattr(module, f"{name}_verb"))
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    """Compress a trained multi-task network, export per-task engines, measure what it bought."""
+    if version:
+        typer.echo(f"slimtask {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; exit status 0 done, 1 a check does not hold, 2 bad input, 130 interrupted."""
+    if "--debug" in sys.argv:
+        app()
+    try:
+        app()
+    except SlimtaskError as error:
+        _stop(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        _stop("interrupted; a training run continues with --resume.", 130)
+    except OSError as error:
+        _stop(_of_the_system(error), 2)
+
+
+def _of_the_system(error: OSError) -> str:
+    where = f" at '{error.filename}'" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full{where}; make room and run the command again, nothing half-written remains."
+    return f"{error.strerror or error}{where}; check the path and its permissions."
+
+
+def _stop(sentence: str, status: int) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"slimtask: {sentence}", markup=False, highlight=False)
+    raise SystemExit(status)

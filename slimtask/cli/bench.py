@@ -1,0 +1,39 @@
+"""`slimtask bench`: the latency of bundles, interleaved in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slimtask.cli.common import JsonOption, console, emit, progress_bar
+
+
+def bench_verb(
+    bundles: Annotated[list[Path], typer.Argument(help="Bundles to time.")],
+    backend: Annotated[str, typer.Option(help="onnxruntime-cpu or onnxruntime-cuda.")] = "onnxruntime-cpu",
+    against: Annotated[Path | None, typer.Option(help="The bundle to compare with, usually the dense one.")] = None,
+    rounds: Annotated[int, typer.Option(min=5, help="Samples per path.")] = 40,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; all cores by default.")] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Time every path of the bundles, interleaved, medians with spread; ratios are against the first (or --against).
+
+    Example: slimtask bench runs/demo/levels/70/bundle --against runs/demo/levels/dense/bundle
+    """
+    from slimtask.bench.bench import table
+    from slimtask.bench.bundles import bench_bundles
+    from slimtask.bench.environment import environment
+
+    chosen = [*([] if against is None else [against]), *bundles]
+    with progress_bar(f"bench {backend}") as progress:
+        result = bench_bundles(
+            chosen,
+            backend=backend,
+            rounds=rounds,
+            threads=threads,
+            progress=lambda done, total: progress(done, total, ""),
+        )
+    console.print(table(result))
+    emit({**result.to_json(), "environment": environment()}, json_path)

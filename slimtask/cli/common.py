@@ -1,0 +1,73 @@
+"""What the verbs share: options, tables, progress bars, JSON results. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from slimtask.files import write_json
+
+console = Console()
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON.")]
+
+
+def emit(result: Any, path: Path | None) -> None:
+    """Write a verb's result as JSON to ``path`` if the user asked for it."""
+    if path is not None:
+        write_json(path, result)
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Yield ``report(done, total, text)`` that drives one progress bar on standard error."""
+    with stage_bars() as stage:
+        yield stage(label)
+
+
+def table(title: str, *headings: str) -> Table:
+    """Return an empty Rich table whose columns after the first are right-aligned."""
+    made = Table(title=title, title_justify="left")
+    for index, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if index == 0 else "right")
+    return made
+
+
+def words(text: str | None) -> tuple[str, ...] | None:
+    """Return the comma-separated words of an option, None if it was not given."""
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+@contextmanager
+def stage_bars() -> Iterator[Callable[[str], Callable[[int, int, str], None]]]:
+    """Yield ``stage(name)``, which adds a progress bar and returns its ``report(done, total, text)``."""
+    with _bars() as bars:
+
+        def stage(name: str) -> Callable[[int, int, str], None]:
+            bar = bars.add_task(name, total=None, text="")
+            return lambda done, total, text: bars.update(bar, completed=done, total=total, text=text)
+
+        yield stage
+
+
+def load_architectures() -> None:
+    """Register the architectures that slimtask ships, so that checkpoints can name them."""
+    import slimtask.train.models  # noqa: F401
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+        console=Console(stderr=True),
+    )

@@ -1,0 +1,50 @@
+"""`slimtask doctor`: what is installed here, what it can do, and what each missing piece would add."""
+
+from __future__ import annotations
+
+from slimtask.cli.common import JsonOption, console, emit, table
+
+_PIECES = (
+    # distributions (any one suffices), what it does, how to get it
+    (("torch",), "training and compression", "pip install torch"),
+    (("torch-pruning",), "the dependency graph of compress", "pip install torch-pruning"),
+    (("onnx",), "ONNX export", "pip install onnx onnxscript"),
+    (("onnxruntime-gpu", "onnxruntime"), "running and timing ONNX graphs", "pip install onnxruntime"),
+    (("tensorrt-rtx",), "engines for RTX GPUs, built without a GPU", "pip install slimtask[rtx]"),
+    (("tensorrt",), "engines for data-centre GPUs, built on the GPU", "pip install slimtask[tensorrt]"),
+    (("pycuda",), "running engines without torch", "pip install slimtask[gpu]"),
+    (("ray",), "sweeps over several machines", "pip install slimtask[cluster]"),
+)
+
+
+def doctor_verb(json_path: JsonOption = None) -> None:
+    """Say what is installed and what each missing piece would add.
+
+    Example: slimtask doctor
+    """
+    from slimtask.bench.backends import BACKENDS
+    from slimtask.bench.environment import environment, version_of
+
+    facts = environment()
+    console.print(table_of(facts))
+    rows = table("Pieces", "piece", "version", "what it is for", "how to get it")
+    pieces = []
+    for names, purpose, how in _PIECES:
+        version = next((v for v in map(version_of, names) if v), None)
+        rows.add_row(names[0], version or "[yellow]missing[/yellow]", purpose, "" if version else how)
+        pieces.append({"name": names[0], "version": version, "purpose": purpose, "how": how})
+    console.print(rows)
+    timers = table("Backends to time on", "backend", "state")
+    reasons = {name: backend.why_unavailable() for name, backend in BACKENDS.items()}
+    for name, reason in reasons.items():
+        timers.add_row(name, "[green]ready[/green]" if reason is None else f"[yellow]{reason}[/yellow]")
+    console.print(timers)
+    emit({"environment": facts, "pieces": pieces, "backends": reasons}, json_path)
+
+
+def table_of(facts: dict[str, object]) -> object:
+    """Return the environment as a two-column table."""
+    rows = table("Environment", "", "")
+    for name, value in facts.items():
+        rows.add_row(name, str(value))
+    return rows

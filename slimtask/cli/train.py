@@ -1,0 +1,52 @@
+"""`slimtask train`: a recipe to a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from slimtask.cli.common import JsonOption, console, emit, progress_bar, table
+
+
+def train_verb(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
+    out: Annotated[Path | None, typer.Option(help="Output folder; default runs/NAME.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key.")] = None,
+    resume: Annotated[bool, typer.Option(help="Continue a run that was stopped.")] = False,
+    json_path: JsonOption = None,
+) -> None:
+    """Train a network, dense or sparse, as a recipe says.
+
+    Example: slimtask train recipes/scenes.yaml --set sparsity.target=0.7 --out runs/scenes70
+    """
+    from slimtask.train.loop import finite, train
+    from slimtask.train.recipe import load_recipe
+
+    chosen = load_recipe(recipe, settings or [])
+    folder = out or Path("runs") / chosen.name
+    with progress_bar(f"train {chosen.name}") as progress:
+        result = train(chosen, folder, resume=resume, progress=progress)
+    rows = table("Scores", "task", "metric", "validation", "test")
+    for task, metrics in result.test.metrics.items():
+        for metric, value in metrics.items():
+            rows.add_row(task, metric, f"{result.validation.metrics[task][metric]:.4f}", f"{value:.4f}")
+    console.print(rows)
+    if result.sparsity:
+        console.print(
+            f"sparsity: {result.sparsity['parameter_sparsity']:.1%} of the trunk's parameters, "
+            f"{result.sparsity['group_sparsity']:.1%} of the channel groups"
+        )
+    if not result.reached:
+        console.print("[yellow]the sparsity target was not reached; give the run more steps or a longer ramp[/yellow]")
+    console.print(f"checkpoint: {result.checkpoint}")
+    summary: dict[str, Any] = {
+        "checkpoint": str(result.checkpoint),
+        "steps": result.steps,
+        "sparsity": result.sparsity,
+        "target_reached": result.reached,
+        "validation": finite(result.validation.metrics),
+        "test": finite(result.test.metrics),
+    }
+    emit(summary, json_path)

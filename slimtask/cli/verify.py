@@ -1,0 +1,62 @@
+"""`slimtask verify`: is this checkpoint or bundle whole, and does it do what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slimtask.cli.common import JsonOption, console, emit
+from slimtask.errors import CheckFailed
+
+
+def verify_verb(
+    path: Annotated[Path, typer.Argument(help="Bundle folder or checkpoint file.")], json_path: JsonOption = None
+) -> None:
+    """Check a bundle (hashes, graphs, weights, precision, paths against each other) or a checkpoint (loads, rebuilds).
+
+    Example: slimtask verify runs/demo/bundle
+    """
+    checks = _bundle(path) if path.is_dir() else _checkpoint(path)
+    for name, holds, detail in checks:
+        mark = "[green]ok[/green]  " if holds else "[red]FAILS[/red]"
+        console.print(f"{mark} {name}: ", end="")
+        console.print(detail, markup=False, highlight=False)
+    emit([{"name": name, "holds": holds, "detail": detail} for name, holds, detail in checks], json_path)
+    failed = [name for name, holds, _ in checks if not holds]
+    if failed:
+        raise CheckFailed(f"'{path}' does not hold: {', '.join(failed)}; write it again from its source.")
+
+
+def _bundle(path: Path) -> list[tuple[str, bool, str]]:
+    from slimtask.export.verify import verify_bundle
+
+    return [(check.name, check.holds, check.detail) for check in verify_bundle(path).checks]
+
+
+def _checkpoint(path: Path) -> list[tuple[str, bool, str]]:
+    import torch
+
+    from slimtask.checkpoint import Checkpoint
+    from slimtask.cli.common import load_architectures
+    from slimtask.compress.certify import named_outputs
+    from slimtask.compress.compress import example_input
+    from slimtask.compress.rebuild import rebuild
+
+    checkpoint = Checkpoint.load(path)
+    load_architectures()
+    model = rebuild(checkpoint)
+    with torch.no_grad():
+        outputs = named_outputs(model(example_input(checkpoint)))
+    finite = all(bool(value.isfinite().all()) for value in outputs.values())
+    checks = [
+        ("file", True, f"{len(checkpoint.weights)} tensors, all finite"),
+        ("rebuild", True, f"{checkpoint.architecture.name} with {len(checkpoint.edits)} edits"),
+        ("forward", finite, ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())),
+    ]
+    proof = checkpoint.provenance.get("certificate")
+    if proof:
+        worst = max(task["max_rel"] for task in proof["tasks"].values())
+        checks.append(("certificate", worst <= proof["tolerance"], f"largest relative difference {worst:.1e}"))
+    return checks

@@ -1,0 +1,230 @@
+"""Exact removal: the network without its dead channels computes what the one with them does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from slimtask.compress.certify import certify
+from slimtask.compress.compress import compress, cost
+from slimtask.compress.cost import SizeModel, count_parameters
+from slimtask.compress.groups import find_groups
+from slimtask.compress.remove import remove_zeros
+from slimtask.errors import CheckFailed, InputError
+from slimtask.train.models import MultiTaskNet
+
+Kill = Callable[..., None]
+EXAMPLE = torch.zeros(1, 3, 64, 64)
+
+
+def difference(before: nn.Module, after: nn.Module, size: tuple[int, int]) -> float:
+    """Return the largest relative output difference on a fresh input, in float64 (independent of the certificate)."""
+    x = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(9)).double()
+    with torch.no_grad():
+        one, two = before.double()(x), after.double()(x)
+    before.float(), after.float()
+    if not isinstance(one, dict):
+        one, two = {"": one}, {"": two}
+    return max(float((one[k] - two[k]).abs().max() / one[k].abs().max()) for k in one)
+
+
+@pytest.mark.parametrize("what", ["filter", "gamma", "beta"])
+@pytest.mark.parametrize(("trunk", "head"), [("resnet18", "light"), ("resnetd50", "deeplab"), ("resnet18", "scene")])
+def test_dead_filters_of_every_kind_go_exactly(
+    what: str, trunk: str, head: str, small_net: Callable[..., MultiTaskNet], kill: Kill
+) -> None:
+    model = small_net(trunk=trunk, head=head)
+    kill(model, what)
+    done = remove_zeros(model, EXAMPLE)
+    assert done.certificate
+    assert done.certificate.max_rel_error <= 1e-5
+    assert len(done.certificate.sizes) == 2
+    assert count_parameters(done.model.trunk) < 0.25 * count_parameters(model.trunk)
+    assert difference(model, done.model, (72, 56)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v2"])
+@pytest.mark.parametrize("what", ["filter", "beta"])
+def test_networks_that_are_not_ours_too(name: str, what: str, kill: Kill) -> None:
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)(num_classes=7, **({"width_mult": 0.5} if "mobile" in name else {}))
+    if name == "vgg11_bn":  # the published classifier alone is 120 million parameters
+        model.avgpool, model.classifier = nn.AdaptiveAvgPool2d(2), nn.Linear(512 * 4, 7)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean), nn.init.normal_(module.bias)
+    kill(model.eval(), what)
+    done = remove_zeros(model, EXAMPLE)
+    assert count_parameters(done.model) < 0.6 * count_parameters(model)
+    assert difference(model, done.model, (64, 64)) < 1e-5
+
+
+def test_dropping_the_constant_would_be_wrong(small_net: Callable[..., MultiTaskNet], kill: Kill) -> None:
+    """The trap itself: cutting dead filters without absorbing what BatchNorm makes of them changes the outputs."""
+    model = small_net()
+    kill(model, "filter", "trunk.layer1")
+    done = remove_zeros(model, EXAMPLE)
+    naive = small_net()
+    kill(naive, "filter", "trunk.layer1")
+    without_fold = done.plan.model_copy(
+        update={"layers": tuple(layer.model_copy(update={"adds_bias": False}) for layer in done.plan.layers)}
+    )
+    without_fold.apply_(naive)
+    assert difference(model, naive, (64, 64)) > 1e-2
+    with pytest.raises(AssertionError):
+        assert certify(model, naive, [torch.randn(1, 3, 64, 64)])
+
+
+def test_channels_that_every_reader_ignores_go_too(small_net: Callable[..., MultiTaskNet]) -> None:
+    model = small_net()
+    model.trunk.layer1[0].residual[3].weight.data[:, :10] = 0
+    done = remove_zeros(model, EXAMPLE)
+    cut = next(group for group in done.plan.groups if group.name == "trunk.layer1.0.residual.0")
+    assert (cut.before, cut.after, cut.removed) == (16, 6, {"ignored by every reader": 10})
+    assert difference(model, done.model, (64, 64)) < 1e-6
+
+
+def test_outputs_are_never_cut_and_fixed_groups_are_named(small_net: Callable[..., MultiTaskNet]) -> None:
+    model = small_net()
+    for head in ("segmentation", "edges"):
+        model.heads[head].layers[-1].weight.data.zero_()
+        model.heads[head].layers[-1].bias.data.zero_()
+    model.trunk.layer1[0].residual[3].weight.data[:, :10] = 0
+    done = remove_zeros(model, EXAMPLE)
+    assert done.model.heads["segmentation"].layers[-1].out_channels == 5
+    refused = {refusal.group: refusal.reason for refusal in done.certificate.refused}
+    assert "outputs of the network" in refused["heads.segmentation.layers.3"]
+
+
+def test_a_wholly_dead_block_keeps_one_channel(small_net: Callable[..., MultiTaskNet]) -> None:
+    model = small_net()
+    model.trunk.layer3[1].residual[0].weight.data.zero_()
+    done = remove_zeros(model, EXAMPLE)
+    assert done.model.trunk.layer3[1].residual[0].out_channels == 1
+    assert difference(model, done.model, (64, 64)) < 1e-5
+
+
+def test_a_dense_network_is_a_loud_error_with_the_coverage(small_net: Callable[..., MultiTaskNet]) -> None:
+    with pytest.raises(InputError, match=r"nothing can be removed: none of the \d+ channels"):
+        compress(small_net(), EXAMPLE)
+
+
+class Mixing(nn.Module):
+    """Two readers behind an operation over all channels, of which the second is the one to watch."""
+
+    def __init__(self, mix: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.mix = mix
+        self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)
+        self.three, self.out = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+        for layer in (self.one, self.two):
+            layer.weight.data[:5] = 0
+            layer.bias.data[:5] = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.three(self.mix(self.two(self.one(x).relu()))))
+
+
+@pytest.mark.parametrize(
+    ("mix", "reason"),
+    [
+        (lambda x: x.softmax(dim=1), "not one constant"),
+        (lambda x: x / (2 + x.mean(dim=1, keepdim=True).abs()), "changes an output"),
+    ],
+)
+def test_an_operation_that_mixes_channels_is_refused_by_name(
+    mix: Callable[[torch.Tensor], torch.Tensor], reason: str
+) -> None:
+    """A zero channel still counts in a softmax or a mean over channels: nothing there may go, all else may."""
+    model = Mixing(mix).eval()
+    done = remove_zeros(model, EXAMPLE)
+    assert (done.model.one.out_channels, done.model.two.out_channels) == (3, 8)
+    assert any(refusal.group == "two" and reason in refusal.reason for refusal in done.certificate.refused)
+    assert difference(model, done.model, (64, 64)) < 1e-5
+
+
+def test_a_certificate_is_false_for_nan_and_other_shapes() -> None:
+    one, two = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
+    two.load_state_dict(one.state_dict())
+    assert certify(one, two, [EXAMPLE + 1])
+    two.bias.data[0] = float("nan")
+    assert not certify(one, two, [EXAMPLE + 1])
+    assert not certify(one, nn.Conv2d(3, 3, 1), [EXAMPLE + 1])
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10_000),
+    depth=st.integers(2, 4),
+    residual=st.booleans(),
+    norm=st.booleans(),
+    padding=st.sampled_from(["zeros", "reflect", "none"]),
+    act=st.sampled_from([nn.ReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid]),
+)
+def test_generated_networks(
+    seed: int, depth: int, residual: bool, norm: bool, padding: str, act: type[nn.Module]
+) -> None:
+    class Generated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 12, 3, padding=1)
+            pad = {"padding": 0 if padding == "none" else 1}
+            mode = {"padding_mode": "zeros" if padding == "none" else padding}
+            self.layers = nn.ModuleList(
+                nn.Sequential(
+                    nn.Conv2d(12, 12, 1 if padding == "none" else 3, **pad, **mode),
+                    nn.BatchNorm2d(12) if norm else nn.Identity(),
+                    act(),
+                )
+                for _ in range(depth)
+            )
+            self.head = nn.Linear(12, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            for layer in self.layers:
+                x = x + layer(x) if residual else layer(x)
+            return self.head(x.mean(dim=(2, 3)))
+
+    torch.manual_seed(seed)
+    model = Generated().eval()
+    dead = torch.rand(12) < 0.6
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean), nn.init.normal_(module.bias)
+        if isinstance(module, nn.Conv2d):
+            module.weight.data[dead] = 0
+    done = remove_zeros(model, torch.zeros(1, 3, 24, 24))
+    assert done.certificate
+    assert difference(model, done.model, (24, 32)) < 1e-5
+
+
+def test_size_model_equals_the_real_removal(small_net: Callable[..., MultiTaskNet], kill: Kill) -> None:
+    model = small_net(trunk="resnetd50", head="deeplab")
+    kill(model, "beta", "trunk")
+    groups = [group for group in find_groups(model, EXAMPLE) if group.refused is None]
+    done = remove_zeros(model, EXAMPLE)
+    after = {group.name: group.after for group in done.plan.groups}
+    kept = torch.tensor([float(after[group.name]) for group in groups])
+    for prefix, module in (("", "model"), ("trunk.", "trunk")):
+        size = SizeModel(model, groups, prefix)
+        real = {"model": (model, done.model), "trunk": (model.trunk, done.model.trunk)}[module]
+        assert size.total == count_parameters(real[0])
+        assert int(size(kept)) == count_parameters(real[1])
+
+
+def test_flops_are_those_of_the_formula() -> None:
+    """One multiply-add is two: a 3x3 convolution of 8x8 maps, 3 -> 4 channels, is 2 * 64 * 27 * 4."""
+    assert cost(nn.Conv2d(3, 4, 3, padding=1), torch.zeros(1, 3, 8, 8)).flops == 2 * 64 * 27 * 4
+
+
+def test_check_failed_is_exit_status_one() -> None:
+    assert CheckFailed("x").exit_status == 1
+    assert InputError("x").exit_status == 2

@@ -1,0 +1,100 @@
+import hashlib
+import json
+
+import onnx
+import pytest
+
+from slimtask.errors import InputError
+from slimtask.export.bundle import MANIFEST
+from slimtask.export.verify import verify_bundle
+
+
+def rewrite_graph(folder, name, change):
+    """Change a graph and make the manifest agree with it, as somebody with bad intentions would."""
+    model = onnx.load(folder / name, load_external_data=False)
+    change(model)
+    (folder / name).write_bytes(model.SerializeToString())
+    content = (folder / name).read_bytes()
+    manifest = json.loads((folder / MANIFEST).read_text())
+    entry = next(artifact for artifact in manifest["artifacts"] if artifact["path"] == name)
+    entry |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def external(model):
+    return next(tensor for tensor in model.graph.initializer if tensor.external_data)
+
+
+def set_external(model, key, value):
+    next(entry for entry in external(model).external_data if entry.key == key).value = value
+
+
+def test_a_whole_bundle_holds_and_its_paths_agree(exported):
+    report = verify_bundle(exported)
+    assert report
+    assert report.failures == ()
+    details = {check.name: check.detail for check in report.checks}
+    assert "11 files" in details["files"]
+    assert "4 per-task graphs equal the fused one" in details["paths agree"]
+    assert "sm_80, sm_86, sm_89, sm_120" in details["fused.tensorrt-rtx.engine"]
+    assert "fp32 (graph)" in details["depth.onnx"]
+
+
+def test_a_changed_byte_stops_everything_else(bundle_dir):
+    content = bytearray((bundle_dir / "fused.onnx").read_bytes())
+    content[100] ^= 4
+    (bundle_dir / "fused.onnx").write_bytes(content)
+    report = verify_bundle(bundle_dir)
+    assert not report
+    assert [check.name for check in report.checks] == ["files"]
+    assert "'fused.onnx' has changed" in report.failures[0].detail
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("location", "../weights.bin", "not a file listed"),
+        ("location", "/etc/passwd", "not a file listed"),
+        ("location", "depth.tensorrt-rtx.engine", "not a file listed"),
+        ("offset", "99999999", "beyond the end"),
+        ("offset", "-64", "beyond the end"),
+    ],
+)
+def test_weights_outside_the_files_listed_are_refused(bundle_dir, key, value, message):
+    rewrite_graph(bundle_dir, "depth.onnx", lambda model: set_external(model, key, value))
+    failures = {check.name: check.detail for check in verify_bundle(bundle_dir).failures}
+    assert message in failures["depth.onnx"]
+    assert set(failures) == {"depth.onnx", "paths agree"}
+
+
+def test_a_path_that_computes_something_else_is_found(bundle_dir):
+    def negate(model):
+        bias = next(tensor for tensor in model.graph.initializer if tensor.name == "heads.depth.bias")
+        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 1, bias.name))
+
+    rewrite_graph(bundle_dir, "depth.onnx", negate)
+    assert [check.name for check in verify_bundle(bundle_dir).failures] == ["paths agree"]
+
+
+def test_an_invalid_graph_is_found(bundle_dir):
+    rewrite_graph(bundle_dir, "depth.onnx", lambda model: model.graph.node[0].ClearField("input"))
+    assert "not valid ONNX" in verify_bundle(bundle_dir).failures[0].detail
+
+
+def test_a_precision_that_is_only_claimed_is_found(bundle_dir):
+    manifest = json.loads((bundle_dir / MANIFEST).read_text())
+    manifest["artifacts"][0]["precision"] = "fp16"
+    (bundle_dir / MANIFEST).write_text(json.dumps(manifest))
+    assert "computes in fp32, the manifest says fp16" in verify_bundle(bundle_dir).failures[0].detail
+
+
+def test_a_graph_without_parity_is_found(bundle_dir):
+    manifest = json.loads((bundle_dir / MANIFEST).read_text())
+    manifest["artifacts"][0]["parity"] = None
+    (bundle_dir / MANIFEST).write_text(json.dumps(manifest))
+    assert "parity" in verify_bundle(bundle_dir).failures[0].detail
+
+
+def test_what_is_no_bundle_is_bad_input(tmp_path):
+    with pytest.raises(InputError):
+        verify_bundle(tmp_path)

@@ -1,0 +1,89 @@
+"""Checkpoints: a round trip loses nothing; every damaged kind is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from slimtask.checkpoint import Architecture, Checkpoint
+from slimtask.compress.rebuild import rebuild
+from slimtask.errors import InputError
+from slimtask.tasks import Preprocessing
+from slimtask.train.models import MultiTaskNet
+
+NetMaker = Callable[..., MultiTaskNet]
+
+
+@pytest.fixture
+def checkpoint(small_net: NetMaker) -> Checkpoint:
+    model = small_net(trunk="resnet18")
+    return Checkpoint(
+        weights=model.state_dict(),
+        architecture=Architecture(name="multitask-net", arguments={"width": 0.25, "head_hidden": 16}),
+        tasks=model.tasks,
+        preprocessing=Preprocessing(height=32, width=48),
+        provenance={"seed": 0},
+    )
+
+
+def test_round_trip_rebuilds_the_same_network(checkpoint: Checkpoint, small_net: NetMaker, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "a.safetensors")
+    loaded = Checkpoint.load(tmp_path / "a.safetensors")
+    assert (loaded.tasks, loaded.architecture, loaded.provenance) == (
+        checkpoint.tasks,
+        checkpoint.architecture,
+        checkpoint.provenance,
+    )
+    x = torch.randn(2, 3, 32, 48)
+    expected, got = small_net()(x), rebuild(loaded)(x)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_truncated_foreign_missing_and_empty_files_are_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    whole = tmp_path / "a.safetensors"
+    checkpoint.save(whole)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole.read_bytes()[:-100])
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    save_file({"x": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    for name, words in (
+        ("cut", "not a whole safetensors file"),
+        ("empty", "not a whole safetensors file"),
+        ("foreign", "not one of slimtask's"),
+        ("absent", "does not exist"),
+    ):
+        with pytest.raises(InputError, match=rf"{name}\.safetensors.*{words}"):
+            Checkpoint.load(tmp_path / f"{name}.safetensors")
+
+
+def test_nan_is_refused_on_both_ways(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+    weights["trunk.stem.0.weight"][0, 0, 0, 0] = float("nan")
+    broken = checkpoint.with_changes(weights=weights)
+    with pytest.raises(InputError, match=r"NaN or infinity in 'trunk\.stem\.0\.weight'"):
+        broken.save(tmp_path / "a.safetensors")
+    checkpoint.save(tmp_path / "a.safetensors")
+    data = (tmp_path / "a.safetensors").read_bytes()
+    (tmp_path / "b.safetensors").write_bytes(data[:-4] + b"\xff\xff\xff\x7f")
+    with pytest.raises(InputError, match="NaN or infinity"):
+        Checkpoint.load(tmp_path / "b.safetensors")
+
+
+def test_weights_of_another_network_do_not_load(checkpoint: Checkpoint) -> None:
+    other = checkpoint.with_changes(architecture=Architecture(name="multitask-net", arguments={"width": 0.5}))
+    with pytest.raises(InputError, match="does not fit the architecture"):
+        rebuild(other)
+    fewer = {name: tensor for name, tensor in checkpoint.weights.items() if "stem" not in name}
+    with pytest.raises(InputError, match="not whole: it lacks 'trunk.stem"):
+        rebuild(checkpoint.with_changes(weights=fewer))
+
+
+def test_unknown_architectures_and_arguments_are_named(checkpoint: Checkpoint) -> None:
+    with pytest.raises(InputError, match="'multitask-nt' is not registered; did you mean 'multitask-net'"):
+        rebuild(checkpoint.with_changes(architecture=Architecture(name="multitask-nt", arguments={})))
+    with pytest.raises(InputError, match="does not take these arguments"):
+        rebuild(checkpoint.with_changes(architecture=Architecture(name="multitask-net", arguments={"depth": 3})))

@@ -1,0 +1,61 @@
+"""Writes are whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from slimtask.errors import InputError
+from slimtask.files import atomic_directory, atomic_file, read_json, sha256, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    write_json(target, {"x": 1})
+    with pytest.raises(OSError, match="No space"), atomic_file(target) as temporary:
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert read_json(target, "file") == {"x": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_failed_directory_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), atomic_directory(tmp_path / "out") as temporary:
+        (temporary / "half").write_text("x")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with pytest.raises(InputError, match="exists already"), atomic_directory(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out" / "mine").read_text() == "x"
+
+
+def test_a_finished_directory_is_whole(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "out") as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "sub" / "a").write_text("x")
+    assert (tmp_path / "out" / "sub" / "a").read_text() == "x"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_nan_never_reaches_a_json_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_json_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"x": 1,\n oops}')
+    with pytest.raises(InputError, match=r"manifest '.*a\.json' is not valid JSON \(line 2"):
+        read_json(tmp_path / "a.json", "manifest")
+
+
+def test_sha256_is_that_of_hashlib(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"slim" * 100_000)
+    assert sha256(tmp_path / "a") == hashlib.sha256(b"slim" * 100_000).hexdigest()

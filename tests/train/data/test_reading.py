@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from slimtask.errors import InputError
+from slimtask.train.data.reading import read_depth, read_labels, read_rgb, require_files
+
+
+def test_pictures_come_as_rgb(tmp_path):
+    pixels = np.zeros((2, 3, 3), np.uint8)
+    pixels[0, 1] = (250, 100, 5)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
+    assert read_rgb(tmp_path / "a.png")[:, 0, 1].tolist() == [250, 100, 5]
+    assert read_rgb(tmp_path / "grey.png").shape == (3, 2, 3)
+
+
+def test_label_maps_keep_their_values(tmp_path):
+    Image.fromarray(np.array([[0, 255], [39, 11]], np.uint8)).save(tmp_path / "l.png")
+    assert read_labels(tmp_path / "l.png").tolist() == [[0, 255], [39, 11]]
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "rgb.png")
+    with pytest.raises(InputError, match=r"rgb\.png' is not an 8-bit single-channel image but 'RGB'"):
+        read_labels(tmp_path / "rgb.png")
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\x00" * 40])
+def test_a_damaged_picture_is_named(tmp_path, content):
+    (tmp_path / "bad.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"bad\.png' is damaged"):
+        read_rgb(tmp_path / "bad.png")
+
+
+def test_a_truncated_picture_is_named(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    for name in ("a.png", "a.jpg"):
+        Image.fromarray(noise).save(tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(InputError, match="is damaged"):
+            read_rgb(tmp_path / name)
+
+
+def test_depth_is_metres_and_zero_where_unknown(tmp_path):
+    np.save(tmp_path / "d.npy", np.array([[1.5, 0.0], [np.nan, -2.0], [np.inf, 3.0]], np.float32))
+    depth = read_depth(tmp_path / "d.npy")
+    assert depth.dtype == torch.float32
+    assert depth.tolist() == [[[1.5, 0.0], [0.0, 0.0], [0.0, 3.0]]]
+
+
+def test_depth_files_that_are_something_else_are_named_and_never_unpickled(tmp_path):
+    np.save(tmp_path / "ints.npy", np.zeros((2, 2), np.int64))
+    np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2), np.float32))
+    np.save(tmp_path / "pickle.npy", np.array([{"a": 1}], dtype=object))
+    (tmp_path / "empty.npy").write_bytes(b"")
+    np.save(tmp_path / "short.npy", np.zeros((20, 20), np.float32))
+    (tmp_path / "short.npy").write_bytes((tmp_path / "short.npy").read_bytes()[:300])
+    for name in ("ints", "cube", "pickle", "empty", "short"):
+        with pytest.raises(InputError, match=rf"{name}\.npy"):
+            read_depth(tmp_path / f"{name}.npy")
+    with pytest.raises(InputError, match="does not exist"):
+        read_depth(tmp_path / "none.npy")
+
+
+def test_missing_files_are_counted_and_the_first_named(tmp_path):
+    (tmp_path / "here").touch()
+    with pytest.raises(InputError, match=r"lacks 2 file.*gone1"):
+        require_files([tmp_path / "here", tmp_path / "gone1", tmp_path / "gone2"], "camvid")

@@ -1,0 +1,140 @@
+"""Recipes: one YAML file describes a training run completely. Unknown keys are refused with the nearest right one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from slimtask.errors import InputError, nearest
+from slimtask.files import read_text
+from slimtask.tasks import Frozen
+from slimtask.train.data.config import DataConfig
+
+
+class ModelConfig(Frozen):
+    """The network: a trunk at ``width`` times its published channels, and the kind of head the tasks get."""
+
+    trunk: str = "resnet18"
+    width: float = Field(default=1.0, gt=0, le=8)
+    head: str = "light"
+    image_head: str = "pooled"
+    head_hidden: int | None = Field(default=None, ge=1)
+
+
+class TrainConfig(Frozen):
+    """The optimisation: AdamW, cosine decay after a short linear warm-up, early stopping on the validation loss."""
+
+    steps: int = Field(default=1000, ge=1)
+    batch: int = Field(default=16, ge=1)
+    lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
+    lr_warmup: float = Field(default=0.03, ge=0, lt=1, description="fraction of the steps with rising learning rate")
+    eval_every: int = Field(default=200, ge=1, description="steps between validations")
+    patience: int | None = Field(default=None, ge=1, description="validations without a better loss before stopping")
+    clip_norm: float | None = Field(default=5.0, gt=0)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = Field(default=0, ge=0)
+    loss_weights: dict[str, float] = Field(default_factory=dict)
+    init: str | None = Field(default=None, description="checkpoint whose weights the training starts from")
+
+
+class SparsityConfig(Frozen):
+    """Group l1/l2 sparsity: what a group is, and how strong the penalty: a target to reach or a fixed lambda.
+
+    With a ``target`` the network trains dense for ``warmup`` of the steps, then lambda is controlled so that the
+    sparsity follows a rising curve to the target within ``ramp`` of the steps; then the zeros are held, the penalty
+    ends and training goes on. ``strength`` keeps lambda fixed after the warm-up.
+    """
+
+    groups: Literal["coupled", "input-channel", "output-channel"] = "coupled"
+    target: float | None = Field(default=None, gt=0, lt=1)
+    strength: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    measure: Literal["parameters", "groups"] = "parameters"
+    scope: str = "trunk"
+    warmup: float = Field(default=0.2, ge=0, lt=1)
+    ramp: float = Field(default=0.4, gt=0, le=1)
+    min_keep: float = Field(
+        default=0.05, ge=0, lt=1, description="fraction of each layer's channels never penalised away"
+    )
+
+    @model_validator(mode="after")
+    def _one_strength(self) -> SparsityConfig:
+        if (self.target is None) == (self.strength is None):
+            raise ValueError("give either 'target' (a sparsity to reach) or 'strength' (a fixed lambda)")
+        if self.target is not None and self.warmup + self.ramp >= 1:
+            raise ValueError("warmup + ramp must be below 1, so that training goes on after the target is reached")
+        return self
+
+
+class Recipe(Frozen):
+    """A training run: data, network, optimisation and, unless it is a dense one, sparsity."""
+
+    name: str = "run"
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    sparsity: SparsityConfig | None = None
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe in the YAML file ``path`` with ``a.b=value`` overrides applied; InputError says what is wrong."""
+    text = read_text(path, "recipe")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe '{path}' is not valid YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(content, dict):
+        raise InputError(f"recipe '{path}' holds no keys; it must be a mapping with at least 'data'.")
+    for override in overrides:
+        _override(content, override)
+    return parse_recipe(content, f"recipe '{path}'")
+
+
+def parse_recipe(content: dict[str, Any], where: str = "the recipe") -> Recipe:
+    """Return the validated recipe of a plain mapping; ``where`` names its source in the InputError."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_first_problem(error)}") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    location = [part for part in problems[0]["loc"] if not isinstance(part, int)]
+    key = ".".join(str(part) for part in location)
+    if problems[0]["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{nearest(str(location[-1]), _keys(location[:-1]))}"
+    return f"'{key or 'recipe'}': {problems[0]['msg'].removeprefix('Value error, ')}."
+
+
+def _keys(location: Iterable[Any]) -> list[str]:
+    """Return the keys that the recipe section at ``location`` takes."""
+    section: type[BaseModel] = Recipe
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        options = getattr(annotation, "__args__", ()) or (annotation,)
+        section = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    return list(section.model_fields)
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set takes key=value such as train.steps=500, not '{override}'.")
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        child = content.setdefault(parent, {})
+        if child is None:
+            child = content[parent] = {}
+        if not isinstance(child, dict):
+            raise InputError(f"--set {key}: '{parent}' is a single value in the recipe, not a section.")
+        content = child
+    try:
+        content[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"--set {key}: '{value}' is not a YAML value.") from None

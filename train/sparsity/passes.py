@@ -1,0 +1,177 @@
+"""The passes of one optimiser step over a block: Adam update with group sums, sums alone, shrinkage. All chunk by chunk.
+
+Shape suffixes: RC rows and columns of a chunk; a ridge broadcasts against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimtask.errors import InputError
+from slimtask.train.sparsity.blocked import Block
+
+# What is summed over each group: (d p)^2, x^2 and x^2 / (d + ridge), where x = p d / (d + ridge).
+NORM_DP, SQUARE, SLOPE = 0, 1, 2
+QUANTITIES = 3
+
+
+@dataclass(kw_only=True, eq=False)
+class Work:
+    """A block in the middle of a step: its matrices [rows, columns], its param group, its step count."""
+
+    block: Block
+    values: Tensor
+    gradient: Tensor
+    first: Tensor
+    second: Tensor
+    settings: Mapping[str, Any]
+    step: int
+
+    def part(self, wanted: Tensor) -> Work | None:
+        """Return what a sum pass needs of the groups marked in ``wanted`` [groups + 1]: None, a compact copy, or all."""
+        slices = self.block.slices
+        if slices is None:
+            return None
+        chosen = wanted[slices].nonzero()[:, 0]
+        if 4 * len(chosen) > len(slices):
+            return self
+        if not len(chosen):
+            return None
+        block = self.block.part(chosen)
+        values, second = (self.block.select(matrix, chosen) for matrix in (self.values, self.second))
+        return replace(self, block=block, values=values, second=second)
+
+
+class Scratch:
+    """Buffers for one chunk, reused by all chunks of a device and dtype."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+
+    def like(self, chunk: Tensor) -> list[Tensor]:
+        """Return two uninitialised tensors of the chunk's shape."""
+        key, count = (chunk.device, chunk.dtype), chunk.numel()
+        buffers = self._buffers.get(key)
+        if buffers is None or len(buffers[0]) < count:
+            buffers = [torch.empty(count, device=chunk.device, dtype=chunk.dtype) for _ in range(2)]
+            self._buffers[key] = buffers
+        return [buffer[:count].view(chunk.shape) for buffer in buffers]
+
+
+class GroupSums:
+    """Sums over groups of several quantities, gathered chunk by chunk in the dtype of the block, added up in float64."""
+
+    def __init__(self, groups: int, device: torch.device) -> None:
+        # One entry more than groups: it swallows the slices that are in none.
+        self.totals = torch.zeros(QUANTITIES, groups + 1, dtype=torch.float64, device=device)
+        self._slices = torch.empty(0)
+
+    def begin(self, block: Block, matrix: Tensor) -> None:
+        """Prepare for the chunks of ``block``."""
+        length = matrix.shape[0] if block.by_row else matrix.shape[1]
+        dtype = matrix.dtype if block.by_row else torch.float64
+        self._slices = torch.zeros(QUANTITIES, length, dtype=dtype, device=matrix.device)
+
+    def add(self, quantity: int, block: Block, row: int, values_RC: Tensor) -> None:
+        """Add the ``values_RC`` of the chunk that starts at ``row``."""
+        if block.by_row:
+            torch.sum(values_RC, 1, out=self._slices[quantity, row : row + len(values_RC)])
+        else:
+            self._slices[quantity] += _column_sums(values_RC)
+
+    def end(self, block: Block) -> None:
+        """Add the slices of ``block`` to its groups."""
+        assert block.slices is not None
+        sums = self._slices.view(QUANTITIES, -1, block.inner).sum(2) if block.inner > 1 else self._slices
+        for total, values in zip(self.totals, sums.double(), strict=True):
+            total.index_add_(0, block.slices, values)
+
+
+def _column_sums(values_RC: Tensor) -> Tensor:
+    rows, columns = values_RC.shape
+    threads = torch.get_num_threads()
+    if rows == 1:
+        return values_RC[0]
+    if rows % threads:
+        return values_RC.sum(0)
+    # As many outer rows as threads: the sum then splits the chunk between them as the elementwise operations around it
+    # do, and no cache line wanders from core to core.
+    return values_RC.view(threads, rows // threads, columns).sum(1).sum(0)
+
+
+def update_pass(work: Work, scratch: Scratch, sums: GroupSums | None = None, ridge: Tensor | None = None) -> None:
+    """Take the AdamW step of ``work`` in place and, given per-group ``ridge`` values, add its group sums to ``sums``."""
+    block = work.block
+    spread = None
+    if block.slices is not None and sums is not None and ridge is not None:
+        spread = block.spread(ridge)
+        sums.begin(block, work.values)
+    adamw = _adamw_arguments(work)
+    for row, (p_RC, g_RC, m_RC, v_RC) in block.chunks(work.values, work.gradient, work.first, work.second):
+        d_RC, y_RC = scratch.like(p_RC)
+        if block.keep is not None:
+            g_RC = torch.mul(g_RC, block.rows(block.keep, row, p_RC), out=y_RC)
+        torch._fused_adamw_([p_RC], [g_RC], [m_RC], [v_RC], [], **adamw)
+        if sums is not None and spread is not None:
+            torch.sqrt(v_RC, out=d_RC).add_(work.settings["eps"])
+            sums.add(NORM_DP, block, row, torch.mul(p_RC, d_RC, out=y_RC).square_())
+            r_RC = d_RC.add_(block.rows(spread, row, p_RC))
+            sums.add(SQUARE, block, row, y_RC.div_(r_RC).div_(r_RC))
+            sums.add(SLOPE, block, row, y_RC.div_(r_RC))
+    if sums is not None and spread is not None:
+        sums.end(block)
+
+
+def sum_pass(work: Work, scratch: Scratch, sums: GroupSums, ridge: Tensor) -> None:
+    """Add the sums SQUARE and SLOPE of ``work`` at ``ridge`` to ``sums``; changes nothing else."""
+    block = work.block
+    spread = block.spread(ridge)
+    sums.begin(block, work.values)
+    for row, (p_RC, v_RC) in block.chunks(work.values, work.second):
+        d_RC, y_RC = scratch.like(p_RC)
+        torch.sqrt(v_RC, out=d_RC).add_(work.settings["eps"])
+        torch.mul(p_RC, d_RC, out=y_RC)
+        r_RC = d_RC.add_(block.rows(spread, row, p_RC))
+        sums.add(SQUARE, block, row, y_RC.div_(r_RC).square_())
+        sums.add(SLOPE, block, row, y_RC.div_(r_RC))
+    sums.end(block)
+
+
+def shrink_pass(work: Work, scratch: Scratch, ridge: Tensor) -> None:
+    """Multiply the values of ``work`` by d / (d + ridge): ridge 0 leaves them as they are, infinity makes them 0."""
+    block = work.block
+    spread = block.spread(ridge)
+    for row, (p_RC, v_RC) in block.chunks(work.values, work.second):
+        d_RC, r_RC = scratch.like(p_RC)
+        torch.sqrt(v_RC, out=d_RC).add_(work.settings["eps"])
+        torch.add(d_RC, block.rows(spread, row, p_RC), out=r_RC)
+        p_RC.mul_(d_RC.div_(r_RC))
+
+
+def _adamw_arguments(work: Work) -> dict[str, Any]:
+    """Return arguments with which torch's fused AdamW takes the step of this project.
+
+    It divides by sqrt(v) / c + eps with c^2 = 1 - beta2^t, so eps / c puts eps beside the uncorrected root; it decays
+    before the step, so a learning rate of lr (1 - lr decay) makes that decay after the step.
+    """
+    settings = work.settings
+    beta1, beta2 = settings["betas"]
+    lr, decay = float(settings["lr"]), float(settings["weight_decay"])
+    left = 1 - lr * decay
+    if left <= 0:
+        raise InputError(f"lr {lr} times weight_decay {decay} is 1 or more, which erases the weights; lower one of them.")
+    return {
+        "state_steps": [torch.tensor(float(work.step), device=work.values.device)],
+        "lr": lr * left,
+        "beta1": beta1,
+        "beta2": beta2,
+        "weight_decay": decay / left,
+        "eps": settings["eps"] / (1 - beta2**work.step) ** 0.5,
+        "amsgrad": False,
+        "maximize": False,
+    }
