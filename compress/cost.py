@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor, nn
 
 from slimtask.compress.groups import Group
@@ -64,7 +64,7 @@ class SizeModel:
         """Return the parameters of the uncut modules."""
         return int(self(self._full))
 
-    def __call__(self, kept: Float[Tensor, "*batch groups"]) -> Float[Tensor, "*batch"]:
+    def __call__(self, kept: Shaped[Tensor, "*batch groups"]) -> Float64[Tensor, "*batch"]:
         """Return the parameters left (float64) when group g keeps ``kept[..., g]`` channels."""
         gone = self._full - kept.double()
         outputs = self._outputs - gone @ self._per_output.T

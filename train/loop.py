@@ -201,7 +201,7 @@ class Trainer:
         if self.schedule and facts["step"] > self.schedule.warm_up:
             raise InputError(f"the fork '{path}' is past the dense warm-up of this recipe; fork earlier.")
         self.model.load_state_dict(sections["model"])
-        flat = sections.get("optimizer", {})
+        flat = {key: tensor for key, tensor in sections.get("optimizer", {}).items() if key.startswith("state/")}
         self.optimizer.load_state_dict(unflatten_optimizer(flat, self.optimizer.state_dict()["param_groups"]))
         self.step = facts["step"]
 

@@ -9,7 +9,7 @@ points (X, Y, Z) lie at (X, Y, Z / s): depth is divided by s (Eigen et al. 2014)
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ class Depth(LabelMap):
 
 class Normals(LabelMap):
     """Unit normals [3, H, W], x right, y up, z towards the camera; zero where unknown. Mirroring negates x."""
+
+
+_Map = TypeVar("_Map", bound=LabelMap)
 
 
 @F.register_kernel(functional="resize", tv_tensor_cls=LabelMap)  # type: ignore[untyped-decorator]
@@ -64,9 +67,10 @@ def _nearest(maps: Tensor, size: list[int]) -> Tensor:
     return nn_functional.interpolate(flat, size=list(size), mode="nearest-exact").reshape(*maps.shape[:-2], *size)
 
 
-def _wrap(values: Tensor, like: LabelMap) -> Any:
+def _wrap(values: Tensor, like: _Map) -> _Map:
     # A kernel that is registered for an own class has to restore that class itself.
-    return tv_tensors.wrap(values, like=like)
+    wrapped: _Map = tv_tensors.wrap(values, like=like)
+    return wrapped
 
 
 def _refuse(*_: Any, **__: Any) -> Tensor:

@@ -91,9 +91,7 @@ class Block:
         yield from ((index * rows, piece) for index, piece in enumerate(pieces))
 
 
-def blocks_of(
-    parameters: Iterable[tuple[Tensor, int, Tensor | None]], groups: int
-) -> list[Block]:
+def blocks_of(parameters: Iterable[tuple[Tensor, int, Tensor | None]], groups: int) -> list[Block]:
     """Return the blocks that cover ``parameters``: tuples (parameter, axis, group of each slice or None)."""
     blocks: list[Block] = []
     small: list[tuple[Tensor, Tensor]] = []

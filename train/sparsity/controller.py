@@ -18,6 +18,7 @@ from slimtask.train.sparsity.structure import SparseStructure
 
 _GROWTH = 8.0  # lambda may grow by a factor e^8 over the ramp
 _LAG_FOR_FULL_GROWTH = 0.1  # of the target
+_ROUNDING = 1e-9
 
 
 class TargetController:
@@ -49,22 +50,22 @@ class TargetController:
 
     def reached(self, zero: Bool[Tensor, " groups"]) -> bool:
         """Return whether the groups that are zero now make up the target."""
-        return float(self.structure.sparsity(self.structure.alive_counts(~zero.cpu()))) >= self.target
+        return float(self.structure.sparsity(self.structure.alive_counts(~zero.cpu()))) >= self.target - _ROUNDING
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, float | int]:
         """Return what resuming needs."""
         return {"step": self.step, "strength": self.strength}
 
-    def load_state(self, state: dict[str, float]) -> None:
+    def load_state(self, state: dict[str, float | int]) -> None:
         """Continue from what ``state`` returned."""
-        self.step, self.strength = int(state["step"]), state["strength"]
+        self.step, self.strength = int(state["step"]), float(state["strength"])
 
     def _cap(self, critical: Tensor, allowed: float) -> float:
         """Return the largest lambda that zeroes no more than ``allowed`` plus at most one group; infinity if none does."""
         order = critical.argsort()
         layers = torch.nn.functional.one_hot(self.structure.layer_of[order], len(self.structure.layer_names))
         left = self.structure.layer_sizes - layers.cumsum(dim=0)
-        enough = (self.structure.sparsity(left) >= allowed).nonzero()
+        enough = (self.structure.sparsity(left) >= allowed - _ROUNDING).nonzero()
         return float(critical[order[int(enough[0])]]) if len(enough) else math.inf
 
 

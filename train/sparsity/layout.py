@@ -62,7 +62,9 @@ class GroupLayout:
         return len(self.names)
 
     def __repr__(self) -> str:
-        return f"GroupLayout({len(self)} groups, {len(self.members)} parameters, {int(self.group_sizes.sum())} elements)"
+        return (
+            f"GroupLayout({len(self)} groups, {len(self.members)} parameters, {int(self.group_sizes.sum())} elements)"
+        )
 
 
 def input_channel_layout(
@@ -87,9 +89,7 @@ def _axis_layout(
         if parameter.ndim != 4 or (include is not None and not include(name)):
             continue
         channels = parameter.shape[axis]
-        members.append(
-            Member(parameter=name, axis=axis, groups=torch.arange(len(names), len(names) + channels))
-        )
+        members.append(Member(parameter=name, axis=axis, groups=torch.arange(len(names), len(names) + channels)))
         shapes[name] = tuple(parameter.shape)
         names.extend(f"{name}:{tag}{channel}" for channel in range(channels))
     if not members:

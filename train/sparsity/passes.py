@@ -164,7 +164,9 @@ def _adamw_arguments(work: Work) -> dict[str, Any]:
     lr, decay = float(settings["lr"]), float(settings["weight_decay"])
     left = 1 - lr * decay
     if left <= 0:
-        raise InputError(f"lr {lr} times weight_decay {decay} is 1 or more, which erases the weights; lower one of them.")
+        raise InputError(
+            f"lr {lr} times weight_decay {decay} is 1 or more, which erases the weights; lower one of them."
+        )
     return {
         "state_steps": [torch.tensor(float(work.step), device=work.values.device)],
         "lr": lr * left,

@@ -41,33 +41,37 @@ def weighted_group_prox(
     for _ in range(MAX_ITERATIONS):
         if not bool(active.any()):
             break
-        ridge = threshold / norm
-        x = p * (d / (d + ridge[:, None]))
-        square = x.square()
-        updated, error = newton_step(threshold, ridge, square.sum(1), (square / (d + ridge[:, None])).sum(1))
+        r = d + (threshold / norm)[:, None]
+        square = (p * (d / r)).square()
+        updated, error = newton_step(norm, threshold, norm_dp, square.sum(1), (square / r).sum(1))
         norm = torch.where(active, updated, norm)
         active = active & (error > TOLERANCE[p.dtype])
-    shrink = d / (d + (threshold / norm)[:, None])
-    dead = (norm_dp <= threshold)[:, None]
-    return torch.where(dead, 0.0, torch.where((threshold > 0)[:, None], p * shrink, p))
+    shrunk = p * (d / (d + (threshold / norm)[:, None]))
+    dead = (norm_dp <= threshold) & (threshold > 0)
+    return torch.where(dead[:, None], 0.0, torch.where((threshold > 0)[:, None], shrunk, p))
 
 
 def newton_step(
+    norm: Float[Tensor, "groups"],
     threshold: Float[Tensor, "groups"],
-    ridge: Float[Tensor, "groups"],
+    norm_dp: Float[Tensor, "groups"],
     square: Float[Tensor, "groups"],
     slope: Float[Tensor, "groups"],
 ) -> tuple[Float[Tensor, "groups"], Float[Tensor, "groups"]]:
-    """Return the next estimate of ||x|| after threshold / ridge and a bound of its relative error, for every group.
+    """Return the next estimate of ||x|| after ``norm`` and a bound of its relative error, for every group.
 
-    ``square`` and ``slope`` are the sums A and T of the module text at ``ridge``. The bound is Newton's error term
-    with the variance of 1 / (theta + threshold / d) replaced by its largest possible value for the known mean. A step
-    that would leave the positive axis (only possible from far above the root) divides the estimate by eight instead.
+    ``norm_dp`` is ||d p||; ``square`` and ``slope`` are the sums A and T of the module text at ridge threshold / norm.
+    The error of Newton's step is |h''| step^2 / (2 h'), where |h''| = 3 h Var(q) for q_j = 1 / (theta + t / d_j) falls
+    with theta. Two bounds of it cost nothing: the largest variance that the mean of q allows, and the mean curvature
+    between 0, where h is t / ||d p||, and the present estimate. A step that would leave the positive axis (only
+    possible from far above the root) divides the estimate by eight instead.
     """
-    norm = threshold / ridge
-    mean_shrink = 1 - ridge * slope / square
-    step = (square.sqrt() - norm) / mean_shrink
+    root = square.sqrt()
+    mean_shrink = 1 - threshold / norm * slope / square
+    step = (root - norm) / mean_shrink
     updated = norm + step
-    error = 1.5 * (1 - mean_shrink) * step.square() / (norm * updated)
+    by_mean = 1.5 * (1 - mean_shrink)
+    by_chord = 1 - (norm - threshold * root / norm_dp) / (norm * mean_shrink)
+    error = torch.minimum(by_mean, by_chord.abs()) * step.square() / (norm * updated)
     inside = updated > 0
     return torch.where(inside, updated, norm / 8), torch.where(inside, error, torch.inf)

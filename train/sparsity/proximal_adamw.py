@@ -26,8 +26,6 @@ from slimtask.train.sparsity.blocked import Block, blocks_of
 from slimtask.train.sparsity.layout import UNGROUPED, GroupLayout
 from slimtask.train.sparsity.passes import (
     NORM_DP,
-    SLOPE,
-    SQUARE,
     GroupSums,
     Scratch,
     Work,
@@ -41,6 +39,9 @@ Limit = Callable[[Tensor], float]
 # Where Newton starts for a group that has no norm to start from (new, or zero so far): at a ridge this many times its
 # metric, which means from ||x|| close to 0 and so, most often, from below the root.
 COLD = 8.0
+# The change of a norm from one step to the next is expected to repeat, up to this factor.
+MAX_TREND = 2.0
+_SAVED = ("held", "norm", "trend", "metric")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -51,6 +52,7 @@ class _Groups:
     weights: Tensor
     held: Tensor
     norm: Tensor
+    trend: Tensor
     metric: Tensor
     strength: float
     used_strength: float
@@ -64,9 +66,14 @@ class _Groups:
     def to(self, device: torch.device) -> None:
         """Move the per-group tensors to ``device``."""
         if self.weights.device != device:
-            self.weights, self.held, self.norm, self.metric = (
-                tensor.to(device) for tensor in (self.weights, self.held, self.norm, self.metric)
-            )
+            for name in ("weights", *_SAVED):
+                setattr(self, name, getattr(self, name).to(device))
+
+    def remember(self, norm: Tensor) -> None:
+        """Store the norms [groups] of this step and how they changed, which predicts those of the next."""
+        known = (norm > 0) & (self.norm > 0)
+        self.trend = torch.where(known, (norm / self.norm).clamp(1 / MAX_TREND, MAX_TREND), 1.0)
+        self.norm = norm
 
 
 class ProximalAdamW(Optimizer):
@@ -106,6 +113,7 @@ class ProximalAdamW(Optimizer):
             weights=_weights(layout, weights),
             held=torch.zeros(_count(layout), dtype=torch.bool),
             norm=torch.zeros(_count(layout), dtype=torch.float64),
+            trend=torch.ones(_count(layout), dtype=torch.float64),
             metric=torch.zeros(_count(layout), dtype=torch.float64),
             strength=_valid_strength(strength),
             used_strength=0.0,
@@ -203,9 +211,7 @@ class ProximalAdamW(Optimizer):
         groups = self._groups
         sparsity = {
             "strength": torch.tensor([groups.strength, groups.used_strength], dtype=torch.float64),
-            "held": groups.held.clone(),
-            "norm": groups.norm.clone(),
-            "metric": groups.metric.clone(),
+            **{name: getattr(groups, name).clone() for name in _SAVED},
         }
         if groups.critical is not None:
             sparsity["critical"] = groups.critical.clone()
@@ -230,9 +236,8 @@ class ProximalAdamW(Optimizer):
             )
         groups.strength, groups.used_strength = sparsity["strength"].tolist()
         device = groups.weights.device
-        groups.held, groups.norm, groups.metric = (
-            sparsity[key].to(device).clone() for key in ("held", "norm", "metric")
-        )
+        for name in _SAVED:
+            setattr(groups, name, sparsity[name].to(device).clone())
         groups.critical = sparsity["critical"].to(device).clone() if "critical" in sparsity else None
 
     def _proximal_step(self, works: list[Work]) -> None:
@@ -248,11 +253,12 @@ class ProximalAdamW(Optimizer):
         groups.used_strength = strength
         threshold = units * strength
         alive = (norm_dp > threshold) & (threshold > 0) & norm_dp.isfinite()
-        norm, error = newton_step(threshold, ridge, sums.totals[SQUARE, :-1], sums.totals[SLOPE, :-1])
-        norm = self._refine(works, threshold, norm, alive & (error > groups.tolerance))
-        groups.norm = torch.where(alive, norm, 0.0)
+        _, square, slope = sums.totals[:, :-1]
+        norm, error = newton_step(threshold / ridge, threshold, norm_dp, square, slope)
+        norm = self._refine(works, threshold, norm_dp, norm, alive & (error > groups.tolerance))
+        groups.remember(torch.where(alive, norm, 0.0))
         # x^2 / (d + ridge) over x^2 is a weighted mean of 1 / (d + ridge), which tells the size of d.
-        metric = sums.totals[SQUARE, :-1] / sums.totals[SLOPE, :-1] - ridge
+        metric = square / slope - ridge
         groups.metric = torch.where((metric > 0) & metric.isfinite(), metric, groups.metric)
         dead = (norm_dp <= threshold) & (threshold > 0)
         ridge = torch.where(alive, threshold / norm, torch.where(dead, torch.inf, 0.0))
@@ -268,7 +274,8 @@ class ProximalAdamW(Optimizer):
         if bool(cold.any()):
             groups.metric = torch.where(cold, self._metric_ceiling(), groups.metric)
         warm = (groups.norm > 0) & (threshold > 0)
-        return torch.where(units > 0, torch.where(warm, threshold / groups.norm, COLD * groups.metric), 0.0)
+        expected = groups.norm * groups.trend
+        return torch.where(units > 0, torch.where(warm, threshold / expected, COLD * groups.metric), 0.0)
 
     def _metric_ceiling(self) -> Tensor:
         """Return an upper bound [groups] of the metric that the coming update pass will compute."""
@@ -285,7 +292,9 @@ class ProximalAdamW(Optimizer):
                     ceiling.scatter_reduce_(0, members, bound + settings["eps"], "amax")
         return ceiling[:-1]
 
-    def _refine(self, works: list[Work], threshold: Tensor, norm: Tensor, unresolved: Tensor) -> Tensor:
+    def _refine(
+        self, works: list[Work], threshold: Tensor, norm_dp: Tensor, norm: Tensor, unresolved: Tensor
+    ) -> Tensor:
         """Return ``norm`` [groups] after as many more Newton passes as the ``unresolved`` groups need."""
         parts: list[Work] | None = None
         for _ in range(MAX_ITERATIONS):
@@ -298,7 +307,8 @@ class ProximalAdamW(Optimizer):
             ridge = torch.where(unresolved, threshold / norm, 0.0)
             for part in parts:
                 sum_pass(part, self._groups.scratch, sums, _extended(ridge, part))
-            updated, error = newton_step(threshold, ridge, sums.totals[SQUARE, :-1], sums.totals[SLOPE, :-1])
+            _, square, slope = sums.totals[:, :-1]
+            updated, error = newton_step(norm, threshold, norm_dp, square, slope)
             norm = torch.where(unresolved, updated, norm)
             unresolved = unresolved & (error > self._groups.tolerance)
         return norm
@@ -310,7 +320,9 @@ class ProximalAdamW(Optimizer):
         """Return lr * weight [groups]; a group that spans several learning rates takes the largest."""
         groups = self._groups
         rates = {
-            float(settings["lr"]) for settings in self.param_groups if any(p in groups.roles for p in settings["params"])
+            float(settings["lr"])
+            for settings in self.param_groups
+            if any(p in groups.roles for p in settings["params"])
         }
         if len(rates) <= 1:
             return groups.weights * max(rates, default=0.0)
@@ -434,7 +446,9 @@ def _aligned_gradient(parameter: Tensor) -> Tensor:
     gradient = parameter.grad
     assert gradient is not None
     if gradient.is_sparse:
-        raise InputError("a parameter has a sparse gradient, which the optimiser cannot use; build it without sparse=True.")
+        raise InputError(
+            "a parameter has a sparse gradient, which the optimiser cannot use; build it without sparse=True."
+        )
     return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
 
 

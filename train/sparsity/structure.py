@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor, nn
 
 from slimtask.compress.cost import SizeModel
@@ -39,7 +39,7 @@ class SparseStructure:
         """Return how many groups of each layer are alive."""
         return torch.bincount(self.layer_of[alive], minlength=len(self.layer_names))
 
-    def sparsity(self, counts: Float[Tensor, "*batch layers"] | Int64[Tensor, "*batch layers"]) -> Tensor:
+    def sparsity(self, counts: Shaped[Tensor, "*batch layers"]) -> Tensor:
         """Return the measured sparsity [*batch] when each layer has ``counts`` alive groups."""
         if self.measure == "groups":
             return 1 - counts.double().sum(dim=-1) / len(self.layout)

@@ -1,0 +1,143 @@
+"""The training loop: a target is reached and held, a stopped run resumes to the same result, bad input is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from slimtask.checkpoint import Checkpoint
+from slimtask.compress.compress import compress_checkpoint, cost, example_input
+from slimtask.compress.rebuild import rebuild
+from slimtask.errors import CheckFailed, InputError
+from slimtask.train.history import read_history
+from slimtask.train.loop import Trainer, train
+from slimtask.train.recipe import Recipe, parse_recipe
+
+
+def recipe(**sections: dict[str, Any]) -> Recipe:
+    content: dict[str, Any] = {
+        "name": "tiny",
+        "data": {
+            "name": "scenes", "height": 32, "width": 48, "train": 24, "val": 8, "test": 8, "cache": True,
+            "tasks": ["segmentation", "depth", "objects"],
+        },
+        "model": {"width": 0.125, "head_hidden": 8},
+        "train": {"steps": 40, "batch": 4, "lr": 0.003, "eval_every": 10},
+    }  # fmt: skip
+    for name, section in sections.items():
+        content[name] = {**content.get(name, {}), **section}
+    return parse_recipe(content)
+
+
+SPARSE = {"target": 0.6, "warmup": 0.2, "ramp": 0.4}
+
+
+def test_a_sparsity_target_is_reached_held_and_removed(tmp_path: Path) -> None:
+    result = train(recipe(sparsity=SPARSE), tmp_path / "run")
+    assert result.reached
+    assert 0.6 <= result.sparsity["parameter_sparsity"] < 0.65
+    records = [r for r in read_history(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "train"]
+    assert records[-1]["sparsity/strength"] == 0
+    dense = Checkpoint.load(result.checkpoint)
+    smaller, done = compress_checkpoint(dense)
+    before, after = (cost(rebuild(one), example_input(one)) for one in (dense, smaller))
+    removed = 1 - after.trunk_params / before.trunk_params
+    assert removed == pytest.approx(result.sparsity["parameter_sparsity"], abs=1e-6)
+    assert done.certificate.max_rel_error <= 1e-5
+    assert set(result.test.metrics) == {"segmentation", "depth", "objects"}
+
+
+def test_a_fixed_strength_penalises_to_the_end(tmp_path: Path) -> None:
+    result = train(recipe(sparsity={"strength": 0.5, "warmup": 0.2}, train={"steps": 12}), tmp_path / "run")
+    assert result.sparsity["group_sparsity"] > 0
+    assert result.sparsity["strength"] == 0.5
+
+
+@pytest.mark.parametrize("stop", [7, 17, 33])
+def test_a_stopped_run_resumes_to_bit_equal_weights(stop: int, tmp_path: Path) -> None:
+    """Stops in the dense warm-up, within the ramp and after it."""
+    chosen = recipe(sparsity=SPARSE)
+    whole = train(chosen, tmp_path / "whole")
+
+    def interrupt(step: int, steps: int, text: str) -> None:
+        if step == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(chosen, tmp_path / "cut", progress=interrupt)
+    resumed = train(chosen, tmp_path / "cut", resume=True)
+    one, two = (Checkpoint.load(result.checkpoint).weights for result in (whole, resumed))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
+    assert logs[0] == logs[1]
+
+
+def test_a_sparse_run_from_a_fork_equals_one_from_scratch(tmp_path: Path) -> None:
+    chosen = recipe(sparsity=SPARSE)
+    whole = train(chosen, tmp_path / "whole")
+    train(recipe(), tmp_path / "dense", fork_at=8)
+    forked = train(chosen, tmp_path / "forked", fork=tmp_path / "dense" / "fork.safetensors")
+    one, two = (Checkpoint.load(result.checkpoint).weights for result in (whole, forked))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name])
+
+
+def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
+    trainer = Trainer(recipe(train={"patience": 1, "eval_every": 2}), tmp_path / "run", resume=False)
+    losses = iter([3.0, 2.0, 2.5])
+    trainer._select(next(losses))
+    trainer._select(next(losses))
+    best = {name: tensor.clone() for name, tensor in trainer.best_weights.items()}
+    for parameter in trainer.model.parameters():
+        parameter.data.add_(1)
+    trainer._select(next(losses))
+    assert trainer.stale == 1
+    assert all(torch.equal(best[name], tensor) for name, tensor in trainer.best_weights.items())
+
+
+def test_divergence_is_a_sentence_not_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed, match="the training diverged: the loss is nan at step"):
+        train(recipe(train={"lr": 1e30, "clip_norm": None, "weight_decay": 0}), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+def test_bad_starts_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(InputError, match="exists already"):
+        train(recipe(), tmp_path / "there")
+    with pytest.raises(InputError, match="nothing to resume in"):
+        train(recipe(), tmp_path / "absent", resume=True)
+    with pytest.raises(InputError, match="unknown task 'dept'; did you mean 'depth'"):
+        train(recipe(data={"tasks": ["dept"]}), tmp_path / "a")
+    with pytest.raises(InputError, match="unknown task 'edges'"):
+        train(recipe(train={"loss_weights": {"edges": 2.0}}), tmp_path / "a")
+    with pytest.raises(InputError, match="camvid.*"):
+        train(recipe(data={"name": "camvid", "root": str(tmp_path / "none"), "tasks": None}), tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_resuming_with_another_recipe_is_refused(tmp_path: Path) -> None:
+    train(recipe(train={"steps": 2, "eval_every": 1}), tmp_path / "run")
+    with pytest.raises(InputError, match="started with another recipe"):
+        train(recipe(train={"steps": 3, "eval_every": 1}), tmp_path / "run", resume=True)
+
+
+def test_training_starts_from_a_checkpoint(tmp_path: Path) -> None:
+    first = train(recipe(train={"steps": 2}), tmp_path / "first")
+    trainer = Trainer(recipe(train={"init": str(first.checkpoint)}), tmp_path / "second", resume=False)
+    weights = Checkpoint.load(first.checkpoint).weights
+    assert all(torch.equal(weights[name], tensor) for name, tensor in trainer.model.state_dict().items())
+    with pytest.raises(InputError, match="holds another network"):
+        other = recipe(train={"init": str(first.checkpoint)}, model={"width": 0.25})
+        Trainer(other, tmp_path / "third", resume=False)
+
+
+def test_the_summary_is_json_with_both_splits(tmp_path: Path) -> None:
+    train(recipe(train={"steps": 2}), tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert set(summary["validation"]) == set(summary["test"]) == {"segmentation", "depth", "objects"}
+    assert list((tmp_path / "run" / "tensorboard").iterdir())

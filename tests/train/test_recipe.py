@@ -1,0 +1,61 @@
+"""Recipes: what is wrong is said in one sentence with the nearest right word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slimtask.errors import InputError
+from slimtask.train.recipe import load_recipe, parse_recipe
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "r.yaml").write_text(text)
+    return folder / "r.yaml"
+
+
+def test_overrides_reach_nested_keys_and_keep_types(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: a\ndata: {name: scenes, height: 32}\n")
+    recipe = load_recipe(path, ["train.steps=7", "sparsity.target=0.7", "data.tasks=[depth, edges]"])
+    assert (recipe.train.steps, recipe.data.height, recipe.data.tasks) == (7, 32, ("depth", "edges"))
+    assert recipe.sparsity is not None
+    assert recipe.sparsity.target == 0.7
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("data: {name: scenes}\ntrain: {stpes: 5}", r"unknown key 'train\.stpes'; did you mean 'steps'"),
+        ("data: {name: scenes}\nspartsity: {target: .5}", r"unknown key 'spartsity'; did you mean 'sparsity'"),
+        ("data: {nme: scenes}", r"unknown key 'data\.nme'; did you mean 'name'"),
+        ("data: {name: scenes}\nsparsity: {tagret: .5}", r"unknown key 'sparsity\.tagret'; did you mean 'target'"),
+        ("data: {name: scenes}\ntrain: {steps: many}", r"'train\.steps': Input should be a valid integer"),
+        ("data: {name: scenes}\nsparsity: {target: 1.5}", r"'sparsity\.target': Input should be less than 1"),
+        ("data: {name: scenes}\nsparsity: {}", "give either 'target'.*or 'strength'"),
+        ("train: {steps: 5}", "'data': Field required"),
+        ("", "holds no keys"),
+        ("a: [", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_in_one_sentence(content: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"r\.yaml'.*{words}") as caught:
+        load_recipe(write(tmp_path, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_overrides_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: a\ndata: {name: scenes}")
+    for override, words in (("train.steps", "takes key=value"), ("name.x=1", "'name' is a single value")):
+        with pytest.raises(InputError, match=words):
+            load_recipe(path, [override])
+
+
+def test_a_missing_recipe_is_named() -> None:
+    with pytest.raises(InputError, match=r"recipe 'absent\.yaml' does not exist"):
+        load_recipe("absent.yaml")
+
+
+def test_warm_up_and_ramp_must_leave_room() -> None:
+    with pytest.raises(InputError, match=r"warmup \+ ramp must be below 1"):
+        parse_recipe({"data": {}, "sparsity": {"target": 0.5, "warmup": 0.5, "ramp": 0.5}})
