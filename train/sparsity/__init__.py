@@ -1,4 +1,4 @@
-"""Group sparsity: which weights form a group, the proximal operator that zeroes groups, the optimiser that applies it."""
+"""Group sparsity: which weights form a group, the proximal operator that zeroes groups, the optimiser around it."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Block:
     keep: Tensor | None = None
 
     def load(self, tensors: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
-        """Return one matrix [rows, columns] for each list of tensors (one tensor a parameter): views, or packed copies."""
+        """Return a matrix [rows, columns] for each list of tensors (one a parameter): a view, or a packed copy."""
         if self.order is None:
             return tuple(torch.cat([tensor.reshape(-1) for tensor in row]).unsqueeze(0) for row in tensors)
         return tuple(row[0].permute(self.order).view(-1, self.columns) for row in tensors)
@@ -48,7 +48,7 @@ class Block:
     def store(self, matrix: Tensor, tensors: Sequence[Tensor]) -> None:
         """Write a packed matrix back into its tensors; a view needs none of that."""
         if self.order is None:
-            pieces = matrix.view(-1).split([tensor.numel() for tensor in tensors])
+            pieces = torch.split(matrix.view(-1), [tensor.numel() for tensor in tensors])
             for piece, tensor in zip(pieces, tensors, strict=True):
                 tensor.copy_(piece.view(tensor.shape))
 
@@ -78,6 +78,12 @@ class Block:
         rows = len(matrix)
         return matrix.view(rows, -1, self.inner).index_select(1, chosen).view(rows, -1)
 
+    def slice_peaks(self, matrix: Tensor) -> Tensor:
+        """Return the largest element of every slice of ``matrix``."""
+        if self.by_row:
+            return matrix.amax(1)
+        return matrix.amax(0).view(-1, self.inner).amax(1)
+
     def chunk_rows(self, matrix: Tensor) -> int:
         """Return how many rows of ``matrix`` make a chunk."""
         limit = CHUNK_ELEMENTS if matrix.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
@@ -87,7 +93,7 @@ class Block:
     def chunks(self, *matrices: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
         """Yield the first row and the row range of every matrix, chunk by chunk."""
         rows = self.chunk_rows(matrices[0])
-        pieces = zip(*(matrix.split(rows) for matrix in matrices), strict=True)
+        pieces = zip(*(torch.split(matrix, rows) for matrix in matrices), strict=True)
         yield from ((index * rows, piece) for index, piece in enumerate(pieces))
 
 
@@ -156,7 +162,8 @@ def _or_none(members: Tensor, groups: int, device: torch.device) -> Tensor:
 
 def _memory_order(parameter: Tensor) -> tuple[int, ...]:
     """Return the permutation of axes that makes ``parameter`` contiguous (channels-last weights keep their layout)."""
-    order = tuple(sorted(range(parameter.ndim), key=lambda axis: (-parameter.stride(axis), parameter.shape[axis] != 1)))
+    strides = parameter.stride()
+    order = tuple(sorted(range(parameter.ndim), key=lambda axis: (-strides[axis], parameter.shape[axis] != 1)))
     if not parameter.permute(order).is_contiguous():
         raise InputError("a parameter has gaps in memory, which the optimiser cannot walk; pass it '.contiguous()'.")
     return order

@@ -21,11 +21,11 @@ UNGROUPED = -1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Member:
-    """The part that one parameter plays: slice ``i`` along ``axis`` belongs to group ``groups[i]``, or to none if -1."""
+    """The part of one parameter: slice ``i`` along ``axis`` belongs to group ``groups[i]``, or none if -1."""
 
     parameter: str
     axis: int
-    groups: Int64[Tensor, "slices"]
+    groups: Int64[Tensor, " slices"]
 
 
 class GroupLayout:
@@ -55,7 +55,7 @@ class GroupLayout:
             raise InputError(f"group {int((sizes == 0).nonzero()[0])} has no member; number the groups without gaps.")
         self.members = tuple(members)
         self.names = tuple(names) if names is not None else tuple(f"group{index}" for index in range(count))
-        self.group_sizes: Int64[Tensor, "groups"] = sizes
+        self.group_sizes: Int64[Tensor, " groups"] = sizes
 
     def __len__(self) -> int:
         """Return the number of groups."""
@@ -70,14 +70,14 @@ class GroupLayout:
 def input_channel_layout(
     parameters: Iterable[tuple[str, Tensor]], include: Callable[[str], bool] | None = None
 ) -> GroupLayout:
-    """Return one group per (convolution weight, input channel): axis 1 of every 4-D parameter that ``include`` admits."""
+    """Return one group per (weight, input channel): axis 1 of every 4-D parameter that ``include`` admits."""
     return _axis_layout(parameters, 1, include, "in")
 
 
 def output_channel_layout(
     parameters: Iterable[tuple[str, Tensor]], include: Callable[[str], bool] | None = None
 ) -> GroupLayout:
-    """Return one group per (convolution weight, filter): axis 0 of every 4-D parameter that ``include`` admits."""
+    """Return one group per (weight, filter): axis 0 of every 4-D parameter that ``include`` admits."""
     return _axis_layout(parameters, 0, include, "out")
 
 

@@ -1,4 +1,4 @@
-"""The passes of one optimiser step over a block: Adam update with group sums, sums alone, shrinkage. All chunk by chunk.
+"""The passes of one optimiser step over a block, chunk by chunk: Adam update with group sums, sums alone, shrinkage.
 
 Shape suffixes: RC rows and columns of a chunk; a ridge broadcasts against it.
 """
@@ -33,7 +33,7 @@ class Work:
     step: int
 
     def part(self, wanted: Tensor) -> Work | None:
-        """Return what a sum pass needs of the groups marked in ``wanted`` [groups + 1]: None, a compact copy, or all."""
+        """Return what a sum pass needs for the groups ``wanted`` [groups + 1]: nothing, a compact copy, or all."""
         slices = self.block.slices
         if slices is None:
             return None
@@ -64,7 +64,7 @@ class Scratch:
 
 
 class GroupSums:
-    """Sums over groups of several quantities, gathered chunk by chunk in the dtype of the block, added up in float64."""
+    """Sums over groups of several quantities: over a chunk in the dtype of the block, of chunks in float64."""
 
     def __init__(self, groups: int, device: torch.device) -> None:
         # One entry more than groups: it swallows the slices that are in none.
@@ -105,17 +105,18 @@ def _column_sums(values_RC: Tensor) -> Tensor:
 
 
 def update_pass(work: Work, scratch: Scratch, sums: GroupSums | None = None, ridge: Tensor | None = None) -> None:
-    """Take the AdamW step of ``work`` in place and, given per-group ``ridge`` values, add its group sums to ``sums``."""
+    """Take the AdamW step of ``work`` in place and, given a ``ridge`` [groups + 1], add its group sums to ``sums``."""
     block = work.block
     spread = None
     if block.slices is not None and sums is not None and ridge is not None:
         spread = block.spread(ridge)
         sums.begin(block, work.values)
     adamw = _adamw_arguments(work)
-    for row, (p_RC, g_RC, m_RC, v_RC) in block.chunks(work.values, work.gradient, work.first, work.second):
+    for row, (p_RC, gradient_RC, m_RC, v_RC) in block.chunks(work.values, work.gradient, work.first, work.second):
         d_RC, y_RC = scratch.like(p_RC)
+        g_RC = gradient_RC
         if block.keep is not None:
-            g_RC = torch.mul(g_RC, block.rows(block.keep, row, p_RC), out=y_RC)
+            g_RC = torch.mul(gradient_RC, block.rows(block.keep, row, p_RC), out=y_RC)
         torch._fused_adamw_([p_RC], [g_RC], [m_RC], [v_RC], [], **adamw)
         if sums is not None and spread is not None:
             torch.sqrt(v_RC, out=d_RC).add_(work.settings["eps"])

@@ -20,13 +20,13 @@ from torch import Tensor
 # Relative error of ||x|| at which a root counts as found, i.e. the result is the exact prox of a threshold that is off
 # by less than this fraction.
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
-MAX_ITERATIONS = 100
+MAX_ITERATIONS = 30
 
 
 def weighted_group_prox(
     p: Float[Tensor, "groups elements"],
     d: Float[Tensor, "groups elements"],
-    threshold: Float[Tensor, "groups"],
+    threshold: Float[Tensor, " groups"],
 ) -> Float[Tensor, "groups elements"]:
     """Return, for every row, argmin_x 1/2 sum_j d_j (x_j - p_j)^2 + threshold ||x||_2, exactly 0 where it is zero.
 
@@ -52,12 +52,12 @@ def weighted_group_prox(
 
 
 def newton_step(
-    norm: Float[Tensor, "groups"],
-    threshold: Float[Tensor, "groups"],
-    norm_dp: Float[Tensor, "groups"],
-    square: Float[Tensor, "groups"],
-    slope: Float[Tensor, "groups"],
-) -> tuple[Float[Tensor, "groups"], Float[Tensor, "groups"]]:
+    norm: Float[Tensor, " groups"],
+    threshold: Float[Tensor, " groups"],
+    norm_dp: Float[Tensor, " groups"],
+    square: Float[Tensor, " groups"],
+    slope: Float[Tensor, " groups"],
+) -> tuple[Float[Tensor, " groups"], Float[Tensor, " groups"]]:
     """Return the next estimate of ||x|| after ``norm`` and a bound of its relative error, for every group.
 
     ``norm_dp`` is ||d p||; ``square`` and ``slope`` are the sums A and T of the module text at ridge threshold / norm.

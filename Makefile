@@ -1,0 +1,46 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Neither needs a GPU or a download besides the packages.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The pair the project is tested with; torchvision needs the torch it was built for.
+TORCH := torch==2.14.1 torchvision==0.29.1
+
+.PHONY: demo test lint types check gpu camvid optimizer clean
+
+demo: $(STAMP)  ## the whole chain on generated scenes -> runs/demo/report.html and report.json
+	rm -rf runs/demo
+	$(BIN)/slimtask demo --out runs/demo
+
+test: $(STAMP)  ## the whole suite that needs no GPU
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP)  ## style, and formatting as it should be
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy, strict
+	$(BIN)/mypy
+
+check: lint types test  ## everything a change must pass
+
+gpu:  ## every GPU test and measurement of a CUDA machine -> docs/results/gpu.json, under nine minutes
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m slimtask.bench.gpu --json docs/results/gpu.json
+
+CAMVID ?= ../shared/data/camvid
+camvid: $(STAMP)  ## CamVid, dense against three sparsity levels -> docs/results/camvid.json and camvid.md (half an hour)
+	rm -rf runs/camvid
+	$(BIN)/slimtask sweep recipes/camvid.yaml --set data.root=$(CAMVID) --levels 0.5,0.7,0.9 --out runs/camvid
+	$(BIN)/python -m slimtask.bench.result runs/camvid/report.json --out docs/results/camvid
+
+optimizer: $(STAMP)  ## the cost of a proximal optimiser step against AdamW -> docs/results/optimizer_step.json
+	$(BIN)/python -m slimtask.bench.optimizer_step --json docs/results/optimizer_step.json
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable '.[rtx,dev]'
+	touch $@
+
+clean:  ## everything that is made again
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

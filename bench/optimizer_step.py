@@ -1,0 +1,221 @@
+"""What a step of ProximalAdamW costs beside ``torch.optim.AdamW`` on ResNet-50: ``python -m slimtask.bench.optimizer_step``.
+
+All optimisers own a copy of the network and step in turn, in a fresh order every round, after untimed gradients were
+written: noise plus a pull towards target weights, whose groups have all sizes. The penalty holds that pull in balance,
+so that about a third of the groups is exactly zero, some come and go, and the others change in every step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import random
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slimtask.bench.environment import environment, version_of
+from slimtask.bench.measure import Conditions, Measurement
+from slimtask.files import write_json
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from slimtask.train.sparsity import GroupLayout
+
+BASELINE = "adamw_foreach"
+LR = 1e-3
+NOISE = 1e-3  # root mean square of the noise in every gradient
+STRENGTH = 0.5 * NOISE  # groups whose target is below half of the initial scale end at zero
+
+
+class Stand:
+    """One optimiser with its own copy of the network: ``pull`` writes gradients, ``step`` is what is timed."""
+
+    def __init__(self, model: nn.Module, make: Any, scales: Mapping[str, Tensor]) -> None:
+        self.model = copy.deepcopy(model)
+        self.optimizer = make(self.model)
+        self.targets = [(p, p.detach() * scales.get(name, 1.0)) for name, p in self.model.named_parameters()]
+
+    def pull(self) -> None:
+        """Write the gradients of one step: noise, and as much again towards the target at the initial distance."""
+        import torch
+
+        for parameter, target in self.targets:
+            if parameter.grad is None:
+                parameter.grad = torch.empty_like(parameter)
+            scale = NOISE / float(target.square().mean().sqrt().clamp(min=1e-3))
+            parameter.grad.normal_(std=NOISE).add_(parameter.detach() - target, alpha=scale)
+
+    def step(self) -> float:
+        """Return the milliseconds that one optimiser step took."""
+        started = time.perf_counter()
+        self.optimizer.step()
+        return (time.perf_counter() - started) * 1e3
+
+
+def coupled_layout(parameters: Iterable[tuple[str, Tensor]]) -> GroupLayout:
+    """Return groups over the filters of torchvision's ResNet-50, their BatchNorms and its residual streams.
+
+    What the dependency graph finds: every filter with gamma and beta behind it; in a stage, all that add into the
+    stream (the last convolution of each block and the projection) together.
+    """
+    import torch
+
+    from slimtask.train.sparsity import GroupLayout, Member
+
+    named = dict(parameters)
+    starts: dict[str, int] = {}
+    members, count = [], 0
+    for name, parameter in named.items():
+        if parameter.ndim != 4:
+            continue
+        layer = name.removesuffix(".weight")
+        norm = layer.replace("downsample.0", "downsample.1").replace("conv", "bn")
+        stream = layer.split(".")[0] if layer.endswith(("conv3", "downsample.0")) else layer
+        if stream not in starts:
+            starts[stream] = count
+            count += len(parameter)
+        groups = torch.arange(len(parameter)) + starts[stream]
+        members += [Member(parameter=part, axis=0, groups=groups) for part in (name, f"{norm}.weight", f"{norm}.bias")]
+    return GroupLayout(members=members, shapes={name: tuple(parameter.shape) for name, parameter in named.items()})
+
+
+def group_scales(layout: GroupLayout, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return, for every grouped parameter, a factor per slice: the same within a group, uniform in [0, 1.5]."""
+    import torch
+
+    factor = torch.rand(len(layout), generator=generator) * 1.5
+    scales = {}
+    for member in layout.members:
+        shape = [1, 1, 1, 1] if member.parameter.split(".")[-2].startswith(("conv", "0")) else [1]
+        shape[member.axis] = -1
+        scales[member.parameter] = factor[member.groups].view(shape)
+    return scales
+
+
+def stands(seed: int = 0) -> dict[str, Stand]:
+    """Return all candidates: torch's AdamW in its two fast forms, ours without groups, and with two layouts."""
+    import torch
+    from torchvision.models import resnet50
+
+    from slimtask.train.sparsity import ProximalAdamW, input_channel_layout
+
+    torch.manual_seed(seed)
+    model = resnet50()
+    generator = torch.Generator().manual_seed(seed)
+    layouts = {
+        "input_channel": input_channel_layout(model.named_parameters()),
+        "coupled": coupled_layout(model.named_parameters()),
+    }
+    found = {
+        BASELINE: Stand(model, lambda net: torch.optim.AdamW(net.parameters(), lr=LR, foreach=True), {}),
+        "adamw_fused": Stand(model, lambda net: torch.optim.AdamW(net.parameters(), lr=LR, fused=True), {}),
+        "proximal_no_groups": Stand(model, lambda net: ProximalAdamW(net.named_parameters(), lr=LR), {}),
+    }
+    for name, layout in layouts.items():
+        found[f"proximal_{name}"] = Stand(
+            model,
+            lambda net, layout=layout: ProximalAdamW(net.named_parameters(), layout, lr=LR, strength=STRENGTH),
+            group_scales(layout, generator),
+        )
+    return found
+
+
+def measure(candidates: Mapping[str, Stand], *, rounds: int, settle: int, threads: int) -> dict[str, Any]:
+    """Return the JSON-ready result of ``rounds`` interleaved rounds after ``settle`` untimed ones."""
+    import torch
+
+    torch.set_num_threads(threads)
+    order = list(candidates)
+    shuffle = random.Random(0)
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    for index in range(settle + rounds):
+        shuffle.shuffle(order)
+        for name in order:
+            candidates[name].pull()
+            spent = candidates[name].step()
+            if index >= settle:
+                samples[name].append(spent)
+    run_id = uuid.uuid4().hex
+    conditions = Conditions(
+        backend="torch",
+        backend_version=version_of("torch") or "",
+        device="cpu",
+        precision="float32",
+        threads=threads,
+        batch=1,
+        shape=(),
+        run_id=run_id,
+    )
+    measured = {name: Measurement(samples_ms=tuple(taken), conditions=conditions) for name, taken in samples.items()}
+    return {
+        "what": "one optimiser step on torchvision's resnet50, float32, milliseconds",
+        "baseline": BASELINE,
+        "environment": environment(),
+        "threads": threads,
+        "rounds": rounds,
+        "candidates": {
+            name: {
+                "ratio": _ratio(measured[name], measured[BASELINE]),
+                "groups": _groups(candidates[name].optimizer),
+                "measurement": measured[name].to_json(),
+            }
+            for name in candidates
+        },
+    }
+
+
+def _ratio(mine: Measurement, baseline: Measurement) -> dict[str, float]:
+    """Return how many times the baseline a step costs: medians with their interval, paired rounds, minima."""
+    ratio = mine.ratio(baseline)
+    return {
+        "of_medians": ratio.value,
+        "low": ratio.low,
+        "high": ratio.high,
+        "median_of_pairs": float(np.median(np.divide(mine.samples_ms, baseline.samples_ms))),
+        "of_minima": mine.minimum_ms / baseline.minimum_ms,
+    }
+
+
+def _groups(optimizer: Any) -> dict[str, float]:
+    """Return number of groups and the fraction of them that is zero, nothing for an optimiser without groups."""
+    if getattr(optimizer, "layout", None) is None:
+        return {}
+    zero = optimizer.zero_groups()
+    return {"count": len(zero), "zero": float(zero.float().mean()), "strength": optimizer.strength}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Return the result as a small text table."""
+    lines = [f"{'step of':24s}{'median ms':>11s}{'min ms':>9s}{'x baseline':>12s}{'95 % interval':>16s}{'zero groups':>13s}"]
+    for name, entry in result["candidates"].items():
+        summary, ratio = entry["measurement"]["summary"], entry["ratio"]
+        zero = f"{entry['groups']['zero']:.0%}" if entry["groups"] else "-"
+        lines.append(
+            f"{name:24s}{summary['median']:11.1f}{summary['minimum']:9.1f}{ratio['median_of_pairs']:12.2f}"
+            f"{ratio['low']:9.2f} -{ratio['high']:5.2f}{zero:>13s}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the table and, with ``--json FILE``, write the result."""
+    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.optimizer_step", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=40, help="timed steps of every optimiser")
+    parser.add_argument("--settle", type=int, default=60, help="untimed steps before, until the sparsity is steady")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--json", metavar="FILE", help="write the result to this file")
+    options = parser.parse_args(arguments)
+    result = measure(stands(), rounds=options.rounds, settle=options.settle, threads=options.threads)
+    print(table(result))
+    if options.json:
+        write_json(options.json, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""One step of AdamW and of the proximal operator over all blocks: update and sums, Newton, shrinkage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from slimtask.train.sparsity.group_state import GroupState, extended, valid_strength
+from slimtask.train.sparsity.passes import NORM_DP, GroupSums, Scratch, Work, shrink_pass, sum_pass, update_pass
+from slimtask.train.sparsity.prox import MAX_ITERATIONS, TOLERANCE, newton_step
+
+
+def proximal_step(works: Sequence[Work], groups: GroupState, units: Tensor, scratch: Scratch) -> None:
+    """Update all ``works`` in place and ``groups`` with them; ``units`` is lr * weight [groups]."""
+    _warm_up(works, groups)
+    ridge = groups.first_ridge(units)
+    sums = GroupSums(len(groups), units.device)
+    for work in works:
+        update_pass(work, scratch, sums, extended(ridge, work.values.dtype))
+    norm_dp = sums.totals[NORM_DP, :-1].sqrt()
+    groups.critical = groups.critical_of(norm_dp, units)
+    strength = groups.strength if groups.limit is None else valid_strength(groups.limit(groups.critical.clone()))
+    groups.used_strength = strength
+    threshold = units * strength
+    # Both sides of the zero test, so that rounding cannot keep a group whose critical strength was asked for.
+    dead = ((norm_dp <= threshold) | (groups.critical <= strength)) & (threshold > 0)
+    alive = ~dead & (threshold > 0) & norm_dp.isfinite()
+    _, square, slope = sums.totals[:, :-1]
+    norm, error = newton_step(threshold / ridge, threshold, norm_dp, square, slope)
+    error = torch.where(alive, error, 0.0)
+    norm = _refine(works, scratch, (threshold, norm_dp), norm, error)
+    # x^2 / (d + ridge) over x^2 is a weighted mean of 1 / (d + ridge), which tells the size of d.
+    groups.remember(torch.where(alive, norm, 0.0), square / slope - ridge)
+    if strength > 0:
+        ridge = torch.where(alive, threshold / norm, torch.where(dead, torch.inf, 0.0))
+        for work in works:
+            if work.block.slices is not None:
+                shrink_pass(work, scratch, extended(ridge, work.values.dtype))
+
+
+def _refine(
+    works: Sequence[Work], scratch: Scratch, equation: tuple[Tensor, Tensor], norm: Tensor, error: Tensor
+) -> Tensor:
+    """Return ``norm`` [groups] after as many more Newton passes as groups of too large an ``error`` need.
+
+    ``equation`` holds the threshold and ||d p||, which fix the root together with the blocks.
+    """
+    threshold, norm_dp = equation
+    tolerance = max((TOLERANCE[work.values.dtype] for work in works if work.block.slices is not None), default=0.0)
+    unresolved = error > tolerance
+    if not bool(unresolved.any()):
+        return norm
+    parts = [part for work in works if (part := work.part(extended(unresolved))) is not None]
+    for _ in range(MAX_ITERATIONS):
+        sums = GroupSums(len(norm), norm.device)
+        ridge = torch.where(unresolved, threshold / norm, 0.0)
+        for part in parts:
+            sum_pass(part, scratch, sums, extended(ridge, part.values.dtype))
+        _, square, slope = sums.totals[:, :-1]
+        updated, error = newton_step(norm, threshold, norm_dp, square, slope)
+        norm = torch.where(unresolved, updated, norm)
+        unresolved = unresolved & (error > tolerance)
+        if not bool(unresolved.any()):
+            break
+    return norm
+
+
+def _warm_up(works: Sequence[Work], groups: GroupState) -> None:
+    """Give groups whose metric is unknown the largest value it can have after the coming update."""
+    cold = groups.metric == 0
+    if not bool(cold.any()):
+        return
+    ceiling = extended(groups.metric)
+    for work in works:
+        if work.block.slices is not None:
+            beta2 = work.settings["betas"][1]
+            second = work.block.slice_peaks(work.second) * beta2
+            second += work.block.slice_peaks(work.gradient.abs()).square() * (1 - beta2)
+            ceiling.scatter_reduce_(0, work.block.slices, second.sqrt().double() + work.settings["eps"], "amax")
+    groups.metric = torch.where(cold, torch.where(ceiling[:-1] > 0, ceiling[:-1], 1.0), groups.metric)
