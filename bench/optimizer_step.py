@@ -12,7 +12,7 @@ import copy
 import random
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,26 +30,38 @@ if TYPE_CHECKING:
 BASELINE = "adamw_foreach"
 LR = 1e-3
 NOISE = 1e-3  # root mean square of the noise in every gradient
+BETA2 = 0.999
+DENSE_STEPS = 10  # without penalty, so that the metric is known before the penalty starts
 STRENGTH = 0.5 * NOISE  # groups whose target is below half of the initial scale end at zero
 
 
 class Stand:
     """One optimiser with its own copy of the network: ``pull`` writes gradients, ``step`` is what is timed."""
 
-    def __init__(self, model: nn.Module, make: Any, scales: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: nn.Module, make: Callable[[nn.Module], Any], scales: Mapping[str, Tensor]) -> None:
         self.model = copy.deepcopy(model)
         self.optimizer = make(self.model)
         self.targets = [(p, p.detach() * scales.get(name, 1.0)) for name, p in self.model.named_parameters()]
+        for parameter, target in self.targets:
+            parameter.data.copy_(target)
 
-    def pull(self) -> None:
-        """Write the gradients of one step: noise, and as much again towards the target at the initial distance."""
+    def pull(self, noise: Tensor, offset: int) -> None:
+        """Write the gradients of one step: a window of ``noise``, and the pull towards the target."""
         import torch
 
         for parameter, target in self.targets:
             if parameter.grad is None:
                 parameter.grad = torch.empty_like(parameter)
+            window = noise[offset : offset + parameter.numel()].view(parameter.shape)
             scale = NOISE / float(target.square().mean().sqrt().clamp(min=1e-3))
-            parameter.grad.normal_(std=NOISE).add_(parameter.detach() - target, alpha=scale)
+            torch.sub(parameter.detach(), target, out=parameter.grad).mul_(scale).add_(window)
+            offset = (offset + parameter.numel()) % (len(noise) // 2)
+
+    def mature(self, steps: int) -> None:
+        """Make the moments those of a long run: after ``steps`` the second one is far below its expectation."""
+        for state in self.optimizer.state.values():
+            state["exp_avg_sq"].div_(1 - BETA2**steps)
+            state["step"].fill_(10_000.0)
 
     def step(self) -> float:
         """Return the milliseconds that one optimiser step took."""
@@ -120,7 +132,7 @@ def stands(seed: int = 0) -> dict[str, Stand]:
     for name, layout in layouts.items():
         found[f"proximal_{name}"] = Stand(
             model,
-            lambda net, layout=layout: ProximalAdamW(net.named_parameters(), layout, lr=LR, strength=STRENGTH),
+            lambda net, layout=layout: ProximalAdamW(net.named_parameters(), layout, lr=LR),
             group_scales(layout, generator),
         )
     return found
@@ -133,14 +145,22 @@ def measure(candidates: Mapping[str, Stand], *, rounds: int, settle: int, thread
     torch.set_num_threads(threads)
     order = list(candidates)
     shuffle = random.Random(0)
+    largest = max(p.numel() for stand in candidates.values() for p in stand.model.parameters())
+    noise = torch.randn(4 * largest, generator=torch.Generator().manual_seed(0)) * NOISE
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     for index in range(settle + rounds):
         shuffle.shuffle(order)
+        offset = shuffle.randrange(2 * largest)
         for name in order:
-            candidates[name].pull()
+            candidates[name].pull(noise, offset)
             spent = candidates[name].step()
             if index >= settle:
                 samples[name].append(spent)
+        if index + 1 == DENSE_STEPS:
+            for name in order:
+                candidates[name].mature(DENSE_STEPS)
+                if _is_sparse(candidates[name].optimizer):
+                    candidates[name].optimizer.strength = STRENGTH
     run_id = uuid.uuid4().hex
     conditions = Conditions(
         backend="torch",
@@ -184,10 +204,14 @@ def _ratio(mine: Measurement, baseline: Measurement) -> dict[str, float]:
 
 def _groups(optimizer: Any) -> dict[str, float]:
     """Return number of groups and the fraction of them that is zero, nothing for an optimiser without groups."""
-    if getattr(optimizer, "layout", None) is None:
+    if not _is_sparse(optimizer):
         return {}
     zero = optimizer.zero_groups()
     return {"count": len(zero), "zero": float(zero.float().mean()), "strength": optimizer.strength}
+
+
+def _is_sparse(optimizer: Any) -> bool:
+    return getattr(optimizer, "layout", None) is not None
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -207,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table and, with ``--json FILE``, write the result."""
     parser = argparse.ArgumentParser(prog="python -m slimtask.bench.optimizer_step", description=__doc__)
     parser.add_argument("--rounds", type=int, default=40, help="timed steps of every optimiser")
-    parser.add_argument("--settle", type=int, default=60, help="untimed steps before, until the sparsity is steady")
+    parser.add_argument("--settle", type=int, default=80, help="untimed steps before, until the sparsity is steady")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--json", metavar="FILE", help="write the result to this file")
     options = parser.parse_args(arguments)

@@ -52,6 +52,7 @@ def sweep(
     levels: Sequence[float] = (0.5, 0.7, 0.9),
     backends: Sequence[str] = ("onnxruntime-cpu", "pytorch-cpu"),
     engines: Sequence[str] = (),
+    align: int = 8,
     rounds: int = 40,
     command: str = "",
     stages: Stages | None = None,
@@ -59,7 +60,7 @@ def sweep(
     """Return the report of a dense network against one network per sparsity level, all of equal training budget.
 
     ``recipe`` is a slimtask.train.recipe.Recipe with a sparsity section; ``levels`` are its targets. All runs share
-    the dense warm-up. ``out`` gets levels/NAME/ (run, compressed checkpoint, bundle), bundle/ (the best level, with
+    the dense warm-up; removal keeps multiples of ``align`` channels. ``out`` gets levels/NAME/ (run, compressed checkpoint, bundle), bundle/ (the best level, with
     ``engines`` built, e.g. "tensorrt-rtx"), images/ to try it on, report.json, report.html and samples.json. Scores are those of the test split; selection
     saw only validation. Raises InputError for bad input, CheckFailed where a removal or an export is not exact.
     """
@@ -72,7 +73,7 @@ def sweep(
     refuse_existing(out)
     check_levels(recipe, levels)
     trained = [_dense(recipe, out, stages)]
-    trained += [_sparse(recipe, out, target, stages) for target in levels]
+    trained += [_sparse(recipe, out, target, align, stages) for target in levels]
     benches = [_bench(trained, backend, rounds, stages(f"bench {backend}")) for backend in backends]
     report = _report(trained, benches, recipe, command)
     best = best_level(report) or report.levels[-1]
@@ -125,14 +126,14 @@ def _dense(recipe: Any, out: Path, stages: Stages) -> Trained:
     )
 
 
-def _sparse(recipe: Any, out: Path, target: float, stages: Stages) -> Trained:
+def _sparse(recipe: Any, out: Path, target: float, align: int, stages: Stages) -> Trained:
     from slimtask.train.loop import train
 
     name = level_name(target)
     folder, fork = out / "levels" / name, out / "levels" / DENSE / "fork.safetensors"
     config = recipe.model_copy(update={"sparsity": recipe.sparsity.model_copy(update={"target": target})})
     result = train(config, folder, fork=fork, progress=stages(f"train {name} %"))
-    smaller, compressed = compress_checkpoint(Checkpoint.load(result.checkpoint))
+    smaller, compressed = compress_checkpoint(Checkpoint.load(result.checkpoint), align=align)
     smaller.save(folder / "compressed.safetensors")
     return Trained(
         name=f"{name} %",

@@ -24,13 +24,15 @@ class Cost:
     flops: int
 
 
-def compress(model: nn.Module, example: Float[Tensor, "batch 3 height width"]) -> Compressed:
+def compress(model: nn.Module, example: Float[Tensor, "batch 3 height width"], *, align: int = 1) -> Compressed:
     """Return ``model`` without the channels that its weights have made dead, with plan and certificate.
 
-    ``example`` is a valid input; ``model`` is left as it is. Raises InputError, with the coverage, if there is nothing
+    ``example`` is a valid input; ``model`` is left as it is. Each group keeps a multiple of ``align`` channels. Raises InputError, with the coverage, if there is nothing
     to remove, and CheckFailed if the removal is not exact.
     """
-    compressed = remove_zeros(model, example)
+    if align < 1:
+        raise InputError(f"channels cannot be aligned to {align}; give 1 (not at all) or more, 8 for most backends.")
+    compressed = remove_zeros(model, example, align=align)
     if not compressed.plan.layers:
         groups, refused = compressed.plan.groups, compressed.certificate.refused
         raise InputError(
@@ -40,9 +42,9 @@ def compress(model: nn.Module, example: Float[Tensor, "batch 3 height width"]) -
     return compressed
 
 
-def compress_checkpoint(checkpoint: Checkpoint) -> tuple[Checkpoint, Compressed]:
+def compress_checkpoint(checkpoint: Checkpoint, *, align: int = 1) -> tuple[Checkpoint, Compressed]:
     """Return the compressed checkpoint (its plan appended to the edits) and what was done. Errors as ``compress``."""
-    compressed = compress(rebuild(checkpoint), example_input(checkpoint))
+    compressed = compress(rebuild(checkpoint), example_input(checkpoint), align=align)
     smaller = checkpoint.with_changes(
         weights=compressed.model.state_dict(),
         edits=(*checkpoint.edits, json_safe(compressed.plan.model_dump())),

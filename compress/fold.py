@@ -35,8 +35,12 @@ class Fold:
     carriers: tuple[tuple[int, float] | None, ...]
 
 
-def plan_fold(group: Group, dead: Deadness, model: nn.Module) -> Fold:
-    """Return which dead channels of ``group`` go; at least one channel always stays."""
+def plan_fold(group: Group, dead: Deadness, model: nn.Module, align: int = 1) -> Fold:
+    """Return which dead channels of ``group`` go; at least one channel always stays.
+
+    Dead channels are kept to fill up the next multiple of ``align``: they cost next to nothing where the backend
+    computes in blocks of channels, and an odd count costs more than the block it saves.
+    """
     modules = dict(model.named_modules())
     known = torch.ones(group.channels, dtype=torch.bool)
     for values in dead.values:
@@ -50,6 +54,9 @@ def plan_fold(group: Group, dead: Deadness, model: nn.Module) -> Fold:
     if not stays.any():
         stays[0] = True
         notes.append("one channel stays so that the layer exists")
+    filled = _fill_up_(stays, align)
+    if filled:
+        notes.append(f"{filled} dead channels stay to make a multiple of {align}")
     stuck = int((dead.constant & ~known & ~dead.ignored).sum())
     constants = tuple(torch.where(stays | dead.ignored, 0.0, values.nan_to_num()) for values in dead.values)
     return Fold(
@@ -83,6 +90,14 @@ def absorb_(group: Group, fold: Fold, model: nn.Module) -> list[str]:
             gained.append(member.module)
         module.bias.detach().add_(lost.reshape(len(lost), -1).sum(dim=1).to(weight.dtype))
     return gained
+
+
+def _fill_up_(stays: Tensor, align: int) -> int:
+    """Keep further channels, in place, until their number is a multiple of ``align`` or all stay; return how many."""
+    missing = -int(stays.sum()) % align
+    fillers = (~stays).nonzero().flatten()[:missing]
+    stays[fillers] = True
+    return len(fillers)
 
 
 def _readers(group: Group, dead: Deadness) -> list[tuple[Member, Tensor]]:

@@ -26,8 +26,12 @@ class Compressed:
     certificate: Certificate
 
 
-def remove_zeros(model: nn.Module, example: Float[Tensor, "batch 3 height width"]) -> Compressed:
+def remove_zeros(
+    model: nn.Module, example: Float[Tensor, "batch 3 height width"], *, align: int = 1
+) -> Compressed:
     """Return a copy of ``model`` without the channels that its weights have made dead; ``model`` is left as it is.
+
+    Each group keeps a multiple of ``align`` channels (or all), filled up with dead ones.
 
     Nothing is scored: a channel goes only if its readers ignore it or its writers are zero (``zeros.py``, ``fold.py``).
     Every removal is checked on several inputs and two sizes; a group whose removal is not exact to 1e-5 is put back and
@@ -38,7 +42,7 @@ def remove_zeros(model: nn.Module, example: Float[Tensor, "batch 3 height width"
     groups = find_groups(model, example)
     open_groups = [group for group in groups if group.refused is None]
     dead = find_dead(model, open_groups, inputs)
-    folds = [plan_fold(group, state, model) for group, state in zip(open_groups, dead, strict=True)]
+    folds = [plan_fold(group, state, model, align) for group, state in zip(open_groups, dead, strict=True)]
     refused = [Refusal(group=g.name, channels=g.channels, reason=g.refused) for g in groups if g.refused]
     refused += [
         Refusal(group=group.name, channels=fold.stuck, reason="dead, but what its readers see is not one constant")

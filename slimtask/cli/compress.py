@@ -14,6 +14,7 @@ def compress_verb(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint written by `slimtask train`.")],
     out: Annotated[Path, typer.Option(help="The compressed checkpoint to write (.safetensors).")],
     zeros: Annotated[bool, typer.Option("--zeros", help="Remove exactly what is zero; nothing is re-scored.")] = True,
+    align: Annotated[int, typer.Option(help="Keep a multiple of this many channels; 1 removes every dead one.")] = 8,
     json_path: JsonOption = None,
 ) -> None:
     """Remove the channels that training has zeroed and prove that the network computes the same.
@@ -28,7 +29,7 @@ def compress_verb(
     refuse_existing(out)
     load_architectures()
     dense = Checkpoint.load(checkpoint)
-    smaller, compressed = compress_checkpoint(dense)
+    smaller, compressed = compress_checkpoint(dense, align=align)
     before, after = (cost(rebuild(one), example_input(one)) for one in (dense, smaller))
     smaller.save(out)
     console.print(str(compressed.plan), markup=False, highlight=False)

@@ -110,6 +110,17 @@ def test_a_wholly_dead_block_keeps_one_channel(small_net: Callable[..., MultiTas
     assert difference(model, done.model, (64, 64)) < 1e-5
 
 
+def test_alignment_keeps_multiples_and_stays_exact(small_net: Callable[..., MultiTaskNet], kill: Kill) -> None:
+    model = small_net()
+    kill(model, "filter", "trunk")
+    done = remove_zeros(model, EXAMPLE, align=8)
+    widths = [m.out_channels for m in done.model.trunk.modules() if isinstance(m, nn.Conv2d)]
+    assert all(width % 8 == 0 for width in widths)
+    assert count_parameters(done.model) > count_parameters(remove_zeros(model, EXAMPLE).model)
+    assert any("to make a multiple of 8" in group.note for group in done.plan.groups)
+    assert difference(model, done.model, (64, 64)) < 1e-5
+
+
 def test_a_dense_network_is_a_loud_error_with_the_coverage(small_net: Callable[..., MultiTaskNet]) -> None:
     with pytest.raises(InputError, match=r"nothing can be removed: none of the \d+ channels"):
         compress(small_net(), EXAMPLE)

@@ -52,56 +52,63 @@ class Scratch:
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+        self._views: dict[tuple[torch.device, torch.dtype, torch.Size], list[Tensor]] = {}
 
     def like(self, chunk: Tensor) -> list[Tensor]:
         """Return two uninitialised tensors of the chunk's shape."""
-        key, count = (chunk.device, chunk.dtype), chunk.numel()
-        buffers = self._buffers.get(key)
-        if buffers is None or len(buffers[0]) < count:
-            buffers = [torch.empty(count, device=chunk.device, dtype=chunk.dtype) for _ in range(2)]
-            self._buffers[key] = buffers
-        return [buffer[:count].view(chunk.shape) for buffer in buffers]
+        key = chunk.device, chunk.dtype, chunk.shape
+        if key not in self._views:
+            count = chunk.numel()
+            buffers = self._buffers.get(key[:2], [])
+            if not buffers or len(buffers[0]) < count:
+                buffers = [torch.empty(count, device=chunk.device, dtype=chunk.dtype) for _ in range(2)]
+                self._buffers[key[:2]] = buffers
+                self._views.clear()
+            self._views[key] = [buffer[:count].view(chunk.shape) for buffer in buffers]
+        return self._views[key]
 
 
 class GroupSums:
-    """Sums over groups of several quantities: over a chunk in the dtype of the block, of chunks in float64."""
+    """Sums over groups of several quantities: over a block in its own dtype, over blocks in float64."""
 
     def __init__(self, groups: int, device: torch.device) -> None:
         # One entry more than groups: it swallows the slices that are in none.
         self.totals = torch.zeros(QUANTITIES, groups + 1, dtype=torch.float64, device=device)
-        self._slices = torch.empty(0)
+        self._sums = torch.empty(0)
+        self._lines: tuple[Tensor, ...] = ()
+        self._rows = self._parts = 1
 
     def begin(self, block: Block, matrix: Tensor) -> None:
-        """Prepare for the chunks of ``block``."""
-        length = matrix.shape[0] if block.by_row else matrix.shape[1]
-        dtype = matrix.dtype if block.by_row else torch.float64
-        self._slices = torch.zeros(QUANTITIES, length, dtype=dtype, device=matrix.device)
+        """Prepare for the chunks of ``block``: a sum for each row, or for each column and part of a chunk."""
+        if block.by_row:
+            self._sums = matrix.new_zeros(QUANTITIES, len(matrix))
+        else:
+            # As many parts as threads: a sum then splits the chunk between them as the elementwise operations around it
+            # do, and no cache line wanders from core to core.
+            self._rows = block.chunk_rows(matrix)
+            threads = torch.get_num_threads()
+            self._parts = threads if matrix.device.type == "cpu" and self._rows >= 8 * threads else 1
+            chunks = -(-len(matrix) // self._rows)
+            self._sums = matrix.new_zeros(QUANTITIES, chunks, self._parts, matrix.shape[1])
+        self._lines = self._sums.unbind()
 
     def add(self, quantity: int, block: Block, row: int, values_RC: Tensor) -> None:
         """Add the ``values_RC`` of the chunk that starts at ``row``."""
+        line, rows = self._lines[quantity], len(values_RC)
         if block.by_row:
-            torch.sum(values_RC, 1, out=self._slices[quantity, row : row + len(values_RC)])
+            torch.sum(values_RC, 1, out=line[row : row + rows])
         else:
-            self._slices[quantity] += _column_sums(values_RC)
+            parts = self._parts if rows % self._parts == 0 else 1
+            torch.sum(values_RC.view(parts, rows // parts, -1), 1, out=line[row // self._rows, :parts])
 
     def end(self, block: Block) -> None:
         """Add the slices of ``block`` to its groups."""
         assert block.slices is not None
-        sums = self._slices.view(QUANTITIES, -1, block.inner).sum(2) if block.inner > 1 else self._slices
-        for total, values in zip(self.totals, sums.double(), strict=True):
+        sums = (self._sums if block.by_row else self._sums.sum((1, 2))).double()
+        if block.inner > 1:
+            sums = sums.view(QUANTITIES, -1, block.inner).sum(2)
+        for total, values in zip(self.totals, sums, strict=True):
             total.index_add_(0, block.slices, values)
-
-
-def _column_sums(values_RC: Tensor) -> Tensor:
-    rows, columns = values_RC.shape
-    threads = torch.get_num_threads()
-    if rows == 1:
-        return values_RC[0]
-    if rows % threads:
-        return values_RC.sum(0)
-    # As many outer rows as threads: the sum then splits the chunk between them as the elementwise operations around it
-    # do, and no cache line wanders from core to core.
-    return values_RC.view(threads, rows // threads, columns).sum(1).sum(0)
 
 
 def update_pass(work: Work, scratch: Scratch, sums: GroupSums | None = None, ridge: Tensor | None = None) -> None:

@@ -17,8 +17,9 @@ def proximal_step(works: Sequence[Work], groups: GroupState, units: Tensor, scra
     _warm_up(works, groups)
     ridge = groups.first_ridge(units)
     sums = GroupSums(len(groups), units.device)
+    spread = _by_dtype(ridge, works)
     for work in works:
-        update_pass(work, scratch, sums, extended(ridge, work.values.dtype))
+        update_pass(work, scratch, sums, spread[work.values.dtype])
     norm_dp = sums.totals[NORM_DP, :-1].sqrt()
     groups.critical = groups.critical_of(norm_dp, units)
     strength = groups.strength if groups.limit is None else valid_strength(groups.limit(groups.critical.clone()))
@@ -34,10 +35,10 @@ def proximal_step(works: Sequence[Work], groups: GroupState, units: Tensor, scra
     # x^2 / (d + ridge) over x^2 is a weighted mean of 1 / (d + ridge), which tells the size of d.
     groups.remember(torch.where(alive, norm, 0.0), square / slope - ridge)
     if strength > 0:
-        ridge = torch.where(alive, threshold / norm, torch.where(dead, torch.inf, 0.0))
+        spread = _by_dtype(torch.where(alive, threshold / norm, torch.where(dead, torch.inf, 0.0)), works)
         for work in works:
             if work.block.slices is not None:
-                shrink_pass(work, scratch, extended(ridge, work.values.dtype))
+                shrink_pass(work, scratch, spread[work.values.dtype])
 
 
 def _refine(
@@ -55,9 +56,9 @@ def _refine(
     parts = [part for work in works if (part := work.part(extended(unresolved))) is not None]
     for _ in range(MAX_ITERATIONS):
         sums = GroupSums(len(norm), norm.device)
-        ridge = torch.where(unresolved, threshold / norm, 0.0)
+        spread = _by_dtype(torch.where(unresolved, threshold / norm, 0.0), parts)
         for part in parts:
-            sum_pass(part, scratch, sums, extended(ridge, part.values.dtype))
+            sum_pass(part, scratch, sums, spread[part.values.dtype])
         _, square, slope = sums.totals[:, :-1]
         updated, error = newton_step(norm, threshold, norm_dp, square, slope)
         norm = torch.where(unresolved, updated, norm)
@@ -65,6 +66,11 @@ def _refine(
         if not bool(unresolved.any()):
             break
     return norm
+
+
+def _by_dtype(values: Tensor, works: Sequence[Work]) -> dict[torch.dtype, Tensor]:
+    """Return per-group ``values`` with the entry of slices in no group, in every dtype that ``works`` have."""
+    return {dtype: extended(values, dtype) for dtype in {work.values.dtype for work in works}}
 
 
 def _warm_up(works: Sequence[Work], groups: GroupState) -> None:

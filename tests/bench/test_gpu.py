@@ -1,0 +1,53 @@
+"""What `make gpu` runs, as far as a machine without GPU can check it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from slimtask.bench.gpu import graph_timer, latency
+
+
+def clock(networks: dict[str, nn.Module], x: Tensor) -> dict[str, list[float]]:
+    samples: dict[str, list[float]] = {}
+    with torch.no_grad():
+        for name, network in networks.items():
+            start = time.perf_counter()
+            network(x)
+            samples[name] = [(time.perf_counter() - start) * 1e3]
+    return samples
+
+
+def test_levels_are_really_smaller_and_certified() -> None:
+    rows = latency("resnet18", torch.float32, (0.0, 0.7), size=(64, 64), time=clock, device="cpu", width=0.25)
+    dense, cut = rows
+    assert dense["certificate"] is None
+    assert cut["certificate"] <= 1e-5
+    assert cut["trunk_params"] < 0.2 * dense["trunk_params"]
+    assert cut["flops"] < 0.5 * dense["flops"]
+    assert (dense["speedup"], cut["ms"]["n"]) == (1.0, 1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "slimtask.bench.gpu", "--json", str(tmp_path / "gpu.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no CUDA device is visible" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.gpu
+def test_graph_timing_sees_work() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    x = torch.randn(1, 64, 256, 256, device="cuda")
+    small, large = nn.Conv2d(64, 8, 3).cuda().eval(), nn.Sequential(*[nn.Conv2d(64, 64, 3) for _ in range(8)]).cuda()
+    samples = graph_timer({"small": small, "large": large.eval()}, x, rounds=20)
+    assert sorted(samples["small"])[10] < sorted(samples["large"])[10]
