@@ -42,7 +42,7 @@ class Certificate(Frozen):
     @property
     def max_rel_error(self) -> float:
         """Return the largest relative difference over all tasks; infinity if an output is not finite."""
-        return max(difference.max_rel for difference in self.tasks.values())
+        return max((difference.max_rel for difference in self.tasks.values()), default=float("inf"))
 
     @property
     def holds(self) -> bool:
@@ -78,9 +78,11 @@ def certify(
     )
 
 
-def certificate_inputs(model: nn.Module, example: Tensor, *, count: int = 4, seed: int = 0) -> list[Tensor]:
-    """Return seeded random inputs like ``example`` (normal, mean 0, deviation 1): some at its size, some at another.
+def certificate_inputs(model: nn.Module, example: Tensor, *, seed: int = 0) -> list[Tensor]:
+    """Return seeded batches of six inputs like ``example``, one at its size, one at another.
 
+    Each has white noise, the same ten times as strong, smooth noise, and two flat images, so that regimes which white
+    noise never visits (saturation, low frequencies) are tried too.
     The second size is three quarters of the first, in multiples of 8; a network that takes only one size gets only it.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -89,10 +91,7 @@ def certificate_inputs(model: nn.Module, example: Tensor, *, count: int = 4, see
     sizes = [(height, width)]
     if other != (height, width) and _accepts(model, example, other):
         sizes.append(other)
-    return [
-        torch.randn(count, *example.shape[1:-2], *size, generator=generator).to(example.device, example.dtype)
-        for size in sizes
-    ]
+    return [_probes(example, size, generator) for size in sizes]
 
 
 def named_outputs(outputs: Any) -> dict[str, Tensor]:
@@ -108,7 +107,7 @@ def named_outputs(outputs: Any) -> dict[str, Tensor]:
 
 
 def _difference(reference: Tensor, got: Tensor) -> TaskDifference:
-    if reference.shape != got.shape or not bool(got.isfinite().all()):
+    if reference.shape != got.shape or not bool(got.isfinite().all() & reference.isfinite().all()):
         return TaskDifference(max_abs=float("inf"), max_rel=float("inf"))
     largest = float((reference.double() - got.double()).abs().max())
     scale = float(reference.abs().max())
@@ -118,7 +117,19 @@ def _difference(reference: Tensor, got: Tensor) -> TaskDifference:
 
 
 def _worse(one: TaskDifference | None, other: TaskDifference) -> TaskDifference:
-    return other if one is None or other.max_rel > one.max_rel else one
+    if one is None:
+        return other
+    return TaskDifference(max_abs=max(one.max_abs, other.max_abs), max_rel=max(one.max_rel, other.max_rel))
+
+
+def _probes(example: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Return six inputs [6, channels, *size], normalised as training inputs are."""
+    channels = example.shape[1]
+    noise = torch.randn(2, channels, *size, generator=generator)
+    coarse = torch.randn(1, channels, 4, 4, generator=generator)
+    smooth = 2 * nn.functional.interpolate(coarse, size=size, mode="bicubic", align_corners=False)
+    flat = torch.tensor([-2.0, 2.4]).view(2, 1, 1, 1).expand(2, channels, *size)
+    return torch.cat([noise, 10 * noise[:1], smooth, flat]).to(example.device, example.dtype)
 
 
 def _accepts(model: nn.Module, example: Tensor, size: tuple[int, int]) -> bool:

@@ -22,7 +22,7 @@ Kind = Literal["conv", "depthwise", "linear", "batchnorm"]
 class Member:
     """One side of one module in a group: entry j of axis ``side`` number ``local[j]`` belongs to channel ``channel[j]``.
 
-    ``normalised_by`` names the BatchNorm that directly follows a producing convolution or linear layer.
+    ``normalised_by`` names the BatchNorms behind a producing convolution or linear layer if nothing else reads it.
     """
 
     module: str
@@ -30,7 +30,7 @@ class Member:
     side: Literal["out", "in"]
     local: Int64[Tensor, " entries"]
     channel: Int64[Tensor, " entries"]
-    normalised_by: str | None = None
+    normalised_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +97,16 @@ def _group(root: Any, names: dict[nn.Module, str]) -> Group:
         module, side = item.dep.target.module, _side(item.dep.handler.__name__)
         if type(module).__name__ == "_OutputOp":
             refused = refused or "its channels are outputs of the network"
+        elif isinstance(module, nn.Parameter):
+            refused = refused or "a bare parameter is as wide as its channels"
         elif module in names:
             kind = _kind(module)
             if kind is None:
                 refused = refused or f"{type(module).__name__} '{names[module]}' mixes its channels"
             else:
                 members.append(_member(item, names, kind, "out" if kind in ("depthwise", "batchnorm") else side))
+                if not _fits(members[-1], module, len(root[0].idxs)):
+                    refused = refused or f"the trace mistakes which channels '{names[module]}' reads or writes"
     name = names[root[0].dep.target.module]
     if not any(member.side == "in" for member in members):
         refused = refused or "nothing reads its channels but the network's output"
@@ -113,14 +117,15 @@ def _group(root: Any, names: dict[nn.Module, str]) -> Group:
 def _member(item: Any, names: dict[nn.Module, str], kind: Kind, side: Literal["out", "in"]) -> Member:
     local = torch.as_tensor(list(item.idxs), dtype=torch.int64)
     roots = item.idxs if item.root_idxs is None else item.root_idxs
-    follower = next((node.module for node in item.dep.target.outputs if _kind_of_node(node) == "batchnorm"), None)
+    readers = [node.module for node in item.dep.target.outputs]
+    only_norms = all(isinstance(reader, nn.Module) and _kind(reader) == "batchnorm" for reader in readers)
     return Member(
         module=names[item.dep.target.module],
         kind=kind,
         side=side,
         local=local,
         channel=torch.as_tensor(list(roots), dtype=torch.int64),
-        normalised_by=names[follower] if side == "out" and kind != "batchnorm" and follower in names else None,
+        normalised_by=tuple(names[reader] for reader in readers) if side == "out" and only_norms else (),
     )
 
 
@@ -128,8 +133,14 @@ def _side(handler: str) -> Literal["out", "in"]:
     return "in" if handler == "prune_in_channels" else "out"
 
 
-def _kind_of_node(node: Any) -> Kind | None:
-    return _kind(node.module) if isinstance(node.module, nn.Module) else None
+def _fits(member: Member, module: Any, channels: int) -> bool:
+    """Return whether the traced indices lie on the module's axis and every channel has its share of them."""
+    sizes = {"linear": ("out_features", "in_features"), "batchnorm": ("num_features", "num_features")}
+    outputs, inputs = sizes.get(member.kind, ("out_channels", "in_channels"))
+    size = int(getattr(module, inputs if member.side == "in" else outputs))
+    counts = torch.bincount(member.channel, minlength=channels)
+    inside = 0 <= int(member.local.min()) and int(member.local.max()) < size
+    return inside and len(counts) == channels and bool((counts == counts[0]).all()) and int(counts[0]) > 0
 
 
 def _kind(module: Any) -> Kind | None:

@@ -157,8 +157,10 @@ def _check_fit(layer: LayerCut, module: nn.Module | None) -> None:
             f"the plan was made for {layer.outputs_before} and {layer.inputs_before}."
         )
     for kept, size in ((layer.outputs, sizes[0]), (layer.inputs, sizes[1])):
-        if kept is not None and (not kept or min(kept) < 0 or max(kept) >= size):
-            raise InputError(f"the plan is damaged: '{layer.module}' keeps channels outside 0..{size - 1}.")
+        if kept is not None and (not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= size):
+            raise InputError(f"the plan is damaged: '{layer.module}' must keep rising channels within 0..{size - 1}.")
+    if isinstance(module, nn.modules.conv._ConvNd) and module.groups not in (1, module.out_channels):
+        raise InputError(f"the plan does not fit this network: '{layer.module}' is a grouped convolution.")
 
 
 def _compose(first: LayerCut | None, second: LayerCut | None) -> LayerCut:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import nn
 
@@ -20,9 +21,7 @@ def rebuild(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = No
     ``factory()`` makes the fresh dense network if its architecture is not registered. Raises InputError if the edits or
     the weights do not fit it.
     """
-    architecture = checkpoint.architecture
-    model: nn.Module
-    model = build(architecture.name, architecture.arguments, checkpoint.tasks) if factory is None else factory()
+    model = _skeleton(checkpoint) if factory is None else factory()
     for edit in checkpoint.edits:
         _plan(edit).apply_(model)
     own = model.state_dict()
@@ -35,10 +34,25 @@ def rebuild(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = No
     missing = [name for name in own if name not in checkpoint.weights]
     if missing:
         raise InputError(f"the checkpoint is not whole: it lacks '{missing[0]}' ({len(missing)} tensors are missing).")
-    model.load_state_dict(checkpoint.weights)
+    # assign: the skeleton's tensors have no memory of their own; clones, so that the checkpoint stays as it is
+    model.load_state_dict({name: tensor.clone() for name, tensor in checkpoint.weights.items()}, assign=True)
     if not hasattr(model, "tasks"):
         model.tasks = checkpoint.tasks
     return model.eval()
+
+
+def _skeleton(checkpoint: Checkpoint) -> nn.Module:
+    """Return the fresh network without memory for its tensors, so that a crafted size allocates nothing (law 8)."""
+    architecture = checkpoint.architecture
+    try:
+        with torch.device("meta"):
+            model: nn.Module = build(architecture.name, architecture.arguments, checkpoint.tasks)
+    except (RuntimeError, OverflowError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the checkpoint's architecture '{architecture.name}' cannot be built with its arguments "
+            f"({str(error).splitlines()[0]}); the file is damaged."
+        ) from None
+    return model
 
 
 def plans_of(checkpoint: Checkpoint) -> tuple[Plan, ...]:

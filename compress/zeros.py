@@ -57,7 +57,7 @@ def zero_entries(weight: Tensor, axis: int) -> Bool[Tensor, " entries"]:
 
 
 def _ignored(group: Group, modules: dict[str, nn.Module]) -> Tensor:
-    """Return the channels that every reader multiplies by zero; depthwise members read too and block this."""
+    """Return the channels that every reader multiplies by zero (whatever the writers, depthwise ones too, emit)."""
     ignored = torch.ones(group.channels, dtype=torch.bool)
     for member in group.consumers:
         weight = modules[member.module].weight
@@ -69,17 +69,19 @@ def _ignored(group: Group, modules: dict[str, nn.Module]) -> Tensor:
 
 
 def _dead_writers(group: Group, modules: dict[str, nn.Module]) -> Tensor:
-    """Return the channels all of whose filters are zero, or are multiplied by a zero gamma right behind."""
+    """Return the channels all of whose filters are zero, or are read by nothing but BatchNorms of zero gamma.
+
+    A depthwise filter counts as a writer: behind a dead one the convolution before it stays, which is safe.
+    """
     dead = torch.ones(group.channels, dtype=torch.bool)
     filters = [member for member in group.producers if member.kind != "batchnorm"]
     for member in filters:
         weight = modules[member.module].weight
         assert isinstance(weight, Tensor)
         zero = zero_entries(weight.flatten(1), 0)
-        follower = modules.get(member.normalised_by or "")
-        gamma = getattr(follower, "weight", None)
-        if gamma is not None:
-            zero = zero | (gamma.detach() == 0).cpu()
+        gammas = [getattr(modules[name], "weight", None) for name in member.normalised_by]
+        if gammas and all(gamma is not None for gamma in gammas):
+            zero = zero | torch.stack([(gamma == 0).cpu() for gamma in gammas]).all(dim=0)
         dead[member.channel[~zero[member.local]]] = False
     return dead if filters else torch.zeros_like(dead)
 

@@ -45,7 +45,7 @@ def predict(
     """Return where the predictions on ``images`` were written in the new folder ``out``, whole or not at all.
 
     Per image and task: ``STEM_TASK.png`` and ``STEM_TASK.npy`` (the raw output, float32, batch axis dropped), and
-    ``STEM_overview.png``. Raises InputError for what is no image, has another size (unless ``resize``), or two images
+    ``STEM.overview.png``. Raises InputError for what is no image, has another size (unless ``resize``), or two images
     of the same name.
     """
     stems = [Path(image).stem for image in images]
@@ -71,7 +71,7 @@ def _one(runner: Runner, image: Path, folder: Path, out: Path, *, resize: bool) 
         np.save(folder / f"{name}.npy", outputs[task.name][0].astype(np.float32), allow_pickle=False)
         write_picture(folder / f"{name}.png", picture(task, decoded[task.name], shown))
         pictures[task.name], arrays[task.name] = str(out / f"{name}.png"), str(out / f"{name}.npy")
-    together = f"{image.stem}_overview.png"
+    together = f"{image.stem}.overview.png"
     write_picture(folder / together, overview(pixels, decoded, runner.tasks))
     return ImageResult(
         image=str(image),

@@ -70,7 +70,8 @@ class Checkpoint:
             edits=self.edits,
             provenance=self.provenance,
         )
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights.items()}
+        # clones: tied weights share memory, which safetensors refuses
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.weights.items()}
         with atomic_file(path) as temporary:
             save_file(tensors, temporary, metadata={_KEY: header.model_dump_json()})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -51,7 +52,7 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        for file in temporary.rglob("*"):
+        for file in (*temporary.rglob("*"), temporary):
             _fsync(file)
         temporary.rename(path)
         _fsync(path.parent)
@@ -104,7 +105,7 @@ def sha256(path: Path | str) -> str:
 
 def _sweep_partials(path: Path) -> None:
     """Remove what a killed earlier write of the same target left behind, unless its writer may still be alive."""
-    for stale in path.parent.glob(f".{path.name}{_PARTIAL}*"):
+    for stale in path.parent.glob(f".{glob.escape(path.name)}{_PARTIAL}*"):
         if _age_seconds(stale) > 3600:
             shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink(missing_ok=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -22,6 +22,8 @@ _DEFAULTS: dict[str, tuple[str, bool, float, str]] = {
     "classification": ("accuracy", True, -1, "logit"),
     "multilabel": ("map", True, -1, "logit"),
 }
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 IMAGE_LEVEL = frozenset({"classification", "multilabel"})
 
 
@@ -77,10 +79,10 @@ class TaskSpec(Frozen):
 class Preprocessing(Frozen):
     """How an 8-bit RGB image becomes the network's input: ``(pixel / 255 - mean) / std``, layout [N, 3, H, W]."""
 
-    height: int = Field(ge=1, le=16384)
-    width: int = Field(ge=1, le=16384)
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    height: int = Field(ge=1, le=4096)
+    width: int = Field(ge=1, le=4096)
+    mean: tuple[Finite, Finite, Finite] = (0.485, 0.456, 0.406)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
 
 
 def select_tasks(tasks: Sequence[TaskSpec], names: Iterable[str] | None) -> tuple[TaskSpec, ...]:

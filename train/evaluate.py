@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from slimtask.tasks import Preprocessing
+from slimtask.tasks import Preprocessing, TaskSpec
 from slimtask.train.batches import in_order
 from slimtask.train.data.protocol import MultiTaskDataset
 from slimtask.train.losses import multi_task_loss
@@ -24,11 +25,20 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, dataset: MultiTaskDataset, preprocessing: Preprocessing, *, batch: int = 32
+    model: nn.Module,
+    dataset: MultiTaskDataset,
+    preprocessing: Preprocessing,
+    *,
+    tasks: Sequence[TaskSpec] | None = None,
+    batch: int = 32,
 ) -> Evaluation:
-    """Return the Evaluation of ``model`` (any module with forward(x) -> dict) in eval mode on every sample."""
+    """Return the Evaluation of ``model`` (any module with forward(x) -> dict) in eval mode on every sample.
+
+    ``tasks`` are the data set's, with the loss weights to use (None: those the data set has).
+    """
     device = next(model.parameters()).device
-    meters = {task.name: TaskMetrics(task, device) for task in dataset.tasks}
+    tasks = dataset.tasks if tasks is None else tasks
+    meters = {task.name: TaskMetrics(task, device) for task in tasks}
     sums: dict[str, Tensor] = {}
     was_training = model.training
     model.eval()
@@ -37,7 +47,7 @@ def evaluate(
             images = images.to(device, memory_format=torch.channels_last)
             targets = {name: target.to(device) for name, target in targets.items()}
             predictions = {name: value.float() for name, value in model(images).items()}
-            total, losses = multi_task_loss(predictions, targets, dataset.tasks)
+            total, losses = multi_task_loss(predictions, targets, tasks)
             for name, value in {"": total, **losses}.items():
                 sums[name] = sums.get(name, torch.zeros(())) + value.cpu() * len(images)
             for name, meter in meters.items():

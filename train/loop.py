@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -17,7 +21,7 @@ from slimtask.checkpoint import Architecture, Checkpoint, json_safe
 from slimtask.compress.rebuild import rebuild
 from slimtask.errors import CheckFailed, InputError
 from slimtask.files import refuse_existing, write_json, write_text
-from slimtask.tasks import Preprocessing, TaskSpec
+from slimtask.tasks import Preprocessing, TaskSpec, select_tasks
 from slimtask.train.batches import Batches
 from slimtask.train.data.config import open_dataset
 from slimtask.train.data.protocol import MultiTaskDataset
@@ -79,8 +83,7 @@ class Trainer:
             raise InputError(f"there is nothing to resume in '{out}'; leave --resume away to start a run.")
         if not resume:
             refuse_existing(out)
-        self.train_set = open_dataset(recipe.data, "train")
-        self.val_set = open_dataset(recipe.data, "val")
+        self.train_set, self.val_set, self.test_set = open_splits(recipe)
         self.tasks = weighted(self.train_set.tasks, config.loss_weights)
         self.preprocessing = Preprocessing(height=recipe.data.height, width=recipe.data.width)
         torch.manual_seed(config.seed)
@@ -90,6 +93,8 @@ class Trainer:
         if recipe.sparsity is not None:
             example = torch.zeros(1, 3, recipe.data.height, recipe.data.width)
             self.schedule = SparsitySchedule.of(model, example, recipe.sparsity, config.steps)
+        if config.accelerator == "cuda" and not torch.cuda.is_available():
+            raise InputError("train.accelerator is cuda, but no CUDA device is visible; set it to auto or cpu.")
         self.fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
         layout = self.schedule.structure.layout if self.schedule else None
         self.optimizer = ProximalAdamW(parameter_groups(model, config.weight_decay), layout, lr=config.lr)
@@ -105,31 +110,41 @@ class Trainer:
             self._start_from(Path(fork))
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        if not resume:
+            self._save()  # so that a run killed before its first validation resumes too
 
     def run(self, progress: Progress) -> TrainResult:
-        """Train to the end and return the result; on Ctrl-C the state is saved first."""
+        """Train to the end and return the result; on Ctrl-C the step is finished and the state saved first."""
         config, history = self.recipe.train, History(self.out, self.step)
         try:
-            while self.step < config.steps:
-                if self.step == self.fork_at:
-                    self._save("fork.safetensors")
-                losses = self._step()
-                if self.step % _LOG_EVERY == 0:
-                    history.record(self.step - 1, "train", losses | self._sparsity())
-                if self.step % config.eval_every == 0 or self.step == config.steps:
-                    evaluation = evaluate(self.model, self.val_set, self.preprocessing)
-                    history.record(self.step - 1, "val", {"loss": evaluation.loss, **evaluation.metrics})
-                    self._select(evaluation.loss)
-                    self._save()
-                    if config.patience is not None and self.stale >= config.patience:
-                        break
-                progress(self.step, config.steps, f"loss {losses['loss']:.3f}")
-        except KeyboardInterrupt:
-            self._save()
-            raise
+            with interrupt_flag() as interrupted:
+                while not self._done():
+                    if self.step == self.fork_at:
+                        self._save("fork.safetensors")
+                    losses = self._step()
+                    if self.step % _LOG_EVERY == 0:
+                        history.record(self.step - 1, "train", losses | self._sparsity())
+                    if self.step % config.eval_every == 0 or self.step == config.steps:
+                        evaluation = self._evaluate(self.val_set)
+                        history.record(self.step - 1, "val", {"loss": evaluation.loss, **evaluation.metrics})
+                        self._select(evaluation.loss)
+                        self._save()
+                    progress(self.step, config.steps, f"loss {losses['loss']:.3f}")
+                    if interrupted():
+                        self._save()
+                        raise KeyboardInterrupt
         finally:
             history.close()
         return self._finish()
+
+    def _done(self) -> bool:
+        """Return whether all steps are made or the validation loss has stalled for long enough."""
+        patience = self.recipe.train.patience
+        stalled = patience is not None and self.stale >= patience and self.step > (self.fork_at or 0)
+        return self.step >= self.recipe.train.steps or stalled
+
+    def _evaluate(self, dataset: MultiTaskDataset) -> Evaluation:
+        return evaluate(self.model, dataset, self.preprocessing, tasks=self.tasks)
 
     def _step(self) -> dict[str, float]:
         images, targets = self.batches(self.step)
@@ -206,12 +221,11 @@ class Trainer:
         self.step = facts["step"]
 
     def _finish(self) -> TrainResult:
-        sparsity = self.schedule.report(self.optimizer) if self.schedule else {}
-        reached = self.schedule is None or self.schedule.settled
         if self.best_weights:
             self.model.load_state_dict(self.best_weights)
-        validation = evaluate(self.model, self.val_set, self.preprocessing)
-        test = evaluate(self.model, open_dataset(self.recipe.data, "test"), self.preprocessing)
+        sparsity = self.schedule.report(self.optimizer) if self.schedule else {}
+        reached = self.schedule is None or self.schedule.reached
+        validation, test = self._evaluate(self.val_set), self._evaluate(self.test_set)
         summary = {
             "steps": self.step,
             "sparsity": sparsity,
@@ -233,10 +247,39 @@ class Trainer:
         )
 
 
+def open_splits(recipe: Recipe) -> tuple[MultiTaskDataset, MultiTaskDataset, MultiTaskDataset]:
+    """Return the train, val and test split, opened before anything is trained; InputError if one is empty."""
+    splits = []
+    for name in ("train", "val", "test"):
+        split = open_dataset(recipe.data, name)
+        if len(split) == 0:
+            raise InputError(f"the {name} split of '{recipe.data.name}' is empty; give it more images.")
+        splits.append(split)
+    return splits[0], splits[1], splits[2]
+
+
+@contextmanager
+def interrupt_flag() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether Ctrl-C was pressed; a second Ctrl-C stops at once, with nothing saved."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def weighted(tasks: tuple[TaskSpec, ...], weights: dict[str, float]) -> tuple[TaskSpec, ...]:
     """Return the tasks with their loss weights replaced; InputError for a task that is not there."""
-    from slimtask.tasks import select_tasks
-
     select_tasks(tasks, weights)
     return tuple(task.model_copy(update={"weight": weights.get(task.name, task.weight)}) for task in tasks)
 
@@ -249,7 +292,8 @@ def initial_model(recipe: Recipe, tasks: tuple[TaskSpec, ...]) -> nn.Module:
         fresh: nn.Module = build("multitask-net", recipe.model.model_dump(), tasks)
         return fresh
     checkpoint = Checkpoint.load(recipe.train.init)
-    if [task.name for task in checkpoint.tasks] != [task.name for task in tasks]:
+    kinds = [[(task.name, task.kind, task.channels) for task in some] for some in (checkpoint.tasks, tasks)]
+    if kinds[0] != kinds[1]:
         raise InputError(f"train.init '{recipe.train.init}' was trained for other tasks than the recipe's.")
     if checkpoint.architecture.arguments != recipe.model.model_dump() or checkpoint.edits:
         raise InputError(f"train.init '{recipe.train.init}' holds another network than the recipe's model section.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -38,8 +38,8 @@ class TrainConfig(Frozen):
     clip_norm: float | None = Field(default=5.0, gt=0)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    seed: int = Field(default=0, ge=0)
-    loss_weights: dict[str, float] = Field(default_factory=dict)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    loss_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     init: str | None = Field(default=None, description="checkpoint whose weights the training starts from")
 
 
@@ -86,7 +86,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     text = read_text(path, "recipe")
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise InputError(f"recipe '{path}' is not valid YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(content, dict):
         raise InputError(f"recipe '{path}' holds no keys; it must be a mapping with at least 'data'.")
@@ -136,5 +136,5 @@ def _override(content: dict[str, Any], override: str) -> None:
         content = child
     try:
         content[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise InputError(f"--set {key}: '{value}' is not a YAML value.") from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ def test_a_sparsity_target_is_reached_held_and_removed(tmp_path: Path) -> None:
     records = [r for r in read_history(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "train"]
     assert records[-1]["sparsity/strength"] == 0
     dense = Checkpoint.load(result.checkpoint)
-    smaller, done = compress_checkpoint(dense)
+    smaller, done = compress_checkpoint(dense, align=1)
     before, after = (cost(rebuild(one), example_input(one)) for one in (dense, smaller))
     removed = 1 - after.trunk_params / before.trunk_params
     assert removed == pytest.approx(result.sparsity["parameter_sparsity"], abs=1e-6)
@@ -55,6 +57,10 @@ def test_a_fixed_strength_penalises_to_the_end(tmp_path: Path) -> None:
     result = train(recipe(sparsity={"strength": 0.5, "warmup": 0.2}, train={"steps": 12}), tmp_path / "run")
     assert result.sparsity["group_sparsity"] > 0
     assert result.sparsity["strength"] == 0.5
+    _, done = compress_checkpoint(Checkpoint.load(result.checkpoint), align=1)  # the file is as sparse as the report
+    removed = sum(group.before - group.after for group in done.plan.groups if group.name.startswith("trunk"))
+    total = sum(group.before for group in done.plan.groups if group.name.startswith("trunk"))
+    assert removed / total == pytest.approx(result.sparsity["group_sparsity"], abs=1e-6)
 
 
 @pytest.mark.parametrize("stop", [7, 17, 33])
@@ -65,7 +71,7 @@ def test_a_stopped_run_resumes_to_bit_equal_weights(stop: int, tmp_path: Path) -
 
     def interrupt(step: int, steps: int, text: str) -> None:
         if step == stop:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         train(chosen, tmp_path / "cut", progress=interrupt)
@@ -97,6 +103,60 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
     trainer._select(next(losses))
     assert trainer.stale == 1
     assert all(torch.equal(best[name], tensor) for name, tensor in trainer.best_weights.items())
+
+
+def test_ctrl_c_within_a_step_never_saves_a_torn_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal arrives in the forward pass: the step is finished, then the state saved, then the run stops."""
+    from slimtask.train import loop
+
+    chosen, real, calls = recipe(train={"steps": 12, "eval_every": 4}), loop.multi_task_loss, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    whole = train(chosen, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "multi_task_loss", interrupted)
+        train(chosen, tmp_path / "cut")
+    assert len(calls) == 3
+    resumed = train(chosen, tmp_path / "cut", resume=True)
+    one, two = (Checkpoint.load(result.checkpoint).weights for result in (whole, resumed))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_patience_stops_and_a_finished_run_resumes_to_itself(tmp_path: Path) -> None:
+    chosen = recipe(train={"patience": 1, "eval_every": 1, "lr": 0.3, "weight_decay": 0, "steps": 30})
+    result = train(chosen, tmp_path / "run")
+    assert result.steps < 30
+    before = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
+    assert train(chosen, tmp_path / "run", resume=True).steps == result.steps
+    assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_selection_uses_the_recipes_loss_weights(tmp_path: Path) -> None:
+    trainer = Trainer(recipe(train={"loss_weights": {"depth": 100.0}}), tmp_path / "run", resume=False)
+    evaluation = trainer._evaluate(trainer.val_set)
+    expected = sum((100 if name == "depth" else 1) * loss for name, loss in evaluation.losses.items())
+    assert evaluation.loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_target_beyond_what_min_keep_leaves_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"sparsity\.target 0\.97 is out of reach: with min_keep 0\.3 at most 0\.\d+"):
+        train(recipe(sparsity={**SPARSE, "target": 0.97, "min_keep": 0.3, "measure": "groups"}), tmp_path / "run")
+
+
+def test_min_keep_holds_at_a_fixed_strength_too(tmp_path: Path) -> None:
+    trainer = Trainer(recipe(sparsity={"strength": 50.0, "warmup": 0.1}), tmp_path / "run", resume=False)
+    for _ in range(8):
+        trainer._step()
+    assert trainer.schedule is not None
+    zero, exempt = trainer.optimizer.zero_groups(), trainer.schedule.exempt
+    assert exempt is not None
+    assert bool(zero.any())
+    assert not bool((zero & exempt).any())
 
 
 def test_divergence_is_a_sentence_not_a_checkpoint(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from slimtask.errors import InputError
 
-# Elements a chunk: parameter, gradient, two moments and three scratch buffers of 4 bytes stay within 4 MiB, which the
-# second-level caches of two or more cores hold. Accelerators have no use for chunks: there one call takes it all.
-CHUNK_ELEMENTS = 2**17
+# Elements a chunk: parameter, gradient, two moments and two scratch buffers of 4 bytes stay within 6 MiB, so that they
+# pass from one operation to the next through the caches. Accelerators have no use for chunks: one call takes it all.
+CHUNK_ELEMENTS = 2**18
 ACCELERATOR_CHUNK_ELEMENTS = 2**24
 PACKED_ELEMENTS = 2**13
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from slimtask.errors import InputError
 from slimtask.train.sparsity.blocked import Block
 
-# What is summed over each group: (d p)^2, x^2 and x^2 / (d + ridge), where x = p d / (d + ridge).
-NORM_DP, SQUARE, SLOPE = 0, 1, 2
-QUANTITIES = 3
+# What is summed over each group: (d p)^2, and with x = p d / r, r = d + ridge: x^2, x^2 / r, x^2 / r^2.
+NORM_DP, MOMENTS = 0, (1, 2, 3)
+QUANTITIES = 4
 
 
 @dataclass(kw_only=True, eq=False)
@@ -129,24 +129,26 @@ def update_pass(work: Work, scratch: Scratch, sums: GroupSums | None = None, rid
             torch.sqrt(v_RC, out=d_RC).add_(work.settings["eps"])
             sums.add(NORM_DP, block, row, torch.mul(p_RC, d_RC, out=y_RC).square_())
             r_RC = d_RC.add_(block.rows(spread, row, p_RC))
-            sums.add(SQUARE, block, row, y_RC.div_(r_RC).div_(r_RC))
-            sums.add(SLOPE, block, row, y_RC.div_(r_RC))
+            y_RC.div_(r_RC)
+            for moment in MOMENTS:
+                sums.add(moment, block, row, y_RC.div_(r_RC))
     if sums is not None and spread is not None:
         sums.end(block)
 
 
 def sum_pass(work: Work, scratch: Scratch, sums: GroupSums, ridge: Tensor) -> None:
-    """Add the sums SQUARE and SLOPE of ``work`` at ``ridge`` to ``sums``; changes nothing else."""
+    """Add the sums MOMENTS of ``work`` at ``ridge`` to ``sums``; changes nothing else."""
     block = work.block
     spread = block.spread(ridge)
     sums.begin(block, work.values)
     for row, (p_RC, v_RC) in block.chunks(work.values, work.second):
         d_RC, y_RC = scratch.like(p_RC)
         torch.sqrt(v_RC, out=d_RC).add_(work.settings["eps"])
-        torch.mul(p_RC, d_RC, out=y_RC)
+        torch.mul(p_RC, d_RC, out=y_RC).square_()
         r_RC = d_RC.add_(block.rows(spread, row, p_RC))
-        sums.add(SQUARE, block, row, y_RC.div_(r_RC).square_())
-        sums.add(SLOPE, block, row, y_RC.div_(r_RC))
+        y_RC.div_(r_RC)
+        for moment in MOMENTS:
+            sums.add(moment, block, row, y_RC.div_(r_RC))
     sums.end(block)
 
 

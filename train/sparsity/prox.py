@@ -7,8 +7,9 @@ Optimizers for Deep Learning" (arXiv 2102.03869).
 Let N(theta) be the norm of p d / (d + t / theta). The norm of x is the root of h(theta) = theta / N(theta) = 1, and h
 is concave and increasing (a power mean of the linear functions theta + t / d_j). Newton on h therefore never
 overshoots from below and lands below the root from anywhere, so it converges monotonically without a bracket, in one
-step if d is constant. With x = p d / (d + s), A = sum x^2 and T = sum x^2 / (d + s) the mean shrinkage of the group is
-m = 1 - s T / A, and the step reads theta + (sqrt(A) - theta) / m: two sums over the group are all it needs.
+step if d is constant. Near the root the step also follows the curvature. With x = p d / (d + s) and the weighted mean
+E[f] = sum x^2 f / sum x^2, all of it comes from three sums over the group: N^2 = sum x^2, the mean of w = d / (d + s),
+which is h' N, and the variance of w, which is -h'' N theta / 3.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def weighted_group_prox(
             break
         r = d + (threshold / norm)[:, None]
         square = (p * (d / r)).square()
-        updated, error = newton_step(norm, threshold, norm_dp, square.sum(1), (square / r).sum(1))
+        moments = torch.stack([square.sum(1), (square / r).sum(1), (square / r.square()).sum(1)])
+        updated, error = newton_step(norm, threshold, moments)
         norm = torch.where(active, updated, norm)
         active = active & (error > TOLERANCE[p.dtype])
     shrunk = p * (d / (d + (threshold / norm)[:, None]))
@@ -54,24 +56,24 @@ def weighted_group_prox(
 def newton_step(
     norm: Float[Tensor, " groups"],
     threshold: Float[Tensor, " groups"],
-    norm_dp: Float[Tensor, " groups"],
-    square: Float[Tensor, " groups"],
-    slope: Float[Tensor, " groups"],
+    moments: Float[Tensor, "3 groups"],
 ) -> tuple[Float[Tensor, " groups"], Float[Tensor, " groups"]]:
     """Return the next estimate of ||x|| after ``norm`` and a bound of its relative error, for every group.
 
-    ``norm_dp`` is ||d p||; ``square`` and ``slope`` are the sums A and T of the module text at ridge threshold / norm.
-    The error of Newton's step is |h''| step^2 / (2 h'), where |h''| = 3 h Var(q) for q_j = 1 / (theta + t / d_j) falls
-    with theta. Two bounds of it cost nothing: the largest variance that the mean of q allows, and the mean curvature
-    between 0, where h is t / ||d p||, and the present estimate. A step that would leave the positive axis (only
-    possible from far above the root) divides the estimate by eight instead.
+    ``moments`` are the sums of x^2, x^2 / (d + s) and x^2 / (d + s)^2 at the ridge s = threshold / norm. A long step is
+    Newton's, without a bound; one that would leave the positive axis (only possible from far above the root) divides
+    the estimate by eight instead. A short step solves the second-order model of h. What that leaves out is bounded by
+    the third derivative, theta^3 / h times which is 12 k + 9 v m for the mean m, variance v and third central moment k
+    of w; since w lies in [0, 1], |k| is at most v max(m, 1 - m).
     """
-    root = square.sqrt()
-    mean_shrink = 1 - threshold / norm * slope / square
-    step = (root - norm) / mean_shrink
-    updated = norm + step
-    by_mean = 1.5 * (1 - mean_shrink)
-    by_chord = 1 - (norm - threshold * root / norm_dp) / (norm * mean_shrink)
-    error = torch.minimum(by_mean, by_chord.abs()) * step.square() / (norm * updated)
-    inside = updated > 0
-    return torch.where(inside, updated, norm / 8), torch.where(inside, error, torch.inf)
+    root, ridge = moments[0].sqrt(), threshold / norm
+    mean = 1 - ridge * moments[1] / moments[0]
+    variance = (ridge.square() * (moments[2] / moments[0] - (moments[1] / moments[0]).square())).clamp(min=0)
+    gap = root / norm - 1
+    newton = gap / mean
+    discriminant = mean.square() - 6 * variance * gap
+    near = (newton.abs() < 0.5) & (discriminant > 0)
+    step = torch.where(near, 2 * gap / (mean + discriminant.clamp(min=0).sqrt()), newton)
+    third = variance * (2 * torch.maximum(mean, 1 - mean) + 1.5 * mean)
+    error = third * step.abs() ** 3 / (mean * (1 + step))
+    return torch.where(step > -1, norm * (1 + step), norm / 8), torch.where(near, error, torch.inf)

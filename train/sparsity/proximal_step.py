@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from slimtask.train.sparsity.group_state import GroupState, extended, valid_strength
-from slimtask.train.sparsity.passes import NORM_DP, GroupSums, Scratch, Work, shrink_pass, sum_pass, update_pass
+from slimtask.train.sparsity.passes import (
+    MOMENTS,
+    NORM_DP,
+    GroupSums,
+    Scratch,
+    Work,
+    shrink_pass,
+    sum_pass,
+    update_pass,
+)
 from slimtask.train.sparsity.prox import MAX_ITERATIONS, TOLERANCE, newton_step
 
 
@@ -28,12 +37,12 @@ def proximal_step(works: Sequence[Work], groups: GroupState, units: Tensor, scra
     # Both sides of the zero test, so that rounding cannot keep a group whose critical strength was asked for.
     dead = ((norm_dp <= threshold) | (groups.critical <= strength)) & (threshold > 0)
     alive = ~dead & (threshold > 0) & norm_dp.isfinite()
-    _, square, slope = sums.totals[:, :-1]
-    norm, error = newton_step(threshold / ridge, threshold, norm_dp, square, slope)
+    moments = sums.totals[MOMENTS[0] :, :-1]
+    norm, error = newton_step(threshold / ridge, threshold, moments)
     error = torch.where(alive, error, 0.0)
-    norm = _refine(works, scratch, (threshold, norm_dp), norm, error)
+    norm = _refine(works, scratch, threshold, norm, error)
     # x^2 / (d + ridge) over x^2 is a weighted mean of 1 / (d + ridge), which tells the size of d.
-    groups.remember(torch.where(alive, norm, 0.0), square / slope - ridge)
+    groups.remember(torch.where(alive, norm, 0.0), moments[0] / moments[1] - ridge)
     if strength > 0:
         spread = _by_dtype(torch.where(alive, threshold / norm, torch.where(dead, torch.inf, 0.0)), works)
         for work in works:
@@ -41,14 +50,8 @@ def proximal_step(works: Sequence[Work], groups: GroupState, units: Tensor, scra
                 shrink_pass(work, scratch, spread[work.values.dtype])
 
 
-def _refine(
-    works: Sequence[Work], scratch: Scratch, equation: tuple[Tensor, Tensor], norm: Tensor, error: Tensor
-) -> Tensor:
-    """Return ``norm`` [groups] after as many more Newton passes as groups of too large an ``error`` need.
-
-    ``equation`` holds the threshold and ||d p||, which fix the root together with the blocks.
-    """
-    threshold, norm_dp = equation
+def _refine(works: Sequence[Work], scratch: Scratch, threshold: Tensor, norm: Tensor, error: Tensor) -> Tensor:
+    """Return ``norm`` [groups] after as many more Newton passes as groups of too large an ``error`` need."""
     tolerance = max((TOLERANCE[work.values.dtype] for work in works if work.block.slices is not None), default=0.0)
     unresolved = error > tolerance
     if not bool(unresolved.any()):
@@ -59,11 +62,12 @@ def _refine(
         spread = _by_dtype(torch.where(unresolved, threshold / norm, 0.0), parts)
         for part in parts:
             sum_pass(part, scratch, sums, spread[part.values.dtype])
-        _, square, slope = sums.totals[:, :-1]
-        updated, error = newton_step(norm, threshold, norm_dp, square, slope)
+        updated, error = newton_step(norm, threshold, sums.totals[MOMENTS[0] :, :-1])
         norm = torch.where(unresolved, updated, norm)
         unresolved = unresolved & (error > tolerance)
-        if not bool(unresolved.any()):
+        left = extended(unresolved)
+        parts = [part for part in parts if bool(left[part.block.slices].any())]
+        if not parts:
             break
     return norm
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from slimtask.errors import InputError
 from slimtask.train.recipe import SparsityConfig
 from slimtask.train.sparsity.controller import TargetController, strongest
 from slimtask.train.sparsity.proximal_adamw import ProximalAdamW
@@ -33,25 +34,42 @@ class SparsitySchedule:
 
     @classmethod
     def of(cls, model: nn.Module, example: Tensor, config: SparsityConfig, steps: int) -> SparsitySchedule:
-        """Return the schedule of ``config`` for ``model``, traced on ``example``."""
-        return cls(sparse_structure(model, example, config), config, steps)
+        """Return the schedule of ``config`` for ``model``, traced on ``example``; InputError for a target out of reach."""
+        structure = sparse_structure(model, example, config)
+        sizes = structure.layer_sizes
+        limit = float(structure.sparsity((sizes * config.min_keep).ceil().clamp(min=1)))
+        if config.target is not None and config.target > limit:
+            raise InputError(
+                f"sparsity.target {config.target:g} is out of reach: with min_keep {config.min_keep:g} at most "
+                f"{limit:.3f} can vanish; lower one of them."
+            )
+        return cls(structure, config, steps)
 
     @property
     def settled(self) -> bool:
-        """Return whether the sparsity no longer changes by design, so that early stopping and selection may begin."""
+        """Return whether selection and early stopping may begin: the target is held, or a fixed strength is at work."""
+        return self.held or (self.controller is None and self.exempt is not None)
+
+    @property
+    def reached(self) -> bool:
+        """Return whether the target is reached; a fixed strength has none."""
         return self.held or self.controller is None
 
     def before(self, step: int, optimizer: ProximalAdamW) -> None:
-        """Set the optimiser's penalty for ``step``."""
-        penalised = step >= self.warm_up and not self.held
-        if self.controller is not None:
-            optimizer.limit = self.controller.limit if penalised else None
-        elif penalised:
+        """Set the optimiser's penalty for ``step``; the first penalised step only looks who is strongest."""
+        optimizer.limit = None
+        if step < self.warm_up or self.held:
+            return
+        if self.exempt is None:
+            optimizer.limit = lambda critical: 0.0
+        elif self.controller is not None:
+            optimizer.limit = self.controller.limit
+        else:
             assert self.config.strength is not None
             optimizer.strength = self.config.strength
 
     def after(self, step: int, optimizer: ProximalAdamW) -> None:
-        """Exempt each layer's strongest groups after the first penalised step; hold the zeros once they suffice."""
+        """Exempt each layer's strongest groups before anything is penalised; hold the zeros once they suffice."""
         if step < self.warm_up or self.held:
             return
         if self.exempt is None:

@@ -57,7 +57,7 @@ def sparse_structure(model: nn.Module, example: Tensor, config: SparsityConfig) 
     if config.groups == "coupled":
         return _coupled(model, example, config)
     build = input_channel_layout if config.groups == "input-channel" else output_channel_layout
-    layout = build(model.named_parameters(), lambda name: name.startswith(config.scope))
+    layout = build(model.named_parameters(), lambda name: within(name, config.scope))
     names = tuple(member.parameter for member in layout.members)
     layer_of = torch.cat([torch.full_like(m.groups, layer) for layer, m in enumerate(layout.members)])
     size = torch.stack([layout.group_sizes[member.groups[0]] for member in layout.members]).double()
@@ -103,4 +103,9 @@ def _coupled(model: nn.Module, example: Tensor, config: SparsityConfig) -> Spars
 
 
 def _penalised(group: Group, scope: str) -> bool:
-    return group.refused is None and all(member.module.startswith(scope) for member in group.producers)
+    return group.refused is None and all(within(member.module, scope) for member in group.producers)
+
+
+def within(name: str, scope: str) -> bool:
+    """Return whether the module or parameter ``name`` lies in the module ``scope``; an empty scope holds all."""
+    return not scope or f"{name}.".startswith(f"{scope}.")

@@ -88,7 +88,7 @@ def test_run_writes_pictures_and_arrays_that_agree_before_and_after_removal(chai
         assert np.abs(before - after).max() <= 1e-5 * np.abs(before).max()
         with Image.open(tmp_path / "bundle" / f"a_{task}.png") as shown:
             assert shown.size[0] >= 48
-    assert (tmp_path / "bundle" / "a_overview.png").exists()
+    assert (tmp_path / "bundle" / "a.overview.png").exists()
 
 
 def test_bench_compares_bundles(chain: Path, tmp_path: Path) -> None:

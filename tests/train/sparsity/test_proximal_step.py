@@ -28,13 +28,17 @@ def _gradients(values: dict[str, Tensor], generator: torch.Generator) -> dict[st
     return gradients
 
 
-@pytest.mark.parametrize("blocks", ["default", "small"])
+@pytest.fixture(params=["default", "small"])
+def _blocks(request: pytest.FixtureRequest) -> None:
+    if request.param == "small":
+        request.getfixturevalue("small_blocks")
+
+
+@pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 3e-5)])
 def test_equals_the_reference_over_a_changing_penalty(
-    request: pytest.FixtureRequest, reference: Any, network: Any, blocks: str, dtype: torch.dtype, tolerance: float
+    reference: Any, network: Any, dtype: torch.dtype, tolerance: float
 ) -> None:
-    if blocks == "small":
-        request.getfixturevalue("small_blocks")
     values, layout = network(dtype)
     generator = torch.Generator().manual_seed(1)
     slow = reference(values, layout)
