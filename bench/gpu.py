@@ -8,17 +8,21 @@ events, levels interleaved. Random groups measure what removal buys at a size, n
 from __future__ import annotations
 
 import argparse
+import copy
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
 
 from slimtask.bench.environment import environment
-from slimtask.compress.compress import cost
+from slimtask.bench.measure import Conditions, Measurement
+from slimtask.compress.compress import Cost, cost
 from slimtask.compress.remove import remove_zeros
 from slimtask.errors import SlimtaskError, Unsupported
 from slimtask.files import write_json
@@ -39,25 +43,30 @@ def main() -> None:
     parser.add_argument("--skip-tests", action="store_true", help="only measure")
     arguments = parser.parse_args()
     try:
-        write_json(arguments.json, measure(tests=not arguments.skip_tests))
+        result = measure(tests=not arguments.skip_tests)
+        write_json(arguments.json, result)
     except SlimtaskError as error:
         print(f"gpu: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+    if result["tests"] is not None and result["tests"]["exit_status"] != 0:
+        print(f"gpu: the GPU tests did not pass: {result['tests']['closing_line']}", file=sys.stderr)
+        raise SystemExit(1)
 
 
 def measure(*, tests: bool = True) -> dict[str, Any]:
     """Return everything measured on the CUDA device. Raises Unsupported where there is none."""
     if not torch.cuda.is_available():
         raise Unsupported("the GPU measurement", "this machine", "no CUDA device is visible", "run it on one that has")
+    rows = []
+    for trunk, precisions in (("resnet18", (torch.float32,)), ("resnetd50", (torch.float32, torch.float16))):
+        levels = cut_levels(trunk, LEVELS, (480, 640))
+        for dtype in precisions:
+            rows += latency(levels, (480, 640), dtype, time=graph_timer, device="cuda")
     return {
         "command": "make gpu",
         "environment": {**environment(), "gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda},
-        "tests": gpu_tests() if tests else "skipped by --skip-tests",
-        "latency": [
-            row
-            for trunk, dtype in (("resnet18", torch.float32), ("resnetd50", torch.float32), ("resnetd50", torch.float16))
-            for row in latency(trunk, dtype, LEVELS, size=(480, 640), time=graph_timer, device="cuda")
-        ],
+        "tests": gpu_tests() if tests else None,
+        "latency": rows,
     }
 
 
@@ -72,47 +81,67 @@ def gpu_tests(timeout_seconds: int = 240) -> dict[str, Any]:
     return {"exit_status": done.returncode, "closing_line": lines[-1] if lines else done.stderr.strip()[-500:]}
 
 
-def latency(
-    trunk: str,
-    dtype: torch.dtype,
-    levels: Sequence[float],
-    *,
-    size: tuple[int, int],
-    time: Callable[[dict[str, nn.Module], Tensor], dict[str, list[float]]],
-    device: str,
-    width: float = 1.0,
-) -> list[dict[str, Any]]:
-    """Return one row per level: sizes, certificate and the latency samples of ``time`` in milliseconds."""
+@dataclass(frozen=True, kw_only=True)
+class CutLevel:
+    """One network with a share of its channel groups removed, its size, and the certificate's difference."""
+
+    trunk: str
+    target: float
+    model: nn.Module
+    size: Cost
+    certificate: float | None
+
+
+def cut_levels(trunk: str, levels: Sequence[float], size: tuple[int, int], *, width: float = 1.0) -> list[CutLevel]:
+    """Return the dense network and one with each level of its groups zeroed and removed, for images of ``size``."""
     example = torch.zeros(1, 3, *size)
-    networks, rows = {}, []
+    made = []
     for level in levels:
         model, proof = random_level(trunk, level, example, width=width)
-        dense_or_cut = cost(model, example)
-        rows.append(
-            {
-                "trunk": trunk,
-                "dtype": str(dtype).removeprefix("torch."),
-                "image": list(size),
-                "target": level,
-                "params": dense_or_cut.params,
-                "trunk_params": dense_or_cut.trunk_params,
-                "flops": dense_or_cut.flops,
-                "certificate": proof,
-            }
-        )
-        networks[f"{level}"] = model.to(device, dtype).to(memory_format=torch.channels_last)
-    x = torch.randn(1, 3, *size, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+        made.append(CutLevel(trunk=trunk, target=level, model=model, size=cost(model, example), certificate=proof))
+    return made
+
+
+def latency(
+    levels: Sequence[CutLevel],
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    *,
+    time: Callable[[dict[str, nn.Module], Tensor], dict[str, list[float]]],
+    device: str,
+) -> list[dict[str, Any]]:
+    """Return one row per level, the first being the baseline: sizes, certificate, samples and speed-up of ``time``."""
+    x = torch.randn(1, 3, *size).to(device, dtype).to(memory_format=torch.channels_last)
+    networks = {
+        f"{level.target:g}": copy.deepcopy(level.model).to(device, dtype).to(memory_format=torch.channels_last)
+        for level in levels
+    }
+    precision = str(dtype).removeprefix("torch.")
+    conditions = Conditions(
+        backend="pytorch",
+        backend_version=torch.__version__,
+        device=torch.cuda.get_device_name() if device == "cuda" else device,
+        precision=precision,
+        threads=1,
+        batch=1,
+        shape=(3, *size),
+        graph=device == "cuda",
+        run_id=uuid4().hex,
+    )
     samples = time(networks, x)
-    for row in rows:
-        values = torch.tensor(samples[f"{row['target']}"]).double()
-        row["ms"] = {
-            "median": float(values.median()),
-            "p10": float(values.quantile(0.1)),
-            "p90": float(values.quantile(0.9)),
-            "n": len(values),
+    measured = {name: Measurement(samples_ms=tuple(values), conditions=conditions) for name, values in samples.items()}
+    baseline = measured[f"{levels[0].target:g}"]
+    return [
+        {
+            "trunk": level.trunk,
+            "target": level.target,
+            **vars(level.size),
+            "certificate": level.certificate,
+            "speedup": baseline.ratio(measured[f"{level.target:g}"]).model_dump(),
+            "measurement": measured[f"{level.target:g}"].to_json(),
         }
-        row["speedup"] = float(torch.tensor(samples[f"{levels[0]}"]).double().median()) / row["ms"]["median"]
-    return rows
+        for level in levels
+    ]
 
 
 def random_level(trunk: str, level: float, example: Tensor, *, width: float = 1.0) -> tuple[nn.Module, float | None]:
@@ -141,7 +170,8 @@ def graph_timer(networks: dict[str, nn.Module], x: Tensor, rounds: int = 100) ->
     samples: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(rounds):
         for name, graph in graphs.items():
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             graph.replay()
             begin.record()
             graph.replay()
@@ -152,7 +182,8 @@ def graph_timer(networks: dict[str, nn.Module], x: Tensor, rounds: int = 100) ->
 
 
 def _captured(network: nn.Module, x: Tensor) -> torch.cuda.CUDAGraph:
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream), torch.no_grad():
         for _ in range(5):
             network(x)

@@ -13,7 +13,7 @@ from slimtask.tasks import TaskSpec
 
 
 def scenes_of(recipe: Any, dense: Bundle, compressed: Bundle, name: str, count: int = 3) -> list[Scene]:
-    """Return ``count`` scenes of the recipe's test split: truth, the dense bundle's predictions, the compressed one's."""
+    """Return ``count`` scenes of the recipe's test split: truth, dense, compressed."""
     from slimtask.train.data.config import open_dataset
 
     dataset = open_dataset(recipe.data, "test")

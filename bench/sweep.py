@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from slimtask.files import refuse_existing, write_json
 
 DENSE = "dense"
 Progress = Callable[[int, int, str], None]
+Scores = dict[str, dict[str, float | None]]
 Stages = Callable[[str], Progress]
 """Called with a stage's name, returns the progress callback of that stage."""
 
@@ -41,7 +43,9 @@ class Trained:
     cuts: tuple[GroupCut, ...]
     group_sparsity: float
     size: Cost
-    metrics: dict[str, dict[str, float]]
+    validation: Scores
+    test: Scores
+    reached: bool
     history: list[dict[str, Any]]
 
 
@@ -54,15 +58,18 @@ def sweep(
     engines: Sequence[str] = (),
     align: int = 8,
     rounds: int = 40,
+    resume: bool = False,
     command: str = "",
     stages: Stages | None = None,
 ) -> Report:
     """Return the report of a dense network against one network per sparsity level, all of equal training budget.
 
     ``recipe`` is a slimtask.train.recipe.Recipe with a sparsity section; ``levels`` are its targets. All runs share
-    the dense warm-up; removal keeps multiples of ``align`` channels. ``out`` gets levels/NAME/ (run, compressed checkpoint, bundle), bundle/ (the best level, with
-    ``engines`` built, e.g. "tensorrt-rtx"), images/ to try it on, report.json, report.html and samples.json. Scores are those of the test split; selection
-    saw only validation. Raises InputError for bad input, CheckFailed where a removal or an export is not exact.
+    the dense warm-up; removal keeps multiples of ``align`` channels. ``out`` gets levels/NAME/ (run, compressed
+    checkpoint, bundle), bundle/ (the best level, with ``engines`` built, e.g. "tensorrt-rtx"), images/ to try it on,
+    report.json, report.html and samples.json. The report's scores are those of the test split; the best level is chosen
+    on validation. ``resume`` continues a stopped sweep.
+    Raises InputError for bad input, CheckFailed where a removal or an export is not exact.
     """
     from slimtask.bench.report.html import write_report
     from slimtask.bench.showcase import scenes_of
@@ -70,21 +77,22 @@ def sweep(
     from slimtask.train.data.pictures import write_images
 
     out, stages = Path(out), stages or (lambda name: lambda done, total, text: None)
-    refuse_existing(out)
+    if not resume:
+        refuse_existing(out)
     check_levels(recipe, levels)
     trained = [_dense(recipe, out, stages)]
     trained += [_sparse(recipe, out, target, align, stages) for target in levels]
     benches = [_bench(trained, backend, rounds, stages(f"bench {backend}")) for backend in backends]
     report = _report(trained, benches, recipe, command)
-    best = best_level(report) or report.levels[-1]
-    chosen = next(one for one in trained if one.name == best.name)
+    name = choose(report, {one.name: one.validation for one in trained})
+    chosen = next(one for one in trained if one.name == name)
     bundle = _export(chosen.checkpoint, out / "bundle", ("onnx", *engines), stages("export the best level"))
-    report = report.model_copy(update={"engines": _engines(bundle)})
+    report = report.model_copy(update={"engines": _engines(bundle), "notes": _notes(trained, chosen)})
     test = open_dataset(recipe.data, "test")
     write_images(test, range(min(4, len(test))), out / "images")
     report.save(out / "report.json")
     write_json(out / "samples.json", [bench.to_json() for bench in benches])
-    write_report(report, out / "report.html", scenes_of(recipe, trained[0].bundle, chosen.bundle, best.name))
+    write_report(report, out / "report.html", scenes_of(recipe, trained[0].bundle, chosen.bundle, chosen.name))
     return report
 
 
@@ -104,13 +112,10 @@ def level_name(target: float) -> str:
 
 
 def _dense(recipe: Any, out: Path, stages: Stages) -> Trained:
-    from slimtask.train.loop import train
-
     folder = out / "levels" / DENSE
     fork_at = int(recipe.sparsity.warmup * recipe.train.steps)
     dense = recipe.model_copy(update={"sparsity": None})
-    result = train(dense, folder, fork_at=fork_at, progress=stages(f"train {DENSE}"))
-    checkpoint = Checkpoint.load(result.checkpoint)
+    checkpoint = _trained(dense, folder, stages(f"train {DENSE}"), fork_at=fork_at)
     model = rebuild(checkpoint)
     proof = certify(model, copy.deepcopy(model), certificate_inputs(model, example_input(checkpoint)))
     return Trained(
@@ -121,19 +126,17 @@ def _dense(recipe: Any, out: Path, stages: Stages) -> Trained:
         cuts=(),
         group_sparsity=0.0,
         size=cost(model, example_input(checkpoint)),
-        metrics=result.test.metrics,
+        **_scores(checkpoint),
         history=_history(folder),
     )
 
 
 def _sparse(recipe: Any, out: Path, target: float, align: int, stages: Stages) -> Trained:
-    from slimtask.train.loop import train
-
     name = level_name(target)
     folder, fork = out / "levels" / name, out / "levels" / DENSE / "fork.safetensors"
     config = recipe.model_copy(update={"sparsity": recipe.sparsity.model_copy(update={"target": target})})
-    result = train(config, folder, fork=fork, progress=stages(f"train {name} %"))
-    smaller, compressed = compress_checkpoint(Checkpoint.load(result.checkpoint), align=align)
+    checkpoint = _trained(config, folder, stages(f"train {name} %"), fork=fork)
+    smaller, compressed = compress_checkpoint(checkpoint, align=align, dense_is_fine=True)
     smaller.save(folder / "compressed.safetensors")
     return Trained(
         name=f"{name} %",
@@ -141,14 +144,52 @@ def _sparse(recipe: Any, out: Path, target: float, align: int, stages: Stages) -
         bundle=_export(smaller, folder / "bundle", ("onnx",), stages(f"export {name} %")),
         certificate=compressed.certificate,
         cuts=compressed.plan.groups,
-        group_sparsity=result.sparsity["group_sparsity"],
+        group_sparsity=checkpoint.provenance["sparsity"]["group_sparsity"],
         size=cost(compressed.model, example_input(smaller)),
-        metrics=result.test.metrics,
+        **_scores(checkpoint),
         history=_history(folder),
     )
 
 
+def _trained(recipe: Any, folder: Path, progress: Progress, **fork: Any) -> Checkpoint:
+    """Return a level's checkpoint: read if it is finished, resumed if it was stopped, else trained."""
+    from slimtask.train.loop import train
+
+    finished = folder / "checkpoint.safetensors"
+    if not finished.exists():
+        train(recipe, folder, resume=(folder / "state.safetensors").exists(), progress=progress, **fork)
+    return Checkpoint.load(finished)
+
+
+def _scores(checkpoint: Checkpoint) -> dict[str, Any]:
+    facts = checkpoint.provenance
+    return {"validation": facts["validation"], "test": facts["test"], "reached": facts["target_reached"]}
+
+
+def choose(report: Report, validation: dict[str, Scores]) -> str:
+    """Return the name of the fastest level that keeps the accuracy, judged on ``validation`` scores by level name.
+
+    It is the sparsest level if none does. The report's own scores, of the test split, play no part.
+    """
+    from slimtask.train.metrics import delta_m
+
+    dense = validation[report.levels[0].name]
+    judged = tuple(
+        level.model_copy(update={"delta_m": delta_m(validation[level.name], dense, report.tasks)})
+        for level in report.levels
+    )
+    best = best_level(report.model_copy(update={"levels": judged}))
+    return report.levels[-1].name if best is None else best.name
+
+
+def _notes(trained: Sequence[Trained], chosen: Trained) -> tuple[str, ...]:
+    missed = [one.name for one in trained if not one.reached]
+    notes = [f"The bundle holds the level {chosen.name}, chosen on the validation split; scores are of the test split."]
+    return (*notes, *(f"The level {name} did not reach its sparsity target." for name in missed))
+
+
 def _export(checkpoint: Checkpoint, out: Path, to: Sequence[str], progress: Progress) -> Bundle:
+    shutil.rmtree(out, ignore_errors=True)  # left by a sweep that was stopped later
     return export_bundle(
         rebuild(checkpoint),
         out,
@@ -192,7 +233,7 @@ def _report(trained: Sequence[Trained], benches: Sequence[Bench], recipe: Any, c
     tasks = dense.checkpoint.tasks
     levels = []
     for one in trained:
-        score = delta_m(one.metrics, dense.metrics, tasks)
+        score = delta_m(one.test, dense.test, tasks)
         levels.append(
             Level(
                 name=one.name,
@@ -201,7 +242,7 @@ def _report(trained: Sequence[Trained], benches: Sequence[Bench], recipe: Any, c
                 params=one.size.params,
                 flops=one.size.flops,
                 flop_ratio=dense.size.flops / one.size.flops,
-                metrics={task: dict(scores) for task, scores in one.metrics.items()},
+                metrics={task: dict(scores) for task, scores in one.test.items()},
                 delta_m=score if math.isfinite(score) else None,
                 latency_ms={bench.backend: Latency.of(bench, one.name) for bench in benches},
                 certificate=CertificateSummary(

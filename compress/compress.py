@@ -27,7 +27,8 @@ class Cost:
 def compress(model: nn.Module, example: Float[Tensor, "batch 3 height width"], *, align: int = 8) -> Compressed:
     """Return ``model`` without the channels that its weights have made dead, with plan and certificate.
 
-    ``example`` is a valid input; ``model`` is left as it is. Each group keeps a multiple of ``align`` channels. Raises InputError, with the coverage, if there is nothing
+    ``example`` is a valid input; ``model`` is left as it is. Each group keeps a multiple
+    of ``align`` channels. Raises InputError, with the coverage, if there is nothing
     to remove, and CheckFailed if the removal is not exact.
     """
     if align < 1:

@@ -139,7 +139,7 @@ def _fits(member: Member, module: Any, channels: int) -> bool:
     outputs, inputs = sizes.get(member.kind, ("out_channels", "in_channels"))
     size = int(getattr(module, inputs if member.side == "in" else outputs))
     counts = torch.bincount(member.channel, minlength=channels)
-    inside = 0 <= int(member.local.min()) and int(member.local.max()) < size
+    inside = int(member.local.min()) >= 0 and int(member.local.max()) < size
     return inside and len(counts) == channels and bool((counts == counts[0]).all()) and int(counts[0]) > 0
 
 

@@ -37,7 +37,7 @@ def rebuild(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = No
     # assign: the skeleton's tensors have no memory of their own; clones, so that the checkpoint stays as it is
     model.load_state_dict({name: tensor.clone() for name, tensor in checkpoint.weights.items()}, assign=True)
     if not hasattr(model, "tasks"):
-        model.tasks = checkpoint.tasks
+        model.tasks = checkpoint.tasks  # type: ignore[assignment]
     return model.eval()
 
 

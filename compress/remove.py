@@ -26,9 +26,7 @@ class Compressed:
     certificate: Certificate
 
 
-def remove_zeros(
-    model: nn.Module, example: Float[Tensor, "batch 3 height width"], *, align: int = 1
-) -> Compressed:
+def remove_zeros(model: nn.Module, example: Float[Tensor, "batch 3 height width"], *, align: int = 1) -> Compressed:
     """Return a copy of ``model`` without the channels that its weights have made dead; ``model`` is left as it is.
 
     Each group keeps a multiple of ``align`` channels (or all), filled up with dead ones.

@@ -1,4 +1,4 @@
-"""ONE `.safetensors` file per network: weights, and as JSON metadata everything needed to rebuild it. No pickle (law 8)."""
+"""ONE `.safetensors` file per network: weights, and as JSON metadata all that is needed to rebuild it. No pickle."""
 
 from __future__ import annotations
 

@@ -46,10 +46,11 @@ class TaskSpec(Frozen):
     kind: Kind
     channels: int = Field(ge=1, le=4096)
     weight: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
-    ignore: float
-    metric: str
-    higher_is_better: bool
-    unit: str
+    # these four default to what the kind says, see _DEFAULTS
+    ignore: float = 255
+    metric: str = ""
+    higher_is_better: bool = True
+    unit: str = ""
     classes: tuple[str, ...] = ()
     baseline: float | None = Field(default=None, allow_inf_nan=False)
 

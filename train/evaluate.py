@@ -12,7 +12,7 @@ from slimtask.tasks import Preprocessing, TaskSpec
 from slimtask.train.batches import in_order
 from slimtask.train.data.protocol import MultiTaskDataset
 from slimtask.train.losses import multi_task_loss
-from slimtask.train.metrics import Scores, TaskMetrics
+from slimtask.train.metrics import TaskMetrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Evaluation:
 
     loss: float
     losses: dict[str, float]
-    metrics: Scores
+    metrics: dict[str, dict[str, float]]
 
 
 def evaluate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,7 @@ from torchmetrics.functional.classification import binary_average_precision
 
 from slimtask.tasks import TaskSpec
 
-Scores = dict[str, dict[str, float]]
+Scores = Mapping[str, Mapping[str, float | None]]
 
 
 class TaskMetrics:
@@ -67,7 +67,7 @@ def delta_m(metrics: Scores, baseline: Scores, tasks: Sequence[TaskSpec]) -> flo
     changes = []
     for task in tasks:
         base, now = baseline[task.name][task.metric], metrics[task.name][task.metric]
-        if base and math.isfinite(base) and math.isfinite(now):
+        if base and now is not None and math.isfinite(base) and math.isfinite(now):
             changes.append((1 if task.higher_is_better else -1) * (now - base) / abs(base))
     return 100 * sum(changes) / len(changes) if changes else math.nan
 

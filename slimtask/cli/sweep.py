@@ -22,6 +22,7 @@ def sweep_verb(
     levels: Annotated[str, typer.Option(help="Sparsity targets; the dense network is always level 0.")] = "0.5,0.7,0.9",
     out: Annotated[Path | None, typer.Option(help="Output folder; default runs/NAME-sweep.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key.")] = None,
+    resume: Annotated[bool, typer.Option(help="Continue a sweep that was stopped.")] = False,
     engines: Annotated[str | None, typer.Option(help="Engines of the best level: tensorrt, tensorrt-rtx.")] = None,
     json_path: JsonOption = None,
 ) -> None:
@@ -33,18 +34,24 @@ def sweep_verb(
 
     chosen = load_recipe(recipe, settings or [])
     folder = out or Path("runs") / f"{chosen.name}-sweep"
-    run_sweep(chosen, folder, parse_levels(levels), words(engines) or (), json_path)
+    run_sweep(chosen, folder, parse_levels(levels), words(engines) or (), json_path, resume=resume)
 
 
 def run_sweep(
-    recipe: object, out: Path, levels: tuple[float, ...], engines: tuple[str, ...], json_path: Path | None
+    recipe: object,
+    out: Path,
+    levels: tuple[float, ...],
+    engines: tuple[str, ...],
+    json_path: Path | None,
+    *,
+    resume: bool = False,
 ) -> None:
     """Run a sweep with progress bars and print its table."""
     from slimtask.bench.sweep import sweep
 
     command = " ".join(["slimtask", *map(shlex.quote, sys.argv[1:])])
     with stage_bars() as stages:
-        report = sweep(recipe, out, levels=levels, engines=engines, command=command, stages=stages)
+        report = sweep(recipe, out, levels=levels, engines=engines, resume=resume, command=command, stages=stages)
     show(report)
     console.print(f"report: {out / 'report.html'} and {out / 'report.json'}; the best level's bundle: {out / 'bundle'}")
     emit(report.model_dump(mode="json"), json_path)

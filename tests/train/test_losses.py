@@ -21,7 +21,9 @@ def test_segmentation_is_the_mean_negative_log_probability_of_valid_pixels() -> 
     target = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(1))
     target[0, 0] = 255
     log = logits.double() - logits.double().exp().sum(1, keepdim=True).log()
-    picked = [-log[b, target[b, y, x], y, x] for b in range(2) for y in range(4) for x in range(5) if target[b, y, x] < 3]
+    picked = [
+        -log[b, target[b, y, x], y, x] for b in range(2) for y in range(4) for x in range(5) if target[b, y, x] < 3
+    ]
     expected = float(sum(picked) / len(picked))
     assert float(task_loss(logits, target, spec("segmentation", 3))) == pytest.approx(expected, rel=1e-5)
 

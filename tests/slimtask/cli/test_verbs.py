@@ -96,7 +96,9 @@ def test_bench_compares_bundles(chain: Path, tmp_path: Path) -> None:
     assert slimtask("bench", chain / "bundle", *words) == 0
     rows = read(tmp_path / "b.json")["rows"]
     assert {(row["level"], row["path"]) for row in rows} == {
-        (str(chain / name), path) for name in ("dense", "bundle") for path in ("fused", "segmentation", "depth", "normals")
+        (str(chain / name), path)
+        for name in ("dense", "bundle")
+        for path in ("fused", "segmentation", "depth", "normals")
     }
     assert all(len(row["measurement"]["samples_ms"]) == 5 for row in rows)
 
