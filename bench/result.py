@@ -34,8 +34,8 @@ def markdown(report: Report) -> str:
     notes = "\n".join(f"- {note}" for note in report.notes)
     return (
         f"# {report.title}\n\n`{report.command}` ({report.created})\n\n{table}\n\n"
-        "Latency: median over interleaved rounds in one process, thread spinning off. FLOPs: one multiply-add is two; a "
-        f"FLOP ratio is no speed-up. Scores: test split.\n{notes}\n\n## Machine and versions\n\n{facts}\n"
+        "Latency: median over interleaved rounds in one process, thread spinning off. FLOPs: one multiply-add is two; "
+        f"a FLOP ratio is no speed-up. Scores: test split.\n{notes}\n\n## Machine and versions\n\n{facts}\n"
     )
 
 

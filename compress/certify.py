@@ -62,7 +62,7 @@ def certify(
     refused: Sequence[Refusal] = (),
     tolerance: float = TOLERANCE,
 ) -> Certificate:
-    """Return the Certificate that ``after`` computes what ``before`` does, in eval mode, on every input [batch, 3, height, width]."""
+    """Return the Certificate that ``after`` computes what ``before`` does, in eval mode, on inputs [n, 3, h, w]."""
     worst: dict[str, TaskDifference] = {}
     with torch.no_grad():
         for x in inputs:

@@ -20,7 +20,7 @@ Kind = Literal["conv", "depthwise", "linear", "batchnorm"]
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One side of one module in a group: entry j of axis ``side`` number ``local[j]`` belongs to channel ``channel[j]``.
+    """One side of one module in a group: its channel number ``local[j]`` is the group's channel ``channel[j]``.
 
     ``normalised_by`` names the BatchNorms behind a producing convolution or linear layer if nothing else reads it.
     """

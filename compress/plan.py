@@ -76,7 +76,7 @@ class Plan(Frozen):
 def plan_from_keep(
     model: nn.Module, groups: Sequence[Group], keep: Sequence[torch.Tensor], cuts: Sequence[GroupCut] = ()
 ) -> Plan:
-    """Return the Plan that keeps, of each group, the channels where the boolean tensor ``keep[g]`` [channels] is true."""
+    """Return the Plan that keeps, of each group, the channels where ``keep[g]`` (boolean, [channels]) is true."""
     modules = dict(model.named_modules())
     kept: dict[tuple[str, str], torch.Tensor] = {}
     for group, stays in zip(groups, keep, strict=True):

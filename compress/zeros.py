@@ -79,9 +79,10 @@ def _dead_writers(group: Group, modules: dict[str, nn.Module]) -> Tensor:
         weight = modules[member.module].weight
         assert isinstance(weight, Tensor)
         zero = zero_entries(weight.flatten(1), 0)
-        gammas = [getattr(modules[name], "weight", None) for name in member.normalised_by]
-        if gammas and all(gamma is not None for gamma in gammas):
-            zero = zero | torch.stack([(gamma == 0).cpu() for gamma in gammas]).all(dim=0)
+        gammas = [modules[name].weight for name in member.normalised_by]
+        silent = [gamma.detach().cpu() == 0 for gamma in gammas if isinstance(gamma, Tensor)]
+        if gammas and len(silent) == len(gammas):
+            zero = zero | torch.stack(silent).all(dim=0)
         dead[member.channel[~zero[member.local]]] = False
     return dead if filters else torch.zeros_like(dead)
 

@@ -42,8 +42,8 @@ class _Header(Frozen):
 class Checkpoint:
     """A network on disk: weights (parameters and buffers by name), architecture, tasks, edits since the dense network.
 
-    ``edits`` are the JSON forms of Plans (later Policies, Deltas) in the order they were made; ``provenance`` says where
-    the network came from (recipe, metrics, certificate).
+    ``edits`` are the JSON forms of Plans in the order they were made; ``provenance`` says where the network came from
+    (recipe, metrics, certificate).
     """
 
     weights: dict[str, Tensor]
@@ -81,8 +81,8 @@ class Checkpoint:
         tensors, metadata = read_safetensors(path, "checkpoint")
         if _KEY not in metadata:
             raise InputError(
-                f"checkpoint '{path}' is a safetensors file but not one of slimtask's; give a file that `slimtask train` "
-                "or `slimtask compress` wrote."
+                f"checkpoint '{path}' is a safetensors file but not one of slimtask's; "
+                "give a file that `slimtask train` or `slimtask compress` wrote."
             )
         try:
             header = _Header.model_validate_json(metadata[_KEY])

@@ -43,9 +43,9 @@ def evaluate(
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for images, targets in in_order(dataset, preprocessing, batch):
-            images = images.to(device, memory_format=torch.channels_last)
-            targets = {name: target.to(device) for name, target in targets.items()}
+        for host_images, host_targets in in_order(dataset, preprocessing, batch):
+            images = host_images.to(device, memory_format=torch.channels_last)
+            targets = {name: target.to(device) for name, target in host_targets.items()}
             predictions = {name: value.float() for name, value in model(images).items()}
             total, losses = multi_task_loss(predictions, targets, tasks)
             for name, value in {"": total, **losses}.items():

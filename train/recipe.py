@@ -82,7 +82,7 @@ class Recipe(Frozen):
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """Return the recipe in the YAML file ``path`` with ``a.b=value`` overrides applied; InputError says what is wrong."""
+    """Return the recipe in the YAML file ``path`` with ``a.b=value`` overrides; InputError says what is wrong."""
     text = read_text(path, "recipe")
     try:
         content = yaml.safe_load(text)

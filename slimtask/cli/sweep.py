@@ -70,9 +70,15 @@ def show(report: Report) -> None:
     """Print one line per level."""
     backends = report.backends
     rows = table(
-        report.title, "level", "trunk removed", "groups zero", "delta_m", "FLOP ratio", *(f"{b} [ms]" for b in backends),
+        report.title,
+        "level",
+        "trunk removed",
+        "groups zero",
+        "delta_m",
+        "FLOP ratio",
+        *(f"{b} [ms]" for b in backends),
         "certificate",
-    )  # fmt: skip
+    )
     number: Callable[[float | None, str], str] = lambda value, form: "-" if value is None else format(value, form)  # noqa: E731
     for level in report.levels:
         timings = [

@@ -78,7 +78,7 @@ def test_weights_of_another_network_do_not_load(checkpoint: Checkpoint) -> None:
     with pytest.raises(InputError, match="does not fit the architecture"):
         rebuild(other)
     fewer = {name: tensor for name, tensor in checkpoint.weights.items() if "stem" not in name}
-    with pytest.raises(InputError, match="not whole: it lacks 'trunk.stem"):
+    with pytest.raises(InputError, match=r"not whole: it lacks 'trunk\.stem"):
         rebuild(checkpoint.with_changes(weights=fewer))
 
 

@@ -175,7 +175,7 @@ def test_bad_starts_are_refused_before_anything_is_written(tmp_path: Path) -> No
         train(recipe(data={"tasks": ["dept"]}), tmp_path / "a")
     with pytest.raises(InputError, match="unknown task 'edges'"):
         train(recipe(train={"loss_weights": {"edges": 2.0}}), tmp_path / "a")
-    with pytest.raises(InputError, match="camvid.*"):
+    with pytest.raises(InputError, match="none"):
         train(recipe(data={"name": "camvid", "root": str(tmp_path / "none"), "tasks": None}), tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 

@@ -49,8 +49,8 @@ class ResNetTrunk(nn.Module):
         shape = TRUNKS[name]
         channels = scaled(64, width)
         self.stem, channels = _stem(channels, deep=shape.deep_stem)
-        for stage, (depth, planes) in enumerate(zip(shape.depths, _PLANES, strict=True), start=1):
-            planes = scaled(planes, width)
+        for stage, (depth, published) in enumerate(zip(shape.depths, _PLANES, strict=True), start=1):
+            planes = scaled(published, width)
             blocks = []
             for index in range(depth):
                 stride = _STRIDES[stage - 1] if index == 0 else 1

@@ -61,7 +61,7 @@ class TargetController:
         self.step, self.strength = int(state["step"]), float(state["strength"])
 
     def _cap(self, critical: Tensor, allowed: float) -> float:
-        """Return the largest lambda that zeroes no more than ``allowed`` plus at most one group; infinity if none does."""
+        """Return the largest lambda that zeroes ``allowed`` plus at most one group; infinity if none does."""
         order = critical.argsort()
         layers = torch.nn.functional.one_hot(self.structure.layer_of[order], len(self.structure.layer_names))
         left = self.structure.layer_sizes - layers.cumsum(dim=0)

@@ -34,7 +34,7 @@ class SparsitySchedule:
 
     @classmethod
     def of(cls, model: nn.Module, example: Tensor, config: SparsityConfig, steps: int) -> SparsitySchedule:
-        """Return the schedule of ``config`` for ``model``, traced on ``example``; InputError for a target out of reach."""
+        """Return the schedule for ``model``, traced on ``example``; InputError for a target out of reach."""
         structure = sparse_structure(model, example, config)
         sizes = structure.layer_sizes
         limit = float(structure.sparsity((sizes * config.min_keep).ceil().clamp(min=1)))

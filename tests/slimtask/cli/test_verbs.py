@@ -20,7 +20,8 @@ from slimtask.train.models import MultiTaskNet
 
 RECIPE = """
 name: tiny
-data: {name: scenes, height: 32, width: 48, train: 16, val: 6, test: 6, cache: true, tasks: [segmentation, depth, normals]}
+data:
+  {height: 32, width: 48, train: 16, val: 6, test: 6, cache: true, tasks: [segmentation, depth, normals]}
 model: {width: 0.125, head_hidden: 8}
 train: {steps: 20, batch: 4, lr: 0.003, eval_every: 10}
 sparsity: {target: 0.6, warmup: 0.2, ramp: 0.4}

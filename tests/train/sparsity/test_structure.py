@@ -26,7 +26,7 @@ def zero_groups_(model: torch.nn.Module, structure: SparseStructure, dead: torch
 
 @pytest.mark.parametrize(("trunk", "layers"), [("resnet18", 12), ("resnetd50", 39)])
 def test_coupled_groups_are_those_of_the_trunk(trunk: str, layers: int, small_net: Callable[..., MultiTaskNet]) -> None:
-    """Block-internal layers and residual streams; ResNet-18's stem writes stage 1's, ResNetD's stem adds three layers."""
+    """Block-internal layers and residual streams; ResNet-18's stem writes stage 1's, ResNetD's adds three layers."""
     model = small_net(trunk=trunk)
     structure = sparse_structure(model, EXAMPLE, SparsityConfig(target=0.5))
     assert len(structure.layer_names) == layers
