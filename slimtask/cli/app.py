@@ -37,15 +37,13 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; exit status 0 done, 1 a check does not hold, 2 bad input, 130 interrupted."""
+    """Run the command line; exit status 0 done, 1 a check does not hold, 2 bad input (Ctrl-C: 130)."""
     if "--debug" in sys.argv:
         app()
     try:
         app()
     except SlimtaskError as error:
         _stop(str(error), error.exit_status)
-    except KeyboardInterrupt:
-        _stop("interrupted; a training run continues with --resume.", 130)
     except OSError as error:
         _stop(_of_the_system(error), 2)
 

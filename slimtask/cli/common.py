@@ -31,6 +31,23 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
         yield stage(label)
 
 
+@contextmanager
+def working(label: str) -> Iterator[None]:
+    """Show that something of unknown length is going on, on standard error."""
+    with Console(stderr=True).status(label):
+        yield
+
+
+@contextmanager
+def interruptible(sentence: str) -> Iterator[None]:
+    """Turn Ctrl-C into ``sentence`` and exit status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console(stderr=True, soft_wrap=True).print(f"slimtask: {sentence}", markup=False, highlight=False)
+        raise typer.Exit(130) from None
+
+
 def table(title: str, *headings: str) -> Table:
     """Return an empty Rich table whose columns after the first are right-aligned."""
     made = Table(title=title, title_justify="left")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slimtask.cli.common import JsonOption, console, emit, load_architectures, table
+from slimtask.cli.common import JsonOption, console, emit, load_architectures, table, working
 
 
 def compress_verb(
@@ -29,7 +29,8 @@ def compress_verb(
     refuse_existing(out)
     load_architectures()
     dense = Checkpoint.load(checkpoint)
-    smaller, compressed = compress_checkpoint(dense, align=align)
+    with working("finding what is dead, removing it, proving it"):
+        smaller, compressed = compress_checkpoint(dense, align=align)
     before, after = (cost(rebuild(one), example_input(one)) for one in (dense, smaller))
     smaller.save(out)
     console.print(str(compressed.plan), markup=False, highlight=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slimtask.cli.common import JsonOption, console, emit, stage_bars, table, words
+from slimtask.cli.common import JsonOption, console, emit, interruptible, stage_bars, table, words
 from slimtask.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ def run_sweep(
     from slimtask.bench.sweep import sweep
 
     command = " ".join(["slimtask", *map(shlex.quote, sys.argv[1:])])
-    with stage_bars() as stages:
+    with (
+        interruptible("interrupted; `slimtask sweep` with --resume and the same words continues."),
+        stage_bars() as stages,
+    ):
         report = sweep(recipe, out, levels=levels, engines=engines, resume=resume, command=command, stages=stages)
     show(report)
     console.print(f"report: {out / 'report.html'} and {out / 'report.json'}; the best level's bundle: {out / 'bundle'}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slimtask.cli.common import JsonOption, console, emit, progress_bar, table
+from slimtask.cli.common import JsonOption, console, emit, interruptible, progress_bar, table
 
 
 def train_verb(
@@ -26,7 +26,8 @@ def train_verb(
 
     chosen = load_recipe(recipe, settings or [])
     folder = out or Path("runs") / chosen.name
-    with progress_bar(f"train {chosen.name}") as progress:
+    sentence = f"interrupted; the state is saved, the same command with --resume --out {folder} continues."
+    with interruptible(sentence), progress_bar(f"train {chosen.name}") as progress:
         result = train(chosen, folder, resume=resume, progress=progress)
     rows = table("Scores", "task", "metric", "validation", "test")
     for task, metrics in result.test.metrics.items():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slimtask.cli.common import JsonOption, console, emit
+from slimtask.cli.common import JsonOption, console, emit, working
 from slimtask.errors import CheckFailed
 
 
@@ -18,7 +18,8 @@ def verify_verb(
 
     Example: slimtask verify runs/demo/bundle
     """
-    checks = _bundle(path) if path.is_dir() else _checkpoint(path)
+    with working(f"verifying {path}"):
+        checks = _bundle(path) if path.is_dir() else _checkpoint(path)
     for name, holds, detail in checks:
         mark = "[green]ok[/green]  " if holds else "[red]FAILS[/red]"
         console.print(f"{mark} {name}: ", end="")

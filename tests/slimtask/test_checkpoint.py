@@ -87,3 +87,33 @@ def test_unknown_architectures_and_arguments_are_named(checkpoint: Checkpoint) -
         rebuild(checkpoint.with_changes(architecture=Architecture(name="multitask-nt", arguments={})))
     with pytest.raises(InputError, match="does not take these arguments"):
         rebuild(checkpoint.with_changes(architecture=Architecture(name="multitask-net", arguments={"depth": 3})))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"width": 0.25, "head_hidden": 2**40}, {"width": 0.25, "head_hidden": -5}, {"width": float("inf")}]
+)
+def test_crafted_sizes_allocate_nothing(checkpoint: Checkpoint, arguments: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        rebuild(checkpoint.with_changes(architecture=Architecture(name="multitask-net", arguments=arguments)))
+
+
+def test_a_plan_in_a_file_must_be_a_plan(checkpoint: Checkpoint) -> None:
+    layer = {"module": "trunk.stem.0", "outputs_before": 16, "inputs_before": 3, "outputs": [0, 0]}
+    with pytest.raises(InputError, match="must keep rising channels"):
+        rebuild(checkpoint.with_changes(edits=({"kind": "plan", "layers": [layer], "groups": []},)))
+    with pytest.raises(InputError, match="not a valid plan"):
+        rebuild(checkpoint.with_changes(edits=({"kind": "plan", "layers": "all"},)))
+
+
+def test_tied_weights_are_saved(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    weights = {**checkpoint.weights, "twin": checkpoint.weights["trunk.stem.0.weight"]}
+    checkpoint.with_changes(weights=weights).save(tmp_path / "a.safetensors")
+    loaded = Checkpoint.load(tmp_path / "a.safetensors").weights
+    assert torch.equal(loaded["twin"], loaded["trunk.stem.0.weight"])
+
+
+def test_rebuilding_leaves_the_checkpoint_as_it_is(checkpoint: Checkpoint) -> None:
+    before = checkpoint.weights["trunk.stem.0.weight"].clone()
+    with torch.no_grad():
+        next(rebuild(checkpoint).parameters()).zero_()
+    assert torch.equal(checkpoint.weights["trunk.stem.0.weight"], before)

@@ -36,6 +36,9 @@ def test_overrides_reach_nested_keys_and_keep_types(tmp_path: Path) -> None:
         ("train: {steps: 5}", "'data': Field required"),
         ("", "holds no keys"),
         ("a: [", "is not valid YAML"),
+        ("data: {}\nname: 2024-99-99", "is not valid YAML"),
+        ("data: {}\ntrain: {loss_weights: {depth: -1}}", "greater than or equal to 0"),
+        ("data: {}\ntrain: {seed: 99999999999999}", "less than 2147483648"),
     ],
 )
 def test_a_wrong_recipe_is_refused_in_one_sentence(content: str, words: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from slimtask.checkpoint import Architecture, Checkpoint
 from slimtask.cli.app import main
@@ -126,6 +127,8 @@ def test_bad_recipes(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     refused(("train", recipe, *gone, "--out", out), "gone", capsys)
     refused(("train", recipe, "--out", chain / "run"), "exists already", capsys)
     refused(("train", tmp_path / "none.yaml"), "does not exist", capsys)
+    if not torch.cuda.is_available():
+        refused(("train", recipe, "--set", "train.accelerator=cuda", "--out", out), "no CUDA device", capsys)
     refused(("sweep", recipe, "--levels", "0,1.5", "--out", out), "between 0 and 1", capsys)
     refused(("sweep", recipe, "--levels", "half", "--out", out), "takes numbers", capsys)
     refused(("sweep", recipe, "--set", "sparsity=null", "--out", out), "has none", capsys)
@@ -154,7 +157,8 @@ def test_bad_checkpoints(
     (tmp_path / "cut.safetensors").write_bytes(whole[:-100])
     (tmp_path / "nan.safetensors").write_bytes(whole[:-4] + b"\xff\xff\xff\x7f")
     (tmp_path / "ours.safetensors").write_bytes(b"")
-    for name in ("cut", "nan", "ours", "none"):
+    save_file({"x": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    for name in ("cut", "nan", "ours", "foreign", "none"):
         for verb in ("compress", "export"):
             path = tmp_path / f"{name}.safetensors"
             refused((verb, path, "--out", tmp_path / "out"), f"{name}.safetensors", capsys)
