@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import random
 import time
 import uuid
@@ -127,8 +128,23 @@ def stands(seed: int = 0) -> dict[str, Stand]:
     return found
 
 
+def keep_freed_memory() -> bool:
+    """Return whether the C allocator was told to reuse freed memory instead of returning it to the system.
+
+    AdamW's foreach form makes temporaries of the network's size. Left alone, glibc sometimes gives them back in every
+    step, and the page faults double its time; the fair baseline is the faster mode.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    trim_threshold, mmap_threshold = -1, -3
+    return bool(mallopt(mmap_threshold, 2**25)) and bool(mallopt(trim_threshold, 2**31 - 1))
+
+
 def measure(candidates: Mapping[str, Stand], *, rounds: int, settle: int, threads: int) -> dict[str, Any]:
     """Return the JSON-ready result of ``rounds`` interleaved rounds after ``settle`` untimed ones."""
+    keeps_memory = keep_freed_memory()
     torch.set_num_threads(threads)
     order = list(candidates)
     shuffle = random.Random(0)
@@ -165,6 +181,7 @@ def measure(candidates: Mapping[str, Stand], *, rounds: int, settle: int, thread
         "baseline": BASELINE,
         "environment": environment(),
         "threads": threads,
+        "freed_memory_kept": keeps_memory,
         "rounds": rounds,
         "candidates": {
             name: {

@@ -48,11 +48,11 @@ def interruptible(sentence: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def table(title: str, *headings: str) -> Table:
-    """Return an empty Rich table whose columns after the first are right-aligned."""
+def table(title: str, *headings: str, words: bool = False) -> Table:
+    """Return an empty Rich table; its columns after the first are right-aligned unless they hold ``words``."""
     made = Table(title=title, title_justify="left")
     for index, heading in enumerate(headings):
-        made.add_column(heading, justify="left" if index == 0 else "right")
+        made.add_column(heading, justify="left" if index == 0 or words else "right")
     return made
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from rich.markup import escape
+from rich.table import Table
+
 from slimtask.cli.common import JsonOption, console, emit, table
 
 _PIECES = (
@@ -27,14 +30,14 @@ def doctor_verb(json_path: JsonOption = None) -> None:
 
     facts = environment()
     console.print(table_of(facts))
-    rows = table("Pieces", "piece", "version", "what it is for", "how to get it")
+    rows = table("Pieces", "piece", "version", "what it is for", "how to get it", words=True)
     pieces = []
     for names, purpose, how in _PIECES:
         version = next((v for v in map(version_of, names) if v), None)
-        rows.add_row(names[0], version or "[yellow]missing[/yellow]", purpose, "" if version else how)
+        rows.add_row(names[0], version or "[yellow]missing[/yellow]", purpose, "" if version else escape(how))
         pieces.append({"name": names[0], "version": version, "purpose": purpose, "how": how})
     console.print(rows)
-    timers = table("Backends to time on", "backend", "state")
+    timers = table("Backends to time on", "backend", "state", words=True)
     reasons = {name: backend.why_unavailable() for name, backend in BACKENDS.items()}
     for name, reason in reasons.items():
         timers.add_row(name, "[green]ready[/green]" if reason is None else f"[yellow]{reason}[/yellow]")
@@ -42,9 +45,11 @@ def doctor_verb(json_path: JsonOption = None) -> None:
     emit({"environment": facts, "pieces": pieces, "backends": reasons}, json_path)
 
 
-def table_of(facts: dict[str, object]) -> object:
+def table_of(facts: dict[str, object]) -> Table:
     """Return the environment as a two-column table."""
-    rows = table("Environment", "", "")
+    rows = table("Environment", "", "", words=True)
     for name, value in facts.items():
-        rows.add_row(name, str(value))
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        for key, one in inner:
+            rows.add_row(f"{name} {key}".strip(), escape(str(one)))
     return rows

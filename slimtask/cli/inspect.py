@@ -62,13 +62,13 @@ def _checkpoint(path: Path) -> object:
         rows.add_row(task.name, task.kind, str(task.channels), task.metric, f"{task.weight:g}")
     console.print(rows)
     for plan in plans_of(checkpoint):
-        cuts = table("Removed channels", "group", "before", "after", "why", "note")
+        cuts = table("Removed channels", "group", "before", "after", "why", "note", words=True)
         for cut in plan.groups:
             why = ", ".join(f"{count} {reason}" for reason, count in cut.removed.items())
             cuts.add_row(cut.name, str(cut.before), str(cut.after), why, cut.note)
         console.print(cuts)
     fixed = [group for group in find_groups(model, example) if group.refused]
-    held = table("Groups that stay whole", "group", "channels", "why")
+    held = table("Groups that stay whole", "group", "channels", "why", words=True)
     for group in fixed:
         held.add_row(group.name, str(group.channels), group.refused or "")
     console.print(held)

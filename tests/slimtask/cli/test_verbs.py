@@ -109,7 +109,8 @@ def test_doctor_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixt
     assert slimtask("doctor", "--json", tmp_path / "d.json") == 0
     pieces = {piece["name"]: piece for piece in read(tmp_path / "d.json")["pieces"]}
     assert pieces["torch"]["version"] == torch.__version__.partition("+")[0]
-    assert "pip install" in pieces["ray"]["how"]
+    assert "slimtask[cluster]" in pieces["ray"]["how"]
+    assert "[tensorrt]" in capsys.readouterr().out  # Rich must not take it for a style
 
 
 def refused(words: tuple[object, ...], sentence: str, capsys: pytest.CaptureFixture[str], status: int = 2) -> None:
