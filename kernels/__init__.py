@@ -1,0 +1,1 @@
+"""The sparse-delta mathematics: references and kernels that know nothing of networks; imports nothing of ours."""
