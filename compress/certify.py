@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -54,36 +56,52 @@ class Certificate(Frozen):
         return self.holds
 
 
+@dataclass(frozen=True, kw_only=True)
+class Probes:
+    """Inputs to compare on: ``ordinary`` ones in float32, ``extreme`` ones in float64 (lists of batches).
+
+    Extreme inputs reach regimes that noise never visits (saturation, flat images); there the float32 rounding of an
+    ill-conditioned output, e.g. the unit vector of a near-zero normal, would drown what is looked for.
+    """
+
+    ordinary: tuple[Tensor, ...]
+    extreme: tuple[Tensor, ...] = ()
+
+    @property
+    def all(self) -> tuple[Tensor, ...]:
+        """Return every batch."""
+        return (*self.ordinary, *self.extreme)
+
+
 def certify(
     before: nn.Module,
     after: nn.Module,
-    inputs: Sequence[Tensor],
+    probes: Probes,
     *,
     refused: Sequence[Refusal] = (),
     tolerance: float = TOLERANCE,
 ) -> Certificate:
-    """Return the Certificate that ``after`` computes what ``before`` does, in eval mode, on inputs [n, 3, h, w]."""
+    """Return the Certificate that ``after`` computes what ``before`` does, in eval mode, on every probe."""
     worst: dict[str, TaskDifference] = {}
-    with torch.no_grad():
-        for x in inputs:
-            expected, got = named_outputs(before.eval()(x)), named_outputs(after.eval()(x))
-            for name, reference in expected.items():
-                worst[name] = _worse(worst.get(name), _difference(reference, got[name]))
+    _compare_(worst, before.eval(), after.eval(), probes.ordinary)
+    if probes.extreme:
+        wide = [copy.deepcopy(model).double() for model in (before, after)]
+        _compare_(worst, wide[0], wide[1], [x.double() for x in probes.extreme])
     return Certificate(
         tasks=worst,
         tolerance=tolerance,
-        inputs=sum(len(x) for x in inputs),
-        sizes=tuple(dict.fromkeys(tuple(x.shape[2:]) for x in inputs)),
+        inputs=sum(len(x) for x in probes.all),
+        sizes=tuple(dict.fromkeys(tuple(x.shape[2:]) for x in probes.all)),
         refused=tuple(refused),
     )
 
 
-def certificate_inputs(model: nn.Module, example: Tensor, *, seed: int = 0) -> list[Tensor]:
-    """Return seeded batches of six inputs like ``example``, one at its size, one at another.
+def certificate_inputs(model: nn.Module, example: Tensor, *, seed: int = 0) -> Probes:
+    """Return seeded inputs like ``example``, at its size and at another one.
 
-    Each has white noise, the same ten times as strong, smooth noise, and two flat images, so that regimes which white
-    noise never visits (saturation, low frequencies) are tried too.
-    The second size is three quarters of the first, in multiples of 8; a network that takes only one size gets only it.
+    Ordinary are white noise and smooth noise, of the deviation that normalised images have; extreme are noise ten times
+    as strong and two flat images. The second size is three quarters of the first, in multiples of 8; a network that
+    takes only one size gets only it.
     """
     generator = torch.Generator().manual_seed(seed)
     height, width = example.shape[-2:]
@@ -91,7 +109,8 @@ def certificate_inputs(model: nn.Module, example: Tensor, *, seed: int = 0) -> l
     sizes = [(height, width)]
     if other != (height, width) and _accepts(model, example, other):
         sizes.append(other)
-    return [_probes(example, size, generator) for size in sizes]
+    made = [_probes(example, size, generator) for size in sizes]
+    return Probes(ordinary=tuple(one for one, _ in made), extreme=tuple(two for _, two in made))
 
 
 def named_outputs(outputs: Any) -> dict[str, Tensor]:
@@ -122,14 +141,24 @@ def _worse(one: TaskDifference | None, other: TaskDifference) -> TaskDifference:
     return TaskDifference(max_abs=max(one.max_abs, other.max_abs), max_rel=max(one.max_rel, other.max_rel))
 
 
-def _probes(example: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Return six inputs [6, channels, *size], normalised as training inputs are."""
+def _compare_(worst: dict[str, TaskDifference], before: nn.Module, after: nn.Module, inputs: Sequence[Tensor]) -> None:
+    """Raise the differences in ``worst`` to those on ``inputs``."""
+    with torch.no_grad():
+        for x in inputs:
+            expected, got = named_outputs(before(x)), named_outputs(after(x))
+            for name, reference in expected.items():
+                worst[name] = _worse(worst.get(name), _difference(reference, got[name]))
+
+
+def _probes(example: Tensor, size: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the ordinary and the extreme inputs [3, channels, *size], on the scale of normalised images."""
     channels = example.shape[1]
-    noise = torch.randn(2, channels, *size, generator=generator)
+    noise = torch.randn(3, channels, *size, generator=generator)
     coarse = torch.randn(1, channels, 4, 4, generator=generator)
     smooth = 2 * nn.functional.interpolate(coarse, size=size, mode="bicubic", align_corners=False)
     flat = torch.tensor([-2.0, 2.4]).view(2, 1, 1, 1).expand(2, channels, *size)
-    return torch.cat([noise, 10 * noise[:1], smooth, flat]).to(example.device, example.dtype)
+    ordinary, extreme = torch.cat([noise[:2], smooth]), torch.cat([10 * noise[2:], flat])
+    return ordinary.to(example.device, example.dtype), extreme.to(example.device, example.dtype)
 
 
 def _accepts(model: nn.Module, example: Tensor, size: tuple[int, int]) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slimtask.compress.certify import Certificate, Refusal, certificate_inputs, certify
+from slimtask.compress.certify import Certificate, Probes, Refusal, certificate_inputs, certify
 from slimtask.compress.fold import Fold, absorb_, plan_fold
 from slimtask.compress.groups import Group, find_groups
 from slimtask.compress.plan import GroupCut, Plan, plan_from_keep
@@ -40,7 +40,7 @@ def remove_zeros(model: nn.Module, example: Float[Tensor, "batch 3 height width"
     probes, inputs = certificate_inputs(model, example, seed=0), certificate_inputs(model, example, seed=1)
     groups = find_groups(model, example)
     open_groups = [group for group in groups if group.refused is None]
-    dead = find_dead(model, open_groups, probes)
+    dead = find_dead(model, open_groups, probes.all)
     folds = [plan_fold(group, state, model, align) for group, state in zip(open_groups, dead, strict=True)]
     refused = [Refusal(group=g.name, channels=g.channels, reason=g.refused) for g in groups if g.refused]
     refused += [
@@ -62,9 +62,7 @@ def remove_zeros(model: nn.Module, example: Float[Tensor, "batch 3 height width"
 Cuts = list[tuple[Group, Fold]]
 
 
-def _attempt(
-    model: nn.Module, cuts: Cuts, inputs: Sequence[Tensor], refused: Sequence[Refusal] = ()
-) -> Compressed | str:
+def _attempt(model: nn.Module, cuts: Cuts, inputs: Probes, refused: Sequence[Refusal] = ()) -> Compressed | str:
     """Return the network cut as ``cuts`` say if that is exact, else why it is not."""
     try:
         smaller, plan = _cut(model, [group for group, _ in cuts], [fold for _, fold in cuts])
@@ -93,7 +91,7 @@ def _cut(model: nn.Module, groups: Sequence[Group], folds: Sequence[Fold]) -> tu
     return smaller, plan
 
 
-def _separate(model: nn.Module, cuts: Cuts, inputs: Sequence[Tensor]) -> tuple[Cuts, list[Refusal]]:
+def _separate(model: nn.Module, cuts: Cuts, inputs: Probes) -> tuple[Cuts, list[Refusal]]:
     """Return the cuts that are exact one by one, and a Refusal for each other one."""
     exact, refused = [], []
     for group, fold in cuts:

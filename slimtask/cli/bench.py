@@ -20,7 +20,7 @@ def bench_verb(
 ) -> None:
     """Time every path of the bundles, interleaved, medians with spread; ratios are against the first (or --against).
 
-    Example: slimtask bench runs/demo/levels/70/bundle --against runs/demo/levels/dense/bundle
+    Example: slimtask bench runs/demo/levels/82/bundle --against runs/demo/levels/dense/bundle
     """
     from slimtask.bench.bench import table
     from slimtask.bench.bundles import bench_bundles

@@ -10,7 +10,7 @@ import typer
 from slimtask.cli.common import JsonOption, console
 from slimtask.cli.sweep import run_sweep
 
-LEVELS = (0.5, 0.75, 0.9)
+LEVELS = (0.5, 0.82, 0.9)
 
 
 def demo_verb(

@@ -15,7 +15,7 @@ def inspect_verb(
 ) -> None:
     """Show tasks, size, removed channels and what was refused (checkpoint), or files, precision and parity (bundle).
 
-    Example: slimtask inspect runs/demo/levels/75/compressed.safetensors
+    Example: slimtask inspect runs/demo/levels/82/compressed.safetensors
     """
     emit(_bundle(path) if path.is_dir() else _checkpoint(path), json_path)
 

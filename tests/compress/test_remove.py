@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from slimtask.compress.certify import certify
+from slimtask.compress.certify import Probes, certify
 from slimtask.compress.compress import compress, cost
 from slimtask.compress.cost import SizeModel, count_parameters
 from slimtask.compress.groups import find_groups
@@ -78,7 +78,7 @@ def test_dropping_the_constant_would_be_wrong(small_net: Callable[..., MultiTask
     without_fold.apply_(naive)
     assert difference(model, naive, (64, 64)) > 1e-2
     with pytest.raises(AssertionError):
-        assert certify(model, naive, [torch.randn(1, 3, 64, 64)])
+        assert certify(model, naive, Probes(ordinary=(torch.randn(1, 3, 64, 64),)))
 
 
 def test_channels_that_every_reader_ignores_go_too(small_net: Callable[..., MultiTaskNet]) -> None:
@@ -229,11 +229,14 @@ def test_what_the_trace_misreads_is_refused_or_exact_never_a_crash(kind: str) ->
 def test_a_certificate_is_false_for_nan_and_other_shapes() -> None:
     one, two = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
     two.load_state_dict(one.state_dict())
-    assert certify(one, two, [EXAMPLE + 1])
+    ordinary, extreme = Probes(ordinary=(EXAMPLE + 1,)), Probes(ordinary=(EXAMPLE,), extreme=(EXAMPLE + 1,))
+    assert certify(one, two, ordinary)
+    assert certify(one, two, extreme)
     two.bias.data[0] = float("nan")
-    assert not certify(one, two, [EXAMPLE + 1])
-    assert not certify(one, nn.Conv2d(3, 3, 1), [EXAMPLE + 1])
-    assert not certify(two, one, [EXAMPLE, EXAMPLE + 1])  # a reference that is not finite proves nothing
+    for probes in (ordinary, extreme):
+        assert not certify(one, two, probes)
+        assert not certify(one, nn.Conv2d(3, 3, 1), probes)
+        assert not certify(two, one, probes)  # a reference that is not finite proves nothing
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)

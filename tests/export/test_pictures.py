@@ -155,8 +155,7 @@ def test_image_level_tasks_have_no_map():
 
 def test_importing_needs_neither_torch_nor_matplotlib():
     code = (
-        "import sys; sys.modules['torch'] = None; import slimtask.export.pictures; "
-        "print('matplotlib' in sys.modules)"
+        "import sys; sys.modules['torch'] = None; import slimtask.export.pictures; print('matplotlib' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"
