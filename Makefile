@@ -6,11 +6,14 @@ STAMP := $(VENV)/.installed
 # The pair the project is tested with; torchvision needs the torch it was built for.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: demo test lint types check gpu camvid optimizer clean
+.PHONY: demo demo-result test lint types check gpu camvid optimizer clean
 
 demo: $(STAMP)  ## the whole chain on generated scenes -> runs/demo/report.html and report.json
 	rm -rf runs/demo
 	$(BIN)/slimtask demo --out runs/demo
+
+demo-result:  ## the demo's report as committed: docs/results/demo.json and demo.md
+	$(BIN)/python -m slimtask.bench.result runs/demo/report.json --out docs/results/demo
 
 test: $(STAMP)  ## the whole suite that needs no GPU
 	$(BIN)/python -m pytest -q
