@@ -71,6 +71,7 @@ def sweep(
     on validation. ``resume`` continues a stopped sweep.
     Raises InputError for bad input, CheckFailed where a removal or an export is not exact.
     """
+    import slimtask.train.models  # noqa: F401  registers the architectures, also when every level is already trained
     from slimtask.bench.report.html import write_report
     from slimtask.bench.showcase import scenes_of
     from slimtask.train.data.config import open_dataset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ def test_the_bundle_is_whole_and_that_of_the_level_chosen(swept: tuple[Path, Rep
 
 def test_a_stopped_sweep_resumes_without_training_again(swept: tuple[Path, Report], monkeypatch: Any) -> None:
     out, report = swept
+    monkeypatch.setattr("slimtask.architectures._FACTORIES", {})  # as in a new process
+    monkeypatch.delitem(sys.modules, "slimtask.train.models")
+    monkeypatch.delitem(sys.modules, "slimtask.train.models.net")
     monkeypatch.setattr("slimtask.train.loop.train", lambda *a, **k: pytest.fail("trained again"))
     again = sweep(
         recipe(), out, levels=(0.6,), backends=("onnxruntime-cpu",), align=1, rounds=5, command="test", resume=True
