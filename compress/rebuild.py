@@ -50,7 +50,7 @@ def _skeleton(checkpoint: Checkpoint) -> nn.Module:
     except (RuntimeError, OverflowError, TypeError, AttributeError) as error:
         raise InputError(
             f"the checkpoint's architecture '{architecture.name}' cannot be built with its arguments "
-            f"({str(error).splitlines()[0]}); the file is damaged."
+            f"({(str(error).splitlines() or [type(error).__name__])[0]}); the file is damaged."
         ) from None
     return model
 

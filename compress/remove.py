@@ -68,7 +68,7 @@ def _attempt(model: nn.Module, cuts: Cuts, inputs: Probes, refused: Sequence[Ref
         smaller, plan = _cut(model, [group for group, _ in cuts], [fold for _, fold in cuts])
         certificate = certify(model, smaller, inputs, refused=refused)
     except (RuntimeError, IndexError, ValueError, TypeError) as error:  # a coupling the trace did not see
-        return f"the network does not run without them: {str(error).splitlines()[0]}"
+        return f"the network does not run without them: {(str(error).splitlines() or [type(error).__name__])[0]}"
     if not certificate:
         return f"it changes an output by {certificate.max_rel_error:.1e}"
     return Compressed(model=smaller, plan=plan, certificate=certificate)

@@ -226,6 +226,20 @@ def test_what_the_trace_misreads_is_refused_or_exact_never_a_crash(kind: str) ->
     assert difference(model, done.model, (64, 64)) < 1e-5
 
 
+def test_a_cut_network_that_fails_without_a_word_is_refused_too() -> None:
+    class Picky(Mixing):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            features = self.one(x)
+            if features.shape[1] != 8:
+                raise ValueError
+            return self.out(self.three(self.two(features.relu())))
+
+    done = remove_zeros(Picky(nn.Identity()).eval(), EXAMPLE)
+    assert done.model.one.out_channels == 8
+    assert done.model.two.out_channels == 3
+    assert any("ValueError" in refusal.reason for refusal in done.certificate.refused if refusal.group == "one")
+
+
 def test_a_certificate_is_false_for_nan_and_other_shapes() -> None:
     one, two = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
     two.load_state_dict(one.state_dict())
