@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from slimtask.compress.inputs import Inputs, batch_size, call, map_tensors, named_outputs, tensors_of
+from slimtask.compress.trace import record
+from slimtask.errors import InputError
 from slimtask.tasks import Frozen
 
 TOLERANCE = 1e-5
@@ -64,11 +68,11 @@ class Probes:
     ill-conditioned output, e.g. the unit vector of a near-zero normal, would drown what is looked for.
     """
 
-    ordinary: tuple[Tensor, ...]
-    extreme: tuple[Tensor, ...] = ()
+    ordinary: tuple[Inputs, ...]
+    extreme: tuple[Inputs, ...] = ()
 
     @property
-    def all(self) -> tuple[Tensor, ...]:
+    def all(self) -> tuple[Inputs, ...]:
         """Return every batch."""
         return (*self.ordinary, *self.extreme)
 
@@ -84,45 +88,42 @@ def certify(
     """Return the Certificate that ``after`` computes what ``before`` does, in eval mode, on every probe."""
     worst: dict[str, TaskDifference] = {}
     _compare_(worst, before.eval(), after.eval(), probes.ordinary)
-    if probes.extreme:
-        wide = [copy.deepcopy(model).double() for model in (before, after)]
-        _compare_(worst, wide[0], wide[1], [x.double() for x in probes.extreme])
+    extreme = [map_tensors(_wide, x) for x in probes.extreme]
+    wide = [copy.deepcopy(model).double() for model in (before, after)] if extreme else []
+    if extreme and not _runs(wide[0], extreme[0]):
+        probes, extreme = Probes(ordinary=probes.ordinary), []  # its code insists on float32
+    if extreme:
+        _compare_(worst, wide[0], wide[1], extreme)
     return Certificate(
         tasks=worst,
         tolerance=tolerance,
-        inputs=sum(len(x) for x in probes.all),
-        sizes=tuple(dict.fromkeys(tuple(x.shape[2:]) for x in probes.all)),
+        inputs=sum(batch_size(x) for x in probes.all),
+        sizes=tuple(dict.fromkeys(tuple(tensors_of(x)[0].shape[2:]) for x in probes.all)),
         refused=tuple(refused),
     )
 
 
-def certificate_inputs(model: nn.Module, example: Tensor, *, seed: int = 0) -> Probes:
+def certificate_inputs(model: nn.Module, example: Inputs, *, seed: int = 0) -> Probes:
     """Return seeded inputs like ``example``, at its size and at another one.
 
     Ordinary are white noise and smooth noise, of the deviation that normalised images have; extreme are noise ten times
     as strong and two flat images. The second size is three quarters of the first, in multiples of 8; a network that
-    takes only one size gets only it.
+    takes only one size gets only it, and one that takes no other batch, or no maps at all, white noise of its shape.
     """
     generator = torch.Generator().manual_seed(seed)
-    height, width = example.shape[-2:]
-    other = (max(8, height * 3 // 4 // 8 * 8), max(8, width * 3 // 4 // 8 * 8))
-    sizes = [(height, width)]
-    if other != (height, width) and _accepts(model, example, other):
-        sizes.append(other)
-    made = [_probes(example, size, generator) for size in sizes]
-    return Probes(ordinary=tuple(one for one, _ in made), extreme=tuple(two for _, two in made))
-
-
-def named_outputs(outputs: Any) -> dict[str, Tensor]:
-    """Return the tensors of a network's output (tensor, dict, list, tuple) by name."""
-    if isinstance(outputs, Tensor):
-        return {"output": outputs}
-    items = outputs.items() if isinstance(outputs, dict) else enumerate(outputs)
-    return {
-        (str(key) if leaf == "output" else f"{key}.{leaf}"): tensor
-        for key, value in items
-        for leaf, tensor in named_outputs(value).items()
-    }
+    kinds, maps = [example], [x for x in tensors_of(example) if _is_map(x)]
+    if maps:
+        height, width = maps[0].shape[-2:]
+        other = (max(8, height * 3 // 4 // 8 * 8), max(8, width * 3 // 4 // 8 * 8))
+        smaller = map_tensors(lambda x: _resized(x, other) if _is_map(x) else x, example)
+        if other != (height, width) and _accepts(model, smaller):
+            kinds.append(smaller)
+    if not maps or not _accepts(model, map_tensors(lambda x: _ordinary(x, generator), example)):
+        return Probes(ordinary=tuple(map_tensors(lambda x: _like(x, generator), kind) for kind in kinds))
+    return Probes(
+        ordinary=tuple(map_tensors(lambda x: _ordinary(x, generator), kind) for kind in kinds),
+        extreme=tuple(map_tensors(lambda x: _extreme(x, generator), kind) for kind in kinds),
+    )
 
 
 def _difference(reference: Tensor, got: Tensor) -> TaskDifference:
@@ -141,30 +142,64 @@ def _worse(one: TaskDifference | None, other: TaskDifference) -> TaskDifference:
     return TaskDifference(max_abs=max(one.max_abs, other.max_abs), max_rel=max(one.max_rel, other.max_rel))
 
 
-def _compare_(worst: dict[str, TaskDifference], before: nn.Module, after: nn.Module, inputs: Sequence[Tensor]) -> None:
+def _compare_(worst: dict[str, TaskDifference], before: nn.Module, after: nn.Module, inputs: Sequence[Inputs]) -> None:
     """Raise the differences in ``worst`` to those on ``inputs``."""
     with torch.no_grad():
         for x in inputs:
-            expected, got = named_outputs(before(x)), named_outputs(after(x))
+            expected, got = named_outputs(call(before, x)), named_outputs(call(after, x))
             for name, reference in expected.items():
                 worst[name] = _worse(worst.get(name), _difference(reference, got[name]))
 
 
-def _probes(example: Tensor, size: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return the ordinary and the extreme inputs [3, channels, *size], on the scale of normalised images."""
-    channels = example.shape[1]
-    noise = torch.randn(3, channels, *size, generator=generator)
-    coarse = torch.randn(1, channels, 4, 4, generator=generator)
-    smooth = 2 * nn.functional.interpolate(coarse, size=size, mode="bicubic", align_corners=False)
-    flat = torch.tensor([-2.0, 2.4]).view(2, 1, 1, 1).expand(2, channels, *size)
-    ordinary, extreme = torch.cat([noise[:2], smooth]), torch.cat([10 * noise[2:], flat])
-    return ordinary.to(example.device, example.dtype), extreme.to(example.device, example.dtype)
-
-
-def _accepts(model: nn.Module, example: Tensor, size: tuple[int, int]) -> bool:
+def _accepts(model: nn.Module, inputs: Inputs) -> bool:
+    """Return whether the network takes inputs of these sizes."""
     try:
-        with torch.no_grad():
-            model(example.new_zeros(*example.shape[:-2], *size))
-    except (RuntimeError, ValueError, AssertionError):
+        record(model, inputs)
+    except InputError:
         return False
     return True
+
+
+def _runs(model: nn.Module, inputs: Inputs) -> bool:
+    try:
+        record(model, inputs, compute=True)
+    except InputError:
+        return False
+    return True
+
+
+def _is_map(x: Tensor) -> bool:
+    return x.is_floating_point() and x.ndim >= 4
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return x.new_zeros(*x.shape[:-2], *size)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.double() if x.is_floating_point() else x
+
+
+def _like(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return noise of the shape of a floating-point input; any other stays as it is."""
+    return torch.randn(x.shape, generator=generator).to(x.device, x.dtype) if x.is_floating_point() else x
+
+
+def _ordinary(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return two batches of white and one of smooth noise, [3, ...], on the scale of normalised images."""
+    if not _is_map(x):
+        return x
+    inner = x.shape[1:]
+    noise = torch.randn(2, *inner, generator=generator)
+    coarse = torch.randn(math.prod(inner[:-2]), 1, 4, 4, generator=generator)
+    smooth = 2 * nn.functional.interpolate(coarse, size=inner[-2:], mode="bicubic", align_corners=False)
+    return torch.cat([noise, smooth.view(1, *inner)]).to(x.device, x.dtype)
+
+
+def _extreme(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a batch of strong noise and two flat ones, [3, ...]."""
+    if not _is_map(x):
+        return x
+    inner = x.shape[1:]
+    levels = torch.tensor([-2.0, 2.4]).view(2, *[1] * len(inner)).expand(2, *inner)
+    return torch.cat([10 * torch.randn(1, *inner, generator=generator), levels]).to(x.device, x.dtype)

@@ -34,7 +34,7 @@ def compress(model: nn.Module, example: Float[Tensor, "batch 3 height width"], *
     if align < 1:
         raise InputError(f"channels cannot be aligned to {align}; give 1 (not at all) or more, 8 for most backends.")
     compressed = remove_zeros(model, example, align=align)
-    if not compressed.plan.layers:
+    if not compressed.plan:
         raise InputError(_nothing(model, example, align, compressed))
     return compressed
 

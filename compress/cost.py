@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Float64, Shaped
+from jaxtyping import Float64, Shaped
 from torch import Tensor, nn
 
-from slimtask.compress.groups import Group
-from slimtask.compress.plan import channel_sizes
+from slimtask.compress.cuts import slice_axis
+from slimtask.compress.groups import Group, Member
+from slimtask.compress.inputs import Inputs, call
+from slimtask.compress.modes import modes_kept
+from slimtask.compress.trace import plain_attention
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -17,47 +20,47 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def count_flops(model: nn.Module, example: Float[Tensor, "batch 3 height width"]) -> int:
+def count_flops(model: nn.Module, example: Inputs) -> int:
     """Return the floating-point operations of one forward pass; one multiply-add counts as two.
 
     Convolutions and matrix products only (torch.utils.flop_counter); element-wise work and resizing are not counted.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    was_training = model.training
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(example)
-    model.train(was_training)
+    with modes_kept(model), plain_attention(), FlopCounterMode(display=False) as counter, torch.no_grad():
+        call(model.eval(), example)
     return int(counter.get_total_flops())
 
 
 class SizeModel:
     """The parameters of the modules under ``prefix`` as a function of how many channels each group keeps.
 
-    A layer's size is bilinear in its outputs and inputs, and both are affine in the group counts, so many candidate
-    removals are priced at once without touching the network.
+    A tensor's size is the product of its axes, at most two of which are cut, and each of those is affine in the group
+    counts, so many candidate removals are priced at once without touching the network.
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[Group], prefix: str = "") -> None:
         modules = dict(model.named_modules())
-        names = [
-            name
-            for name, module in modules.items()
-            if f"{name}.".startswith(prefix) and any(True for _ in module.parameters(recurse=False))
-        ]
-        rows = {name: row for row, name in enumerate(names)}
-        sizes = [_factors(modules[name]) for name in names]
-        self._outputs, self._inputs, self._taps, self._biases, self._fixed = (
-            torch.tensor(column, dtype=torch.float64) for column in zip(*sizes, strict=True)
-        )
+        sizes = {name: p.shape for name, p in model.named_parameters() if name.startswith(prefix)}
+        rows = {name: row for row, name in enumerate(sizes)}
         self._full = torch.tensor([group.channels for group in groups], dtype=torch.float64)
-        self._per_output = torch.zeros(len(names), len(groups), dtype=torch.float64)
-        self._per_input = torch.zeros(len(names), len(groups), dtype=torch.float64)
+        self._cut = torch.zeros(2, len(rows), len(groups), dtype=torch.float64)
+        axes: dict[str, list[int]] = {name: [] for name in sizes}
         for column, group in enumerate(groups):
             for member in group.members:
-                if member.module in rows:
-                    table = self._per_output if member.side == "out" else self._per_input
-                    table[rows[member.module], column] += len(member.local) / group.channels
+                for name, axis in axes_of(member, modules[member.module]):
+                    if name in rows:
+                        if axis not in axes[name]:
+                            axes[name].append(axis)
+                        self._cut[axes[name].index(axis), rows[name], column] += len(member.local) / group.channels
+        self._sizes = torch.ones(2, len(rows), dtype=torch.float64)
+        self._rest = torch.ones(len(rows), dtype=torch.float64)
+        for name, shape in sizes.items():
+            for axis, size in enumerate(shape):
+                if axis in axes[name]:
+                    self._sizes[axes[name].index(axis), rows[name]] = size
+                else:
+                    self._rest[rows[name]] *= size
 
     @property
     def total(self) -> int:
@@ -67,19 +70,15 @@ class SizeModel:
     def __call__(self, kept: Shaped[Tensor, "*batch groups"]) -> Float64[Tensor, "*batch"]:
         """Return the parameters left (float64) when group g keeps ``kept[..., g]`` channels."""
         gone = self._full - kept.double()
-        outputs = self._outputs - gone @ self._per_output.T
-        inputs = self._inputs - gone @ self._per_input.T
-        return (outputs * (inputs * self._taps + self._biases) + self._fixed).sum(dim=-1)
+        first, second = (self._sizes[side] - gone @ self._cut[side].T for side in (0, 1))
+        return (first * second * self._rest).sum(dim=-1)
 
 
-def _factors(module: nn.Module) -> tuple[int, int, int, int, int]:
-    """Return (outputs, inputs, weights per output and input, further parameters per output, fixed parameters)."""
-    own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-        outputs, inputs = channel_sizes(module)
-        taps, bias = module.weight[0, 0].numel(), int(module.bias is not None)
-        grouped = isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1
-        return (outputs, 0, 0, own // outputs, 0) if grouped else (outputs, inputs, taps, bias, 0)
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return module.num_features, 0, 0, own // module.num_features, 0
-    return 0, 0, 0, 0, own
+def axes_of(member: Member, module: nn.Module) -> list[tuple[str, int]]:
+    """Return the (parameter, axis) pairs that go with the member's entries."""
+    if member.kind == "parameter":
+        return [(member.parameter, member.axis)]
+    prefix = f"{member.module}." if member.module else ""
+    if member.side == "in":
+        return [(f"{prefix}weight", slice_axis(module, "in"))]
+    return [(f"{prefix}weight", slice_axis(module, "out")), (f"{prefix}bias", 0)]

@@ -7,14 +7,14 @@ the constants, which is exact everywhere because the carrier is padded just as t
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
-from slimtask.compress.groups import Group, Member
+from slimtask.compress.cuts import slice_axis
+from slimtask.compress.groups import Group
 from slimtask.compress.zeros import Deadness
 
 
@@ -22,16 +22,14 @@ from slimtask.compress.zeros import Deadness
 class Fold:
     """What one group loses: channels to ``keep``, why the others go, and the constants each reader must absorb.
 
-    ``constants[i]`` [channels] is what reader i loses with each removed channel; ``carriers[i]`` is the channel that
-    takes it over and its own constant, None for the reader's bias. ``stuck`` counts the dead channels that must stay
-    because what a reader sees of them is not one constant.
+    ``constants[i]`` [entries] is what reader i loses at each of its entries; ``carriers[i]`` is the entry that takes it
+    over and its own constant, None for the reader's bias.
     """
 
     keep: Bool[Tensor, " channels"]
     reasons: dict[str, int]
     note: str
-    stuck: int
-    constants: tuple[Float[Tensor, " channels"], ...]
+    constants: tuple[Float64[Tensor, " entries"], ...]
     carriers: tuple[tuple[int, float] | None, ...]
 
 
@@ -42,13 +40,15 @@ def plan_fold(group: Group, dead: Deadness, model: nn.Module, align: int = 1) ->
     computes in blocks of channels, and an odd count costs more than the block it saves.
     """
     modules = dict(model.named_modules())
-    known = torch.ones(group.channels, dtype=torch.bool)
-    for values in dead.values:
-        known &= ~values.isnan()
-    removable = dead.ignored | (dead.constant & known)
-    carriers = [_carrier(modules[m.module], v, removable & ~dead.ignored) for m, v in _readers(group, dead)]
+    removable = dead.ignored | dead.constant
+    carriers = [
+        _carrier(modules[member.module], values, dead.constant[member.channel])
+        for member, values in zip(group.consumers, dead.values, strict=True)
+    ]
     stays = ~removable
-    carrying = sorted({carrier[0] for carrier in carriers if carrier})
+    carrying = sorted(
+        {int(m.channel[carrier[0]]) for m, carrier in zip(group.consumers, carriers, strict=True) if carrier}
+    )
     stays[carrying] = True
     notes = [f"channels {carrying} carry the constants of the removed ones"] if carrying else []
     if not stays.any():
@@ -57,13 +57,14 @@ def plan_fold(group: Group, dead: Deadness, model: nn.Module, align: int = 1) ->
     filled = _fill_up_(stays, align)
     if filled:
         notes.append(f"{filled} dead channels stay to make a multiple of {align}")
-    stuck = int((dead.constant & ~known & ~dead.ignored).sum())
-    constants = tuple(torch.where(stays | dead.ignored, 0.0, values.nan_to_num()) for values in dead.values)
+    constants = tuple(
+        torch.where((stays | dead.ignored)[member.channel], 0.0, values.nan_to_num())
+        for member, values in zip(group.consumers, dead.values, strict=True)
+    )
     return Fold(
         keep=stays,
-        reasons=_reasons(dead, stays, constants),
+        reasons=_reasons(group, dead, stays, constants),
         note="; ".join(notes),
-        stuck=stuck,
         constants=constants,
         carriers=tuple(carriers),
     )
@@ -78,17 +79,20 @@ def absorb_(group: Group, fold: Fold, model: nn.Module) -> list[str]:
         if not bool((constant != 0).any()):
             continue
         assert isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+        # a weight of its own, for the caller's network may share this one's memory
+        module.weight = nn.Parameter(module.weight.detach().clone(), requires_grad=module.weight.requires_grad)
         weight = module.weight.detach()
-        scale = constant.double()[member.channel].view(1, -1, *[1] * (weight.ndim - 2))
-        lost = (weight[:, member.local].double() * scale).sum(dim=1)
+        by_output = weight.transpose(0, 1) if slice_axis(module, "in") == 0 else weight  # [outputs, inputs, ...]
+        scale = constant.to(weight.device).view(1, -1, *[1] * (weight.ndim - 2))
+        lost = (by_output[:, member.local].double() * scale).sum(dim=1)
         if carrier:
-            channel, value = carrier
-            weight[:, member.local[member.channel == channel]] += (lost / value).to(weight.dtype).unsqueeze(1)
+            entry, value = carrier
+            by_output[:, member.local[entry]] += (lost / value).to(weight.dtype)
             continue
+        bias = weight.new_zeros(len(lost)) if module.bias is None else module.bias.detach().clone()
         if module.bias is None:
-            module.bias = nn.Parameter(weight.new_zeros(weight.shape[0]))
             gained.append(member.module)
-        module.bias.detach().add_(lost.reshape(len(lost), -1).sum(dim=1).to(weight.dtype))
+        module.bias = nn.Parameter(bias + lost.reshape(len(lost), -1).sum(dim=1).to(weight.dtype))
     return gained
 
 
@@ -100,35 +104,31 @@ def _fill_up_(stays: Tensor, align: int) -> int:
     return len(fillers)
 
 
-def _readers(group: Group, dead: Deadness) -> list[tuple[Member, Tensor]]:
-    return list(zip(group.consumers, dead.values, strict=True))
-
-
 def _carrier(module: nn.Module, values: Tensor, candidates: Tensor) -> tuple[int, float] | None:
-    """Return the channel that carries the constants for one reader, None if its bias can or nothing is to carry."""
+    """Return the entry that carries the constants for one reader, None if its bias can or nothing is to carry."""
     strength = torch.where(candidates, values.nan_to_num().abs(), 0.0)
     if not bool((strength > 0).any()) or not _pads_with_zeros(module):
         return None
-    channel = int(strength.argmax())
-    return channel, float(values[channel])
+    entry = int(strength.argmax())
+    return entry, float(values[entry])
 
 
 def _pads_with_zeros(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return True  # the border sees fewer taps
     if not isinstance(module, nn.modules.conv._ConvNd) or module.padding_mode != "zeros":
         return False
     return module.padding == "same" or any(pad != 0 for pad in module.padding)
 
 
-def _reasons(dead: Deadness, stays: Tensor, constants: tuple[Tensor, ...]) -> dict[str, int]:
+def _reasons(group: Group, dead: Deadness, stays: Tensor, constants: tuple[Tensor, ...]) -> dict[str, int]:
     gone = ~stays
     emits = torch.zeros_like(stays)
-    for constant in constants:
-        emits |= constant != 0
-    reasons = Counter(
-        {
-            "ignored by every reader": int((gone & dead.ignored).sum()),
-            "zero": int((gone & ~dead.ignored & ~emits).sum()),
-            "constant, absorbed by the readers": int((gone & ~dead.ignored & emits).sum()),
-        }
-    )
+    for member, constant in zip(group.consumers, constants, strict=True):
+        emits[member.channel[constant != 0]] = True
+    reasons = {
+        "ignored by every reader": int((gone & dead.ignored).sum()),
+        "zero": int((gone & ~dead.ignored & ~emits).sum()),
+        "constant, absorbed by the readers": int((gone & ~dead.ignored & emits).sum()),
+    }
     return {why: count for why, count in reasons.items() if count}

@@ -1,36 +1,42 @@
-"""Coupled channel groups of any network: which slices of which modules must go together when one channel goes.
-
-The coupling is found by torch-pruning's dependency graph (DepGraph, Fang et al., CVPR 2023), which traces one forward
-pass; this module turns its objects into plain data, so that nothing else in slimtask knows them.
-"""
+"""Coupled channel groups of any network: which slices of which modules must go together when one channel goes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from slimtask.compress.coupling import couple
+from slimtask.compress.inputs import Inputs
+from slimtask.compress.labels import Axis, Ints, Labels
+from slimtask.compress.trace import Tape, record, shared_copy
+from slimtask.compress.twins import become_twins_, has_twin
 from slimtask.errors import InputError
 
-Kind = Literal["conv", "depthwise", "linear", "batchnorm"]
+Kind = Literal["conv", "depthwise", "grouped", "linear", "batchnorm", "layernorm", "parameter"]
+Side = Literal["out", "in"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One side of one module in a group: its channel number ``local[j]`` is the group's channel ``channel[j]``.
+    """One side of one module in a group: its index ``local[j]`` belongs to the group's channel ``channel[j]``.
 
-    ``normalised_by`` names the BatchNorms behind a producing convolution or linear layer if nothing else reads it.
+    Several entries may belong to one channel: a flattened map, an attention head, a whole group of a grouped
+    convolution. Of kind "parameter" is the axis ``axis`` of a bare parameter or buffer of the module, ``parameter``.
     """
 
     module: str
     kind: Kind
-    side: Literal["out", "in"]
+    side: Side
     local: Int64[Tensor, " entries"]
     channel: Int64[Tensor, " entries"]
-    normalised_by: tuple[str, ...] = ()
+    parameter: str = ""
+    axis: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +44,19 @@ class Group:
     """Channels that are coupled: ``producers`` write them, ``consumers`` read them.
 
     ``refused`` says why no channel of the group may be removed (it is a task's output, or a construct in between is
-    not understood); None means that they may.
+    not understood); None means that they may. ``normalised`` names a LayerNorm over the channels: removing one, even
+    a dead one, changes the others.
     """
 
     name: str
     channels: int
     members: tuple[Member, ...]
     refused: str | None = None
+    normalised: str | None = None
 
     @property
     def producers(self) -> tuple[Member, ...]:
-        """Return the members whose outputs are the group's channels (convolutions, linear layers, BatchNorms)."""
+        """Return the members whose outputs are the group's channels (convolutions, linear layers, norms)."""
         return tuple(member for member in self.members if member.side == "out")
 
     @property
@@ -57,100 +65,162 @@ class Group:
         return tuple(member for member in self.members if member.side == "in")
 
 
-def find_groups(model: nn.Module, example: Tensor) -> tuple[Group, ...]:
+def find_groups(model: nn.Module, example: Inputs) -> tuple[Group, ...]:
     """Return every coupled channel group of ``model``, traced with one forward pass on ``example``.
 
-    ``example`` is a valid input, e.g. [1, 3, height, width]. Every parameter is found in at most one group per side.
-    Raises InputError if the network cannot be traced or has no convolution or linear layer.
+    ``example`` is a valid input (one tensor, a tuple or a dictionary), e.g. [1, 3, height, width]; nothing is computed.
+    Attention that has a sliceable twin (``twins.py``) is read as its twin. Raises InputError if the network does not
+    run on the example or has no convolution or linear layer.
     """
-    import torch_pruning as tp
+    if any(has_twin(module) for module in model.modules()):
+        model = shared_copy(model)
+        become_twins_(model)
+    return groups_of(model, record(model, example))
 
-    names = {module: name for name, module in model.named_modules()}
-    was_training, frozen = model.training, [p for p in model.parameters() if not p.requires_grad]
-    try:
-        for parameter in frozen:  # the trace follows gradients
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
-            graph = tp.DependencyGraph().build_dependency(model.eval(), example, verbose=False)
-            roots = graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear])
-            groups = tuple(_group(root, names) for root in roots)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"the dependency graph of {type(model).__name__} cannot be traced ({type(error).__name__}: {error}); "
-            "check that the example input fits the network."
-        ) from error
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        model.train(was_training)
+
+def groups_of(model: nn.Module, tape: Tape) -> tuple[Group, ...]:
+    """Return every coupled channel group of ``model`` from its tape. Raises InputError if there is no layer to cut."""
+    labels = couple(tape)
+    classes = labels.classes()
+    groups = tuple(_Builder(model, labels, classes).groups())
     if not groups:
         raise InputError(f"{type(model).__name__} has no convolution or linear layer, so there is nothing to remove.")
     return groups
 
 
-def _group(root: Any, names: dict[nn.Module, str]) -> Group:
-    """Return our Group of a torch-pruning group (a list of dependencies with their indices)."""
-    members, refused = [], None
-    for item in root:
-        module, side = item.dep.target.module, _side(item.dep.handler.__name__)
-        if type(module).__name__ == "_OutputOp":
-            refused = refused or "its channels are outputs of the network"
-        elif isinstance(module, nn.Parameter):
-            refused = refused or "a bare parameter is as wide as its channels"
-        elif module in names:
-            kind = _kind(module)
-            if kind is None:
-                refused = refused or f"{type(module).__name__} '{names[module]}' mixes its channels"
-            else:
-                members.append(_member(item, names, kind, "out" if kind in ("depthwise", "batchnorm") else side))
-                if not _fits(members[-1], module, len(root[0].idxs)):
-                    refused = refused or f"the trace mistakes which channels '{names[module]}' reads or writes"
-    name = names[root[0].dep.target.module]
-    if not any(member.side == "in" for member in members):
-        refused = refused or "nothing reads its channels but the network's output"
-    channels = len(root[0].idxs)
-    return Group(name=name, channels=channels, members=tuple(members), refused=refused)
+@dataclass(frozen=True, kw_only=True)
+class _Slot:
+    """An axis of a parameter with the module side it stands for and the channel of each of its indices."""
+
+    module: str
+    kind: Kind
+    side: Side
+    parameter: str
+    axis: int
+    channels: Ints
 
 
-def _member(item: Any, names: dict[nn.Module, str], kind: Kind, side: Literal["out", "in"]) -> Member:
-    local = torch.as_tensor(list(item.idxs), dtype=torch.int64)
-    roots = item.idxs if item.root_idxs is None else item.root_idxs
-    readers = [node.module for node in item.dep.target.outputs]
-    only_norms = all(isinstance(reader, nn.Module) and _kind(reader) == "batchnorm" for reader in readers)
+class _Builder:
+    """Gathers channels into groups: those with the same members that share one fate."""
+
+    def __init__(self, model: nn.Module, labels: Labels, classes: Ints) -> None:
+        modules = dict(model.named_modules())
+        self._reasons, self._norms = labels.reasons(classes), labels.normalised(classes)
+        self._slots = [slot for axis in labels.axes if (slot := _slot(axis, modules, classes)) is not None]
+        self._count = int(classes.max()) + 1
+
+    def groups(self) -> Iterator[Group]:
+        group_of = self._gather()
+        slots_of: dict[int, list[_Slot]] = {}
+        for slot in self._slots:
+            for number in np.unique(group_of[slot.channels]).tolist():
+                slots_of.setdefault(number, []).append(slot)
+        taken: dict[str, int] = {}
+        for number, slots in slots_of.items():
+            writers = [slot.kind for slot in slots if slot.side == "out"]
+            if not set(writers) - {"batchnorm", "layernorm", "parameter"} and len(writers) in (0, len(slots)):
+                continue  # tables, the network's input: nothing computes them, or nothing reads them
+            yield self._group(number, slots, group_of, taken)
+
+    def _gather(self) -> Ints:
+        """Return for every channel the number of its group: channels with the same layers on both sides and one fate.
+
+        A concatenation, or a norm over one, so keeps the channels of its parts apart: each can be cut on its own.
+        """
+        random = np.random.default_rng(0)
+        sign = np.zeros(self._count, np.int64)
+        for slot in self._slots:
+            channels, times = np.unique(slot.channels, return_counts=True)
+            sign[channels] += random.integers(1, 1 << 40) * times
+        fates = {reason: int(random.integers(1, 1 << 40)) for reason in dict.fromkeys(self._reasons.values())}
+        for channel, reason in self._reasons.items():
+            sign[channel] += fates[reason]
+        found: Ints = np.unique(sign, return_inverse=True)[1].astype(np.int64)
+        return found
+
+    def _group(self, number: int, slots: list[_Slot], group_of: Ints, taken: dict[str, int]) -> Group:
+        rank = np.full(self._count, -1, np.int64)
+        channels: list[int] = []
+        for slot in sorted(slots, key=lambda slot: slot.side == "in"):
+            own = slot.channels[(group_of[slot.channels] == number) & (rank[slot.channels] < 0)]
+            fresh = own[np.sort(np.unique(own, return_index=True)[1])]
+            rank[fresh] = np.arange(len(channels), len(channels) + len(fresh))
+            channels += fresh.tolist()
+        slots = sorted(slots, key=lambda slot: slot.kind in ("batchnorm", "layernorm", "parameter"))
+        members = tuple(_member(slot, group_of[slot.channels] == number, rank) for slot in slots)
+        refused = next((self._reasons[c] for c in channels if c in self._reasons), None)
+        if not any(member.side == "in" for member in members):
+            refused = refused or "nothing reads its channels but the network's output"
+        name = next(slot.module for slot in slots if slot.side == "out")
+        taken[name] = taken.get(name, 0) + 1
+        return Group(
+            name=name if taken[name] == 1 else f"{name}:{taken[name]}",
+            channels=len(channels),
+            members=members,
+            refused=refused,
+            normalised=next((self._norms[c] for c in channels if c in self._norms), None),
+        )
+
+
+def _member(slot: _Slot, inside: np.ndarray, rank: Ints) -> Member:
+    local = np.flatnonzero(inside)
     return Member(
-        module=names[item.dep.target.module],
-        kind=kind,
-        side=side,
-        local=local,
-        channel=torch.as_tensor(list(roots), dtype=torch.int64),
-        normalised_by=tuple(names[reader] for reader in readers) if side == "out" and only_norms else (),
+        module=slot.module,
+        kind=slot.kind,
+        side=slot.side,
+        local=torch.from_numpy(local.astype(np.int64)),
+        channel=torch.from_numpy(rank[slot.channels[local]]),
+        parameter=slot.parameter if slot.kind == "parameter" else "",
+        axis=slot.axis,
     )
 
 
-def _side(handler: str) -> Literal["out", "in"]:
-    return "in" if handler == "prune_in_channels" else "out"
+def _slot(axis: Axis, modules: dict[str, nn.Module], classes: Ints) -> _Slot | None:
+    """Return what an axis of a parameter stands for, None if another axis of its module says the same."""
+    owner, _, leaf = axis.tensor.rpartition(".")
+    module = modules[owner]
+    kind = kind_of(module)
+    channels = classes[axis.atoms]
+    if kind == "parameter" or not _standard(module, leaf):
+        return _Slot(
+            module=owner, kind="parameter", side="out", parameter=axis.tensor, axis=axis.axis, channels=channels
+        )
+    if kind in ("batchnorm", "layernorm"):
+        first = leaf == "weight" or (leaf == "running_mean" and getattr(module, "weight", None) is None)
+        side: Side | None = "out" if first else None
+    else:
+        side = _side(module, axis.axis) if leaf == "weight" else None
+    if side is None:
+        return None
+    if kind in ("depthwise", "grouped") and side == "in":
+        return None
+    return _Slot(module=owner, kind=kind, side=side, parameter="", axis=axis.axis, channels=channels)
 
 
-def _fits(member: Member, module: Any, channels: int) -> bool:
-    """Return whether the traced indices lie on the module's axis and every channel has its share of them."""
-    sizes = {"linear": ("out_features", "in_features"), "batchnorm": ("num_features", "num_features")}
-    outputs, inputs = sizes.get(member.kind, ("out_channels", "in_channels"))
-    size = int(getattr(module, inputs if member.side == "in" else outputs))
-    counts = torch.bincount(member.channel, minlength=channels)
-    inside = int(member.local.min()) >= 0 and int(member.local.max()) < size
-    return inside and len(counts) == channels and bool((counts == counts[0]).all()) and int(counts[0]) > 0
+def _side(module: nn.Module, axis: int) -> Side | None:
+    if axis > 1:
+        return None
+    transposed = isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1
+    return "in" if (axis == 1) != transposed else "out"
 
 
-def _kind(module: Any) -> Kind | None:
-    """Return the kind of a module whose channels can be sliced exactly, None for every other one."""
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+def _standard(module: nn.Module, leaf: str) -> bool:
+    """Return whether the tensor is one of those that cutting its module cuts."""
+    own = getattr(module, leaf, None)
+    known = ("weight", "bias", "running_mean", "running_var")
+    return leaf in known and own is not None
+
+
+def kind_of(module: nn.Module) -> Kind:
+    """Return the kind of a module whose channels can be sliced, "parameter" for any other."""
+    if isinstance(module, nn.modules.conv._ConvNd):
         if module.groups == 1:
             return "conv"
-        return "depthwise" if module.groups == module.in_channels == module.out_channels else None
+        return "depthwise" if module.groups == module.in_channels == module.out_channels else "grouped"
     if isinstance(module, nn.Linear):
         return "linear"
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+    if isinstance(module, nn.modules.batchnorm._NormBase):
         return "batchnorm"
-    return None
+    if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+        return "layernorm"
+    return "parameter"

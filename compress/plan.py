@@ -9,23 +9,20 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from slimtask.compress.cuts import (
+    LayerCut,
+    TensorCut,
+    channel_sizes,
+    check_layer,
+    check_tensor,
+    cut_layer_,
+    slice_,
+)
 from slimtask.compress.groups import Group
+from slimtask.compress.trace import named_tensors
+from slimtask.compress.twins import adapt_, become_twin_, has_twin, twins_among
 from slimtask.errors import InputError
 from slimtask.tasks import Frozen
-
-
-class LayerCut(Frozen):
-    """What stays of one module: ``outputs`` and ``inputs`` are the kept indices of each axis, None for all.
-
-    ``adds_bias`` says that the module gains a bias parameter, into which constants of removed channels were folded.
-    """
-
-    module: str
-    outputs_before: int = Field(ge=1)
-    inputs_before: int = Field(ge=1)
-    outputs: tuple[int, ...] | None = None
-    inputs: tuple[int, ...] | None = None
-    adds_bias: bool = False
 
 
 class GroupCut(Frozen):
@@ -39,19 +36,40 @@ class GroupCut(Frozen):
 
 
 class Plan(Frozen):
-    """A replayable removal of channels: the cut of every touched module, explained group by group."""
+    """A replayable removal of channels: the cut of every touched layer and tensor, explained group by group.
+
+    ``twins`` are modules whose code ties its sizes together and that run as their sliceable twin (``twins.py``).
+    """
 
     kind: Literal["plan"] = "plan"
     layers: tuple[LayerCut, ...]
     groups: tuple[GroupCut, ...]
+    tensors: tuple[TensorCut, ...] = ()
+    twins: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Return whether anything is cut."""
+        return bool(self.layers or self.tensors)
 
     def apply_(self, model: nn.Module) -> None:
         """Cut ``model`` in place. Raises InputError, before anything is touched, if the plan does not fit it."""
         modules = dict(model.named_modules())
         for layer in self.layers:
-            _check_fit(layer, modules.get(layer.module))
+            check_layer(layer, modules.get(layer.module))
+        tensors = named_tensors(model)
+        for cut in self.tensors:
+            check_tensor(cut, tensors)
+        for name in self.twins:
+            if name not in modules or not has_twin(modules[name]):
+                raise InputError(f"the plan does not fit this network: '{name}' is no attention module that it knows.")
+        for name in self.twins:
+            become_twin_(modules[name])
         for layer in self.layers:
-            cut_module_(modules[layer.module], layer)
+            cut_layer_(modules[layer.module], layer)
+        for cut in self.tensors:
+            owner, _, leaf = cut.tensor.rpartition(".")
+            slice_(modules[owner], (leaf,), cut.axis, torch.tensor(cut.kept, dtype=torch.int64))
+        adapt_(model)
 
     def then(self, later: Plan) -> Plan:
         """Return one plan that equals this one followed by ``later`` (made on the already cut network)."""
@@ -60,7 +78,17 @@ class Plan(Frozen):
         merged = [_compose(first.get(name), second.get(name)) for name in {**first, **second}]
         befores = {group.name: group for group in self.groups}
         groups = [_compose_group(befores.pop(group.name, None), group) for group in later.groups]
-        return Plan(layers=tuple(merged), groups=(*groups, *befores.values()))
+        tensors = {(cut.tensor, cut.axis): cut for cut in self.tensors}
+        for cut in later.tensors:
+            before = tensors.get((cut.tensor, cut.axis))
+            kept = cut.kept if before is None else tuple(before.kept[index] for index in cut.kept)
+            tensors[cut.tensor, cut.axis] = (before or cut).model_copy(update={"kept": kept})
+        return Plan(
+            layers=tuple(merged),
+            groups=(*groups, *befores.values()),
+            tensors=tuple(tensors.values()),
+            twins=tuple(dict.fromkeys((*self.twins, *later.twins))),
+        )
 
     def __str__(self) -> str:
         """Return one line per group that lost channels: name, before -> after, reasons."""
@@ -79,60 +107,28 @@ def plan_from_keep(
     """Return the Plan that keeps, of each group, the channels where ``keep[g]`` (boolean, [channels]) is true."""
     modules = dict(model.named_modules())
     kept: dict[tuple[str, str], torch.Tensor] = {}
+    loose: dict[tuple[str, int], torch.Tensor] = {}
+    tensors_of = named_tensors(model)
     for group, stays in zip(groups, keep, strict=True):
         if bool(stays.all()):
             continue
         for member in group.members:
-            size = channel_sizes(modules[member.module])[member.side == "in"]
-            mask = kept.setdefault((member.module, member.side), torch.ones(size, dtype=torch.bool))
+            if member.kind == "parameter":
+                size = tensors_of[member.parameter].shape[member.axis]
+                mask = loose.setdefault((member.parameter, member.axis), torch.ones(size, dtype=torch.bool))
+            else:
+                size = channel_sizes(modules[member.module])[member.side == "in"]
+                mask = kept.setdefault((member.module, member.side), torch.ones(size, dtype=torch.bool))
             mask[member.local[~stays[member.channel]]] = False
     touched = dict.fromkeys(name for name, _ in kept)
     layers = [_layer_cut(name, modules[name], kept.get((name, "out")), kept.get((name, "in"))) for name in touched]
-    return Plan(layers=tuple(layers), groups=tuple(cuts))
-
-
-def channel_sizes(module: nn.Module) -> tuple[int, int]:
-    """Return (outputs, inputs) of a convolution, linear layer or BatchNorm."""
-    if isinstance(module, nn.Linear):
-        return module.out_features, module.in_features
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return module.out_channels, module.in_channels
-    assert isinstance(module, nn.modules.batchnorm._BatchNorm)
-    return module.num_features, module.num_features
-
-
-def cut_module_(module: nn.Module, layer: LayerCut) -> None:
-    """Slice the parameters, buffers and attributes of one module in place, as ``layer`` says."""
-    outputs = None if layer.outputs is None else torch.tensor(layer.outputs, dtype=torch.int64)
-    inputs = None if layer.inputs is None else torch.tensor(layer.inputs, dtype=torch.int64)
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        _slice_(module, ("weight", "bias", "running_mean", "running_var"), 0, outputs)
-        module.num_features = len(module.running_mean) if module.running_mean is not None else len(module.weight)
-        return
-    assert isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
-    if layer.adds_bias and module.bias is None:
-        module.bias = nn.Parameter(module.weight.new_zeros(module.weight.shape[0]))
-    _slice_(module, ("weight", "bias"), 0, outputs)
-    depthwise = isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1
-    if not depthwise:
-        _slice_(module, ("weight",), 1, inputs)
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    else:
-        module.out_channels = module.weight.shape[0]
-        module.in_channels = module.weight.shape[0] if depthwise else module.weight.shape[1]
-        module.groups = module.weight.shape[0] if depthwise else 1
-
-
-def _slice_(module: nn.Module, names: Sequence[str], axis: int, index: torch.Tensor | None) -> None:
-    for name in names:
-        tensor = getattr(module, name)
-        if tensor is None or index is None:
-            continue
-        sliced = tensor.detach().index_select(axis, index.to(tensor.device)).clone()
-        if isinstance(tensor, nn.Parameter):
-            sliced = nn.Parameter(sliced, requires_grad=tensor.requires_grad)
-        setattr(module, name, sliced)
+    tensors = [
+        TensorCut(tensor=name, axis=axis, before=len(mask), kept=kept_indices)
+        for (name, axis), mask in loose.items()
+        if (kept_indices := _indices(mask)) is not None
+    ]
+    twins = twins_among(modules, [*touched, *(cut.tensor for cut in tensors)])
+    return Plan(layers=tuple(layers), groups=tuple(cuts), tensors=tuple(tensors), twins=twins)
 
 
 def _layer_cut(name: str, module: nn.Module, out: torch.Tensor | None, into: torch.Tensor | None) -> LayerCut:
@@ -144,23 +140,6 @@ def _layer_cut(name: str, module: nn.Module, out: torch.Tensor | None, into: tor
 
 def _indices(mask: torch.Tensor | None) -> tuple[int, ...] | None:
     return None if mask is None or bool(mask.all()) else tuple(mask.nonzero().flatten().tolist())
-
-
-def _check_fit(layer: LayerCut, module: nn.Module | None) -> None:
-    cuttable = nn.Linear | nn.modules.conv._ConvNd | nn.modules.batchnorm._BatchNorm
-    if module is None or not isinstance(module, cuttable):
-        raise InputError(f"the plan does not fit this network: it has no layer '{layer.module}' that can be cut.")
-    sizes = channel_sizes(module)
-    if sizes != (layer.outputs_before, layer.inputs_before):
-        raise InputError(
-            f"the plan does not fit this network: '{layer.module}' has {sizes[0]} outputs and {sizes[1]} inputs, "
-            f"the plan was made for {layer.outputs_before} and {layer.inputs_before}."
-        )
-    for kept, size in ((layer.outputs, sizes[0]), (layer.inputs, sizes[1])):
-        if kept is not None and (not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= size):
-            raise InputError(f"the plan is damaged: '{layer.module}' must keep rising channels within 0..{size - 1}.")
-    if isinstance(module, nn.modules.conv._ConvNd) and module.groups not in (1, module.out_channels):
-        raise InputError(f"the plan does not fit this network: '{layer.module}' is a grouped convolution.")
 
 
 def _compose(first: LayerCut | None, second: LayerCut | None) -> LayerCut:

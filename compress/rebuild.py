@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import nn
 
 from slimtask.architectures import build
 from slimtask.checkpoint import Checkpoint
+from slimtask.compress.branches import BranchPaths
 from slimtask.compress.plan import Plan
+from slimtask.compress.skip import SkipBlocks
+from slimtask.compress.task_outputs import KeepTasks
 from slimtask.errors import InputError
+
+Edit = Plan | SkipBlocks | BranchPaths | KeepTasks
+_EDIT: TypeAdapter[Edit] = TypeAdapter(Annotated[Edit, Field(discriminator="kind")])
 
 
 def rebuild(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
@@ -22,8 +28,10 @@ def rebuild(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = No
     the weights do not fit it.
     """
     model = _skeleton(checkpoint) if factory is None else factory()
+    if not hasattr(model, "tasks"):
+        model.tasks = checkpoint.tasks  # type: ignore[assignment]
     for edit in checkpoint.edits:
-        _plan(edit).apply_(model)
+        read_edit(edit).apply_(model)
     own = model.state_dict()
     for name, tensor in checkpoint.weights.items():
         if name not in own or own[name].shape != tensor.shape:
@@ -36,8 +44,6 @@ def rebuild(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = No
         raise InputError(f"the checkpoint is not whole: it lacks '{missing[0]}' ({len(missing)} tensors are missing).")
     # assign: the skeleton's tensors have no memory of their own; clones, so that the checkpoint stays as it is
     model.load_state_dict({name: tensor.clone() for name, tensor in checkpoint.weights.items()}, assign=True)
-    if not hasattr(model, "tasks"):
-        model.tasks = checkpoint.tasks  # type: ignore[assignment]
     return model.eval()
 
 
@@ -57,13 +63,14 @@ def _skeleton(checkpoint: Checkpoint) -> nn.Module:
 
 def plans_of(checkpoint: Checkpoint) -> tuple[Plan, ...]:
     """Return the Plans among the checkpoint's edits, in order."""
-    return tuple(_plan(edit) for edit in checkpoint.edits)
+    return tuple(edit for edit in map(read_edit, checkpoint.edits) if isinstance(edit, Plan))
 
 
-def _plan(edit: dict[str, Any]) -> Plan:
+def read_edit(edit: dict[str, Any]) -> Edit:
+    """Return an edit from its JSON form. Raises InputError if it is not valid."""
     try:
-        return Plan.model_validate(edit)
+        return _EDIT.validate_python(edit)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"the checkpoint's edit is not a valid plan ({where}: {first['msg']}).") from None
+        raise InputError(f"the checkpoint's edit is not valid ({where}: {first['msg']}).") from None

@@ -6,13 +6,19 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float
+import torch
 from torch import Tensor, nn
 
-from slimtask.compress.certify import Certificate, Probes, Refusal, certificate_inputs, certify
-from slimtask.compress.fold import Fold, absorb_, plan_fold
-from slimtask.compress.groups import Group, find_groups
-from slimtask.compress.plan import GroupCut, Plan, plan_from_keep
+from slimtask.compress.certify import Certificate, Refusal, certificate_inputs, certify
+from slimtask.compress.constants import read_constants
+from slimtask.compress.fold import plan_fold
+from slimtask.compress.groups import Group, groups_of
+from slimtask.compress.inputs import Inputs, map_tensors, tensors_of
+from slimtask.compress.masked import masked
+from slimtask.compress.plan import Plan
+from slimtask.compress.surgery import Cut, make_cut, own_tensors_, survivable
+from slimtask.compress.trace import named_tensors, record, shared_copy
+from slimtask.compress.twins import become_twins_
 from slimtask.compress.zeros import find_dead
 from slimtask.errors import CheckFailed
 
@@ -26,78 +32,102 @@ class Compressed:
     certificate: Certificate
 
 
-def remove_zeros(model: nn.Module, example: Float[Tensor, "batch 3 height width"], *, align: int = 1) -> Compressed:
+def remove_zeros(model: nn.Module, example: Inputs, *, align: int = 1) -> Compressed:
     """Return a copy of ``model`` without the channels that its weights have made dead; ``model`` is left as it is.
 
-    Each group keeps a multiple of ``align`` channels (or all), filled up with dead ones.
+    ``example`` is a valid input: one tensor, a tuple of positional or a dictionary of keyword arguments. Each group
+    keeps a multiple of ``align`` channels (or all), filled up with dead ones.
 
-    Nothing is scored: a channel goes only if its readers ignore it or its writers are zero (``zeros.py``, ``fold.py``).
-    Every removal is checked on several inputs and two sizes; a group whose removal is not exact to 1e-5 is put back and
-    named in the certificate. Raises CheckFailed if even then the networks differ.
+    Nothing is scored: a channel goes only if its readers ignore it or see a constant in it (``constants.py``,
+    ``fold.py``). Every removal is checked on several inputs and two sizes; a group whose removal is not exact to 1e-5
+    is put back and named in the certificate. Raises CheckFailed if even then the networks differ.
     """
-    device = example.device
-    model, example = copy.deepcopy(model).cpu().eval(), example.cpu()  # a GPU's TF32 would blur the comparison
-    probes, inputs = certificate_inputs(model, example, seed=0), certificate_inputs(model, example, seed=1)
-    groups = find_groups(model, example)
-    open_groups = [group for group in groups if group.refused is None]
-    dead = find_dead(model, open_groups, probes.all)
-    folds = [plan_fold(group, state, model, align) for group, state in zip(open_groups, dead, strict=True)]
+    dense, example, device = _on_cpu(model, example)
+    working = shared_copy(dense)
+    become_twins_(working)
+    tape = record(working, example)
+    groups = groups_of(working, tape)
+    refused = [Refusal(group=g.name, channels=g.channels, reason=why) for g in groups if (why := _closed(g))]
+    open_groups = [group for group in groups if not _closed(group)]
+    dead = find_dead(working, open_groups, read_constants(tape, named_tensors(working)))
+    cuts = []
+    for group, state in zip(open_groups, dead, strict=True):
+        fold = plan_fold(group, state, working, align)
+        cuts.append(Cut(group=group, keep=fold.keep, reasons=fold.reasons, note=fold.note, fold=fold))
+        if stuck := int(state.silent.sum()):
+            why = "dead, but what its readers see is not one constant"
+            refused.append(Refusal(group=group.name, channels=stuck, reason=why))
+    return _certified(dense, dense, cuts, example, refused, device)
+
+
+def remove_channels(
+    model: nn.Module, example: Inputs, groups: Sequence[Group], keep: Sequence[Tensor], *, why: str = "low score"
+) -> Compressed:
+    """Return a copy of ``model`` with, of each of its ``groups``, only the channels where ``keep[g]`` is true.
+
+    ``keep[g]`` is boolean, [channels of group g]. The removed channels need not be zero: the certificate compares with
+    the dense network in which they are masked (``masked.py``). Groups that are refused, or without which the network's
+    code does not run, stay whole and are named. Raises CheckFailed if the networks differ.
+    """
+    dense, example, device = _on_cpu(model, example)
     refused = [Refusal(group=g.name, channels=g.channels, reason=g.refused) for g in groups if g.refused]
-    refused += [
-        Refusal(group=group.name, channels=fold.stuck, reason="dead, but what its readers see is not one constant")
-        for group, fold in zip(open_groups, folds, strict=True)
-        if fold.stuck
+    cuts = [
+        Cut(group=group, keep=stays.cpu(), reasons={why: int((~stays).sum())} if bool((~stays).any()) else {})
+        for group, stays in zip(groups, keep, strict=True)
+        if group.refused is None
     ]
-    cuts = list(zip(open_groups, folds, strict=True))
-    done = _attempt(model, cuts, inputs, refused)
+    return _certified(dense, None, cuts, example, refused, device)
+
+
+def _certified(
+    dense: nn.Module,
+    reference: nn.Module | None,
+    cuts: Sequence[Cut],
+    example: Inputs,
+    refused: Sequence[Refusal],
+    device: torch.device,
+) -> Compressed:
+    """Return the cut network if it computes what ``reference`` does, the masked dense network if that is None."""
+    good, lost = survivable(dense, cuts, example)
+    kept_whole = [cut for cut in cuts if bool(cut.keep.all())]
+    refused = [*refused, *(_refusal(cut, reason) for cut, reason in lost)]
+    inputs = certificate_inputs(dense, example, seed=1)
+
+    def attempt(chosen: Sequence[Cut]) -> Compressed | str:
+        smaller, plan = make_cut(dense, chosen)
+        expected = masked(dense, chosen) if reference is None else reference
+        certificate = certify(expected, smaller, inputs, refused=refused)
+        if not certificate:
+            return f"it changes an output by {certificate.max_rel_error:.1e}"
+        return Compressed(model=smaller, plan=plan, certificate=certificate)
+
+    done = attempt([*good, *kept_whole])
     if isinstance(done, str):
-        exact, inexact = _separate(model, cuts, inputs)
-        done = _attempt(model, exact, inputs, refused + inexact)
+        verdicts = [(cut, attempt([cut])) for cut in good]
+        refused += [_refusal(cut, verdict) for cut, verdict in verdicts if isinstance(verdict, str)]
+        done = attempt([*(cut for cut, verdict in verdicts if not isinstance(verdict, str)), *kept_whole])
     if isinstance(done, str):
         raise CheckFailed(f"the removal is not exact ({done}); nothing was written.")
+    own_tensors_(done.model, dense)
     done.model.to(device)
     return done
 
 
-Cuts = list[tuple[Group, Fold]]
+def _closed(group: Group) -> str | None:
+    """Return why even dead channels of the group must stay, None if they may go."""
+    if group.refused is None and group.normalised is not None:
+        return f"the normalisation '{group.normalised}' takes its mean over them"
+    return group.refused
 
 
-def _attempt(model: nn.Module, cuts: Cuts, inputs: Probes, refused: Sequence[Refusal] = ()) -> Compressed | str:
-    """Return the network cut as ``cuts`` say if that is exact, else why it is not."""
-    try:
-        smaller, plan = _cut(model, [group for group, _ in cuts], [fold for _, fold in cuts])
-        certificate = certify(model, smaller, inputs, refused=refused)
-    except (RuntimeError, IndexError, ValueError, TypeError) as error:  # a coupling the trace did not see
-        return f"the network does not run without them: {(str(error).splitlines() or [type(error).__name__])[0]}"
-    if not certificate:
-        return f"it changes an output by {certificate.max_rel_error:.1e}"
-    return Compressed(model=smaller, plan=plan, certificate=certificate)
+def _refusal(cut: Cut, reason: str) -> Refusal:
+    return Refusal(group=cut.group.name, channels=int((~cut.keep).sum()), reason=reason)
 
 
-def _cut(model: nn.Module, groups: Sequence[Group], folds: Sequence[Fold]) -> tuple[nn.Module, Plan]:
-    """Return a cut copy of ``model`` and the plan that cut it."""
-    smaller = copy.deepcopy(model)
-    gained = [name for group, fold in zip(groups, folds, strict=True) for name in absorb_(group, fold, smaller)]
-    cuts = [
-        GroupCut(
-            name=group.name, before=group.channels, after=int(fold.keep.sum()), removed=fold.reasons, note=fold.note
-        )
-        for group, fold in zip(groups, folds, strict=True)
-    ]
-    plan = plan_from_keep(smaller, groups, [fold.keep for fold in folds], cuts)
-    layers = [layer.model_copy(update={"adds_bias": layer.module in gained}) for layer in plan.layers]
-    plan = plan.model_copy(update={"layers": tuple(layers)})
-    plan.apply_(smaller)
-    return smaller, plan
-
-
-def _separate(model: nn.Module, cuts: Cuts, inputs: Probes) -> tuple[Cuts, list[Refusal]]:
-    """Return the cuts that are exact one by one, and a Refusal for each other one."""
-    exact, refused = [], []
-    for group, fold in cuts:
-        done = _attempt(model, [(group, fold)], inputs)
-        if isinstance(done, str):
-            refused.append(Refusal(group=group.name, channels=int((~fold.keep).sum()), reason=done))
-        else:
-            exact.append((group, fold))
-    return exact, refused
+def _on_cpu(model: nn.Module, example: Inputs) -> tuple[nn.Module, Inputs, torch.device]:
+    """Return the network and the example on the CPU, where no TF32 blurs comparisons, and where they came from."""
+    device = next((tensor.device for tensor in (*model.parameters(), *tensors_of(example))), torch.device("cpu"))
+    if device.type == "cpu":
+        dense = shared_copy(model).eval()
+        return dense, example, device
+    return copy.deepcopy(model).cpu().eval(), map_tensors(Tensor.cpu, example), device

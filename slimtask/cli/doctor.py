@@ -10,7 +10,6 @@ from slimtask.cli.common import JsonOption, console, emit, table
 _PIECES = (
     # distributions (any one suffices), what it does, how to get it
     (("torch",), "training and compression", "pip install torch"),
-    (("torch-pruning",), "the dependency graph of compress", "pip install torch-pruning"),
     (("onnx",), "ONNX export", "pip install onnx onnxscript"),
     (("onnxruntime-gpu", "onnxruntime"), "running and timing ONNX graphs", "pip install onnxruntime"),
     (("tensorrt-rtx",), "engines for RTX GPUs, built without a GPU", "pip install slimtask[rtx]"),

@@ -41,7 +41,7 @@ def _checkpoint(path: Path) -> list[tuple[str, bool, str]]:
 
     from slimtask.checkpoint import Checkpoint
     from slimtask.cli.common import load_architectures
-    from slimtask.compress.certify import named_outputs
+    from slimtask.compress.inputs import named_outputs
     from slimtask.compress.compress import example_input
     from slimtask.compress.rebuild import rebuild
 

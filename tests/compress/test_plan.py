@@ -64,7 +64,7 @@ def test_a_plan_refuses_another_network_and_leaves_it_whole(small_net: NetMaker,
     with pytest.raises(InputError, match=r"the plan does not fit this network: '.*' has \d+ outputs"):
         plan.apply_(wider)
     assert all(torch.equal(before[name], tensor) for name, tensor in wider.state_dict().items())
-    with pytest.raises(InputError, match="no layer 'heads"):
+    with pytest.raises(InputError, match="no layer 'trunk"):
         plan.apply_(torch.nn.Sequential())
 
 

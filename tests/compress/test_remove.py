@@ -99,7 +99,7 @@ def test_outputs_are_never_cut_and_fixed_groups_are_named(small_net: Callable[..
     done = remove_zeros(model, EXAMPLE)
     assert done.model.heads["segmentation"].layers[-1].out_channels == 5
     refused = {refusal.group: refusal.reason for refusal in done.certificate.refused}
-    assert "outputs of the network" in refused["heads.segmentation.layers.3"]
+    assert "network's output 'segmentation'" in refused["heads.segmentation.layers.3"]
 
 
 def test_a_wholly_dead_block_keeps_one_channel(small_net: Callable[..., MultiTaskNet]) -> None:
@@ -146,8 +146,8 @@ class Mixing(nn.Module):
 @pytest.mark.parametrize(
     ("mix", "reason"),
     [
-        (lambda x: x.softmax(dim=1), "not one constant"),
-        (lambda x: x / (2 + x.mean(dim=1, keepdim=True).abs()), "changes an output"),
+        (lambda x: x.softmax(dim=1), "'softmax' runs over them"),
+        (lambda x: x / (2 + x.mean(dim=1, keepdim=True).abs()), "'mean' runs over them"),
     ],
 )
 def test_an_operation_that_mixes_channels_is_refused_by_name(

@@ -101,7 +101,7 @@ def test_a_plan_in_a_file_must_be_a_plan(checkpoint: Checkpoint) -> None:
     layer = {"module": "trunk.stem.0", "outputs_before": 16, "inputs_before": 3, "outputs": [0, 0]}
     with pytest.raises(InputError, match="must keep rising channels"):
         rebuild(checkpoint.with_changes(edits=({"kind": "plan", "layers": [layer], "groups": []},)))
-    with pytest.raises(InputError, match="not a valid plan"):
+    with pytest.raises(InputError, match="edit is not valid"):
         rebuild(checkpoint.with_changes(edits=({"kind": "plan", "layers": "all"},)))
 
 

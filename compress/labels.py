@@ -1,0 +1,154 @@
+"""Labels: who is who among the indices of every axis of every value, and which of them must go together.
+
+Every index of every axis of a parameter gets a number of its own (an *atom*). Operations carry atoms along as labels,
+tie labels that meet (a sum needs equal channels) and pin labels that cannot shrink (an output, a softmax over them).
+What is tied in the end, directly or not, is one channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slimtask.compress.axes import Array, align, varies, varying
+
+Ints = NDArray[np.int64]
+Layers = list[Array]
+"""The labels of one value: arrays that broadcast to its shape, each for other axes; 0 is an index without a label."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a parameter or buffer and its atoms, ``first`` to ``first + size - 1``."""
+
+    tensor: str
+    axis: int
+    first: int
+    size: int
+
+    @property
+    def atoms(self) -> Ints:
+        """Return the atoms of the axis in order."""
+        return np.arange(self.first, self.first + self.size)
+
+
+@dataclass
+class Labels:
+    """The atoms handed out, the ties between them, and which are pinned or normalised, with reasons."""
+
+    axes: list[Axis] = field(default_factory=list)
+    count: int = 1  # 0 means no label
+    _ties: list[tuple[Ints, Ints]] = field(default_factory=list)
+    _pins: list[tuple[Ints, str]] = field(default_factory=list)
+    _norms: list[tuple[Ints, str]] = field(default_factory=list)
+
+    def leaf(self, tensor: str, shape: Sequence[int]) -> Layers:
+        """Return fresh labels for every axis of a parameter or buffer."""
+        layers = []
+        for axis, size in enumerate(shape):
+            if size > 1:
+                self.axes.append(Axis(tensor, axis, self.count, size))
+                layers.append(self.axes[-1].atoms.reshape([size if i == axis else 1 for i in range(len(shape))]))
+                self.count += size
+        return layers
+
+    def tie(self, one: Array, other: Array) -> None:
+        """Record that what meets in the broadcast of the two arrays is the same; a label that meets none is pinned."""
+        left, right = np.broadcast_arrays(one, other)
+        left, right = left.ravel(), right.ravel()
+        both = (left > 0) & (right > 0)
+        self._ties.append((left[both], right[both]))
+        self.pin(np.concatenate([left[right == 0], right[left == 0]]), "they meet channels of a fixed number")
+
+    def tie_along(self, array: Array, axis: int) -> Array:
+        """Tie all labels along ``axis`` and return the array with that axis reduced to size 1."""
+        first = array.take([0], axis=axis)
+        self.tie(array, first)
+        return first
+
+    def pin(self, labels: Array, why: str) -> None:
+        """Record that no channel among ``labels`` may be removed."""
+        found = labels[labels > 0].ravel()
+        if found.size:
+            self._pins.append((found, why))
+
+    def normalise(self, labels: Array, by: str) -> None:
+        """Record that a normalisation over all of ``labels`` lies behind them: without one the others change."""
+        self._norms.append((labels[labels > 0].ravel(), by))
+
+    def elementwise(self, operands: Sequence[tuple[Layers, Sequence[int]]]) -> Layers:
+        """Return the labels of an element-wise result; labels of the same axes are tied across the operands."""
+        ndim = max((len(shape) for _, shape in operands), default=0)
+        aligned = [
+            ([align(a, ndim) for a in layers], (1,) * (ndim - len(shape)) + tuple(shape)) for layers, shape in operands
+        ]
+        result: Layers = []
+        for index, (layers, _) in enumerate(aligned):
+            for layer in layers:
+                met = layer
+                for other, shape in aligned[:index] + aligned[index + 1 :]:
+                    met = self._meet(met, other, shape)
+                result.append(met)
+        return finest(result)
+
+    def _meet(self, layer: Array, others: Layers, shape: Sequence[int]) -> Array:
+        """Tie one operand's layer to another operand's, or pin it if that has the axis but no label for it.
+
+        Returns the layer, with the axes reduced along which the other operand fixes the size.
+        """
+        axes = varying(layer)
+        partners = [other for other in others if varying(other) & axes]
+        for partner in partners:
+            self.tie(layer, partner)
+        covered = frozenset[int]().union(*(varying(partner) for partner in partners))
+        fixed = [axis for axis in axes - covered if shape[axis] > 1]
+        if fixed and not partners:
+            self.pin(layer, "they meet channels of a fixed number")
+        elif fixed:  # e.g. the width of the heads is fixed, their number is not
+            for axis in fixed:
+                layer = self.tie_along(layer, axis)
+        return layer
+
+    def classes(self) -> Ints:
+        """Return for every atom the number of the channel it belongs to."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        left = np.concatenate([np.zeros(0, np.int64), *(tie[0] for tie in self._ties)])
+        right = np.concatenate([np.zeros(0, np.int64), *(tie[1] for tie in self._ties)])
+        graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(self.count, self.count))
+        found: Ints = connected_components(graph, directed=False)[1].astype(np.int64)
+        return found
+
+    def reasons(self, classes: Ints) -> dict[int, str]:
+        """Return why channels are pinned, by channel number: the first reason met."""
+        return _first_words(self._pins, classes)
+
+    def normalised(self, classes: Ints) -> dict[int, str]:
+        """Return the first normalisation that lies over each normalised channel."""
+        return _first_words(self._norms, classes)
+
+
+def _first_words(records: Sequence[tuple[Ints, str]], classes: Ints) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for atoms, word in records:
+        for number in np.unique(classes[atoms]).tolist():
+            found.setdefault(number, word)
+    return found
+
+
+def finest(layers: Layers) -> Layers:
+    """Return the layers without those whose axes another, finer one covers as well."""
+    kept: Layers = []
+    for layer in sorted(layers, key=lambda array: -len(varying(array))):
+        if varying(layer) and not any(varying(layer) & varying(other) for other in kept):
+            kept.append(layer)
+    return kept
+
+
+def along(layers: Layers, axis: int) -> Array | None:
+    """Return the layer that varies along ``axis``, None if there is none."""
+    return next((layer for layer in layers if varies(layer, axis)), None)

@@ -1,0 +1,128 @@
+"""Statistics against closed forms, teaching that converges, and what must not be touched."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from slimtask.compress.finetune import distil, iterative, keep_schedule, output_distance, recalibrate_batchnorm
+from slimtask.errors import InputError
+from slimtask.train.models import MultiTaskNet
+
+NetMaker = Callable[..., MultiTaskNet]
+
+
+def with_dropout() -> nn.Sequential:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 4, 1)
+    return nn.Sequential(nn.Dropout(0.9), conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).train()
+
+
+def test_statistics_are_the_average_over_the_batches() -> None:
+    model = with_dropout()
+    model[0].eval()
+    model[2].momentum = 0.3
+    model[2].running_mean.fill_(100.0)
+    batches = [torch.randn(4, 3, 5, 5) * scale for scale in (1, 3)]
+    weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    modes = [module.training for module in model.modules()]
+    assert recalibrate_batchnorm(model, iter([batches[0], (batches[1], "targets")])) == 2
+    seen = [model[1](batch).detach() for batch in batches]
+    means = torch.stack([x.mean(dim=(0, 2, 3)) for x in seen]).mean(dim=0)
+    variances = torch.stack([x.var(dim=(0, 2, 3)) for x in seen]).mean(dim=0)
+    torch.testing.assert_close(model[2].running_mean, means)
+    torch.testing.assert_close(model[2].running_var, variances)
+    assert model[2].momentum == 0.3
+    assert modes == [module.training for module in model.modules()]
+    assert all(torch.equal(weights[name], parameter) for name, parameter in model.named_parameters())
+
+
+def test_an_error_gives_the_old_statistics_back() -> None:
+    model = with_dropout()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError, match="no batch"):
+        recalibrate_batchnorm(model, [])
+    with pytest.raises(RuntimeError):
+        recalibrate_batchnorm(model, [torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4)])
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert model[2].momentum == 0.1
+    with pytest.raises(InputError, match="tuple that starts with one"):
+        recalibrate_batchnorm(model, [("a", "b")])
+
+
+def test_the_distance_does_not_depend_on_the_unit() -> None:
+    metres = {"depth": torch.tensor([1.0, 3.0]), "logits": torch.tensor([2.0])}
+    wrong = {"depth": torch.tensor([2.0, 3.0]), "logits": torch.tensor([1.0])}
+    assert float(output_distance(wrong, metres)) == pytest.approx((0.5 / 5 + 1 / 4) / 2)
+    millimetres, wrong_mm = ({**x, "depth": x["depth"] * 1000} for x in (metres, wrong))
+    assert float(output_distance(wrong_mm, millimetres)) == pytest.approx(float(output_distance(wrong, metres)))
+    with pytest.raises(InputError, match="differ from the teacher's"):
+        output_distance({"depth": torch.ones(2)}, metres)
+
+
+def test_a_damaged_student_learns_the_teachers_outputs(small_net: NetMaker) -> None:
+    teacher = small_net().train()
+    student = copy.deepcopy(teacher)
+    torch.manual_seed(1)
+    for head in student.heads.parameters():
+        head.data.add_(0.05 * torch.randn_like(head))
+    frozen = next(student.trunk.parameters()).requires_grad_(False)
+    kept, theirs = frozen.clone(), copy.deepcopy(teacher.state_dict())
+    batches = [(torch.randn(2, 3, 32, 32), "no targets")]
+    student.eval()
+    history = distil(student, teacher, batches, steps=12, lr=2e-3)
+    assert len(history) == 12
+    assert history[-1] < 0.5 * history[0]
+    assert not student.training
+    assert teacher.training
+    assert torch.equal(frozen, kept)
+    assert all(torch.equal(theirs[name], tensor) for name, tensor in teacher.state_dict().items())
+    assert all(parameter.grad is None for parameter in student.parameters())
+
+
+def test_alpha_weighs_the_distance_against_the_own_loss() -> None:
+    teacher, student = nn.Linear(2, 1), nn.Linear(2, 1)
+    batches = [(torch.randn(8, 2), torch.zeros(8, 1))]
+
+    def own(outputs: Any, batch: Any) -> torch.Tensor:
+        return (outputs - batch[1]).square().mean()
+
+    with torch.no_grad():
+        distance = float(output_distance(student(batches[0][0]), teacher(batches[0][0])))
+        task = float(own(student(batches[0][0]), batches[0]))
+    (mixed,) = distil(copy.deepcopy(student), teacher, batches, steps=1, lr=1e-3, loss=own, alpha=0.25)
+    assert mixed == pytest.approx(0.25 * distance + 0.75 * task)
+    (alone,) = distil(copy.deepcopy(student), teacher, batches, steps=1, lr=1e-3)
+    assert alone == pytest.approx(distance)
+    away = distil(student, teacher, batches, steps=200, lr=0.1, loss=own, alpha=0.0)
+    assert away[-1] < 1e-3
+
+
+def test_bad_input_is_refused() -> None:
+    teacher, student = nn.Linear(2, 1), nn.Linear(2, 1)
+    with pytest.raises(InputError, match="at least one step"):
+        distil(student, teacher, [torch.ones(1, 2)], steps=0, lr=0.1)
+    with pytest.raises(InputError, match="ended after 2"):
+        distil(student, teacher, iter([torch.ones(1, 2)] * 2), steps=3, lr=0.1)
+    student.weight.data.fill_(float("inf"))
+    with pytest.raises(InputError, match="the loss of step 0 is not finite"):
+        distil(student, teacher, [torch.ones(1, 2)], steps=1, lr=0.1)
+    with pytest.raises(InputError, match=r"share in 0\.\.1"):
+        keep_schedule(1.5, 2)
+
+
+def test_rounds_multiply_to_the_share_asked_for() -> None:
+    calls: list[Any] = []
+
+    def prune_once(model: nn.Module, share: float) -> nn.Module:
+        calls.append(share)
+        return nn.Linear(round(model.in_features * share), 1)
+
+    done = iterative(nn.Linear(1000, 1), 0.125, 3, prune_once, lambda model, number: calls.append(number))
+    assert done.in_features == 125
+    assert calls == [pytest.approx(0.5), 0, pytest.approx(0.5), 1, pytest.approx(0.5), 2]
