@@ -1,0 +1,1 @@
+"""Exact removal of dead channels from an ONNX file: ``compress.compress_onnx``."""

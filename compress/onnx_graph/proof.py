@@ -1,0 +1,159 @@
+"""The proof of a cut: ONNX Runtime on the CPU computes the same from both graphs, on seeded inputs of several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from jaxtyping import Shaped
+
+from slimtask.compress.certify import Certificate, Refusal, TaskDifference
+from slimtask.compress.onnx_graph.network import Network, assemble
+from slimtask.errors import InputError
+
+Feed = dict[str, Shaped[np.ndarray, "..."]]
+_INLINE_BYTES = 1024
+_BATCHES = (1, 2)
+_SIZES = ((64, 96), (224, 224), (32, 32), (256, 320), (128, 128))  # what most networks take is among them
+
+
+class Session:
+    """ONNX Runtime on a network held in memory."""
+
+    def __init__(self, network: Network) -> None:
+        """Load ``network``; raises RuntimeError with ONNX Runtime's reason if it refuses the graph."""
+        import onnxruntime
+
+        model, data = assemble(network, inline_below_bytes=_INLINE_BYTES)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # An empty entry keeps the graph from reading any file, even if it has no large weights.
+        files = data or {"": b""}
+        options.add_external_initializers_from_files_in_memory(
+            list(files), list(files.values()), [len(content) for content in files.values()]
+        )
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's own exceptions share no base besides Exception
+            raise RuntimeError(_reason(error)) from None
+        self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
+
+    def run(self, feed: Feed) -> dict[str, Any]:
+        """Return every output for ``feed``; raises RuntimeError if the graph does not take it."""
+        try:
+            return dict(zip(self.outputs, self._session.run(None, feed), strict=True))
+        except Exception as error:  # as above
+            raise RuntimeError(_reason(error)) from None
+
+
+def probes(network: Network, seed: int = 0) -> tuple[tuple[Feed, dict[str, Any]], ...]:
+    """Return inputs (noise, strong noise, smooth) with what ``network`` computes from them, at one size or two.
+
+    A size that the graph leaves open is tried until the graph runs; two that run are used. Raises InputError if
+    ONNX Runtime does not run the graph.
+    """
+    generator = np.random.default_rng(seed)
+    try:
+        session = Session(network)
+    except RuntimeError as error:
+        raise InputError(f"ONNX Runtime cannot load the graph ({error}); export it again.") from None
+    done: list[tuple[Feed, dict[str, Any]]] = []
+    reason, sizes = "", 0
+    for batch, size in _openings(network):
+        feeds = [_feed(network, batch, size, generator, kind) for kind in ("noise", "strong", "smooth")]
+        try:
+            done += [(feed, session.run(feed)) for feed in feeds]
+            sizes += 1
+        except RuntimeError as error:
+            reason = str(error)
+        if sizes == 2:
+            break
+    if not done:
+        raise InputError(f"ONNX Runtime cannot run the graph on seeded inputs ({reason}); give its inputs fixed sizes.")
+    return tuple(done)
+
+
+def certify(
+    smaller: Network,
+    expected: Sequence[tuple[Feed, Mapping[str, Any]]],
+    tolerance: float | int,
+    refused: Sequence[Refusal],
+) -> Certificate:
+    """Return the Certificate that ``smaller`` computes what was expected; RuntimeError if it does not run."""
+    session = Session(smaller)
+    worst: dict[str, TaskDifference] = {}
+    for feed, reference in expected:
+        got = session.run(feed)
+        for name, values in reference.items():
+            worst[name] = _worse(worst.get(name), _difference(np.asarray(values), np.asarray(got[name])))
+    shapes = [next(iter(feed.values())).shape for feed, _ in expected if feed]
+    return Certificate(
+        tasks=worst,
+        tolerance=tolerance,
+        inputs=sum(shape[0] if shape else 1 for shape in shapes),
+        sizes=tuple(dict.fromkeys(shape[2:] for shape in shapes)),
+        refused=tuple(refused),
+    )
+
+
+def _openings(network: Network) -> list[tuple[int, tuple[int, int]]]:
+    """Return the (batch, image size) to try: one if the graph fixes all its sizes."""
+    shapes = [network.shapes.get(value.name, ("?",)) for value in network.model.graph.input]
+    if all(isinstance(size, int) for shape in shapes for size in shape):
+        return [(1, _SIZES[0])]
+    if all(isinstance(size, int) for shape in shapes for size in shape[1:]):
+        return [(batch, _SIZES[0]) for batch in _BATCHES]
+    return [(_BATCHES[index % 2], size) for index, size in enumerate(_SIZES)]
+
+
+def _feed(network: Network, batch: int, size: tuple[int, int], generator: np.random.Generator, kind: str) -> Feed:
+    feed = {}
+    for value in network.model.graph.input:
+        shape = []
+        for axis, dim in enumerate(network.shapes.get(value.name, ())):
+            open_size = batch if axis == 0 else size[axis % 2]
+            shape.append(dim if isinstance(dim, int) else open_size)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        feed[value.name] = _numbers(tuple(shape), generator, kind).astype(dtype)
+    return feed
+
+
+def _numbers(shape: tuple[int, ...], generator: np.random.Generator, kind: str) -> Shaped[np.ndarray, "..."]:
+    noise = generator.standard_normal(shape)
+    if kind != "smooth":
+        return noise * (4 if kind == "strong" else 1)
+    for axis in range(2, len(shape)):  # a random walk, back to about the deviation of a normalised image
+        noise = np.cumsum(noise, axis=axis) / np.sqrt(np.arange(1, shape[axis] + 1)).reshape(
+            -1, *[1] * (len(shape) - axis - 1)
+        )
+    return noise
+
+
+def _difference(reference: Shaped[np.ndarray, "..."], got: Shaped[np.ndarray, "..."]) -> TaskDifference:
+    infinite = TaskDifference(max_abs=float("inf"), max_rel=float("inf"))
+    if reference.dtype.kind not in "fiub" or reference.shape != got.shape:
+        return infinite
+    if not (np.isfinite(reference).all() and np.isfinite(got).all()):
+        return infinite
+    if reference.size == 0:
+        return TaskDifference(max_abs=0.0, max_rel=0.0)
+    largest = float(np.abs(reference.astype(np.float64) - got.astype(np.float64)).max())
+    scale = float(np.abs(reference.astype(np.float64)).max())
+    relative = largest / scale if scale else (0.0 if largest == 0 else float("inf"))
+    return TaskDifference(max_abs=largest, max_rel=relative)
+
+
+def _worse(one: TaskDifference | None, other: TaskDifference) -> TaskDifference:
+    if one is None:
+        return other
+    return TaskDifference(max_abs=max(one.max_abs, other.max_abs), max_rel=max(one.max_rel, other.max_rel))
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".")
