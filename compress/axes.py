@@ -249,7 +249,19 @@ def _repeat(op: Operation, array: Array, source: Ref) -> list[Array]:
 
 _MOVES: dict[str, Move] = {
     **dict.fromkeys(
-        ("alias", "clone", "detach", "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "zero_", "fill_"), _same
+        (
+            "alias",
+            "clone",
+            "detach",
+            "_to_copy",
+            "contiguous",
+            "lift_fresh",
+            "lift_fresh_copy",
+            "zero_",
+            "fill_",
+            "native_dropout",
+        ),
+        _same,
     ),
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias"), _view),
     **dict.fromkeys(("transpose", "t"), _transpose),

@@ -22,7 +22,7 @@ from slimtask.compress.trace import Operation, Ref, Tape
 # fmt: off
 _FUNCTIONS = frozenset(
     {
-        "relu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "clamp", "clamp_min",
+        "relu", "_prelu_kernel", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "clamp", "clamp_min",
         "clamp_max", "leaky_relu", "elu", "selu", "celu", "softplus", "mish", "exp", "log", "sqrt", "rsqrt", "pow",
         "abs", "neg", "add", "sub", "rsub", "mul", "div", "maximum", "minimum", "square", "reciprocal", "erf"
     }
@@ -31,7 +31,7 @@ _FUNCTIONS = frozenset(
 _COMPUTES = frozenset(
     {
         "var", "std", "argmax", "prod", "cumsum", "logsumexp", "any", "all", "linalg_vector_norm", "_softmax",
-        "_log_softmax", "_safe_softmax", "zero_", "fill_", "zeros_like", "ones_like", "empty_like", "full_like",
+        "_log_softmax", "_safe_softmax", "zero_", "fill_", "native_dropout", "zeros_like", "ones_like", "empty_like", "full_like",
         "rand_like", "randn_like"
     }
 )
@@ -124,7 +124,7 @@ class _Evaluator:
         """Return an element-wise function of known values; anything finite times zero is zero."""
         ndim = len(op.outputs[0].shape)
         arrays = [align(self._of(arg), ndim) for arg in op.args if isinstance(arg, Ref)]
-        tensors = iter([torch.from_numpy(np.ascontiguousarray(array)) for array in arrays])
+        tensors = iter([torch.from_numpy(array.copy()) for array in arrays])
         args = [next(tensors) if isinstance(arg, Ref) else arg for arg in op.args]
         result: Array = getattr(torch.ops.aten, name)(*args, **op.kwargs).numpy()
         unknown = np.isnan(arrays[0])

@@ -20,22 +20,26 @@ _FUSED_ATTENTION = (
     "_scaled_dot_product_cudnn_attention",
 )
 # element-wise, though PyTorch does not tag them so
-_UNTAGGED = frozenset(
-    f"{kind}"
-    for kind in ("hardswish", "hardtanh", "hardsigmoid", "leaky_relu", "mish", "elu", "softplus", "_prelu_kernel")
-)
+_UNTAGGED = frozenset(("hardswish", "_prelu_kernel", "bernoulli", "uniform", "normal", "exponential"))
 _FACTORIES = ("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
 
 
-def couple(tape: Tape) -> Labels:
-    """Return the Labels of every parameter of the traced network, with all ties and pins its operations imply."""
-    return _Coupler(tape).run()
+def couple(*tapes: Tape) -> Labels:
+    """Return the Labels of every parameter of the traced network, with all ties and pins its operations imply.
+
+    Several tapes of one network, e.g. in evaluation and in training, are tied together by its parameters.
+    """
+    labels, leaves = Labels(), dict[str, Layers]()
+    for tape in tapes:
+        _Coupler(tape, labels, leaves).run()
+    return labels
 
 
 class _Coupler:
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: Tape, labels: Labels, leaves: dict[str, Layers]) -> None:
         self._tape = tape
-        self._labels = Labels()
+        self._labels = labels
+        self._leaves = leaves
         self._values: dict[int, Layers] = {}
         self._copied: dict[int, tuple[int, ...]] = {}  # shapes with axes along which a value is but a copy as 1
         self._rules: dict[str, Callable[[Operation], Layers]] = {
@@ -55,7 +59,7 @@ class _Coupler:
             **dict.fromkeys(_FUSED_ATTENTION, self._attention),
         }
 
-    def run(self) -> Labels:
+    def run(self) -> None:
         for op in self._tape.operations:
             results = self._apply(op)
             for output, layers in zip(op.outputs, results, strict=False):
@@ -66,12 +70,13 @@ class _Coupler:
         for name, output in self._tape.outputs.items():
             for layer in self._of(output):
                 self._labels.pin(layer, f"they are channels of the network's output '{name}'")
-        return self._labels
 
     def _of(self, ref: Ref) -> Layers:
         if ref.number not in self._values:
             name = self._tape.leaves.get(ref.number)
-            self._values[ref.number] = [] if name is None else self._labels.leaf(name, ref.shape)
+            if name is not None and name not in self._leaves:
+                self._leaves[name] = self._labels.leaf(name, ref.shape)
+            self._values[ref.number] = [] if name is None else self._leaves[name]
         return self._values[ref.number]
 
     def _apply(self, op: Operation) -> list[Layers]:
@@ -106,7 +111,18 @@ class _Coupler:
             for result, array in zip(results, moved, strict=False):
                 if varying(array):
                     result.append(array)
-        return results
+        return [self._apart(result) for result in results]
+
+    def _apart(self, layers: Layers) -> Layers:
+        """Return the layers that share no axis with another; a view that lays one over another pins both."""
+        alone = []
+        for index, layer in enumerate(layers):
+            others = layers[:index] + layers[index + 1 :]
+            if any(varying(layer) & varying(other) for other in others):
+                self._labels.pin(layer, "they are flattened with others")
+            else:
+                alone.append(layer)
+        return alone
 
     def _before(self, op: Operation, source: Ref, layer: Array) -> Array | None:
         """Return the layer as ``op`` meets it: pinned and dropped where the code fixes sizes, heads tied to units."""

@@ -12,9 +12,9 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from slimtask.compress.coupling import couple
-from slimtask.compress.inputs import Inputs
+from slimtask.compress.inputs import Inputs, map_tensors
 from slimtask.compress.labels import Axis, Ints, Labels
-from slimtask.compress.trace import Tape, record, shared_copy
+from slimtask.compress.trace import Tape, record, shared_copy, unused
 from slimtask.compress.twins import become_twins_, has_twin
 from slimtask.errors import InputError
 
@@ -75,17 +75,34 @@ def find_groups(model: nn.Module, example: Inputs) -> tuple[Group, ...]:
     if any(has_twin(module) for module in model.modules()):
         model = shared_copy(model)
         become_twins_(model)
-    return groups_of(model, record(model, example))
+    return groups_of(model, record(model, example), example)
 
 
-def groups_of(model: nn.Module, tape: Tape) -> tuple[Group, ...]:
-    """Return every coupled channel group of ``model`` from its tape. Raises InputError if there is no layer to cut."""
-    labels = couple(tape)
+def groups_of(model: nn.Module, tape: Tape, example: Inputs) -> tuple[Group, ...]:
+    """Return every coupled channel group of ``model`` from its tape on ``example``.
+
+    A network that has parts for training only (auxiliary heads) is traced once more in training mode, so that they
+    are cut along. Raises InputError if there is no layer to cut.
+    """
+    labels = couple(tape, *_training_tape(model, tape, example))
     classes = labels.classes()
     groups = tuple(_Builder(model, labels, classes).groups())
     if not groups:
         raise InputError(f"{type(model).__name__} has no convolution or linear layer, so there is nothing to remove.")
     return groups
+
+
+def _training_tape(model: nn.Module, tape: Tape, example: Inputs) -> list[Tape]:
+    """Return the tape in training mode if that runs and reads parameters that evaluation does not."""
+    idle = unused(tape, model)
+    if not idle or tape.computed:
+        return []
+    pair = map_tensors(lambda x: torch.cat([x, x]) if x.ndim else x, example)  # BatchNorm needs more than one value
+    try:
+        trained = record(model, pair, compute=False, training=True)
+    except InputError:
+        return []
+    return [trained] if len(unused(trained, model)) < len(idle) else []
 
 
 @dataclass(frozen=True, kw_only=True)

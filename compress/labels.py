@@ -88,16 +88,17 @@ class Labels:
         result: Layers = []
         for index, (layers, _) in enumerate(aligned):
             for layer in layers:
-                met = layer
+                met: Array | None = layer
                 for other, shape in aligned[:index] + aligned[index + 1 :]:
-                    met = self._meet(met, other, shape)
-                result.append(met)
+                    met = None if met is None else self._meet(met, other, shape)
+                if met is not None:
+                    result.append(met)
         return finest(result)
 
-    def _meet(self, layer: Array, others: Layers, shape: Sequence[int]) -> Array:
+    def _meet(self, layer: Array, others: Layers, shape: Sequence[int]) -> Array | None:
         """Tie one operand's layer to another operand's, or pin it if that has the axis but no label for it.
 
-        Returns the layer, with the axes reduced along which the other operand fixes the size.
+        Returns the layer, with the axes reduced along which the other operand fixes the size; None if it is pinned.
         """
         axes = varying(layer)
         partners = [other for other in others if varying(other) & axes]
@@ -107,9 +108,9 @@ class Labels:
         fixed = [axis for axis in axes - covered if shape[axis] > 1]
         if fixed and not partners:
             self.pin(layer, "they meet channels of a fixed number")
-        elif fixed:  # e.g. the width of the heads is fixed, their number is not
-            for axis in fixed:
-                layer = self.tie_along(layer, axis)
+            return None
+        for axis in fixed:  # e.g. the width of the heads is fixed, their number is not
+            layer = self.tie_along(layer, axis)
         return layer
 
     def classes(self) -> Ints:

@@ -46,7 +46,7 @@ def remove_zeros(model: nn.Module, example: Inputs, *, align: int = 1) -> Compre
     working = shared_copy(dense)
     become_twins_(working)
     tape = record(working, example)
-    groups = groups_of(working, tape)
+    groups = groups_of(working, tape, example)
     refused = [Refusal(group=g.name, channels=g.channels, reason=why) for g in groups if (why := _closed(g))]
     open_groups = [group for group in groups if not _closed(group)]
     dead = find_dead(working, open_groups, read_constants(tape, named_tensors(working)))

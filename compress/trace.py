@@ -63,15 +63,15 @@ class Tape:
     computed: bool = False
 
 
-def record(model: nn.Module, example: Inputs, *, compute: bool | None = None) -> Tape:
-    """Return the tape of one forward pass of ``model`` in eval mode on ``example``.
+def record(model: nn.Module, example: Inputs, *, compute: bool | None = None, training: bool = False) -> Tape:
+    """Return the tape of one forward pass of ``model`` on ``example``, in eval mode unless ``training``.
 
     ``compute`` says whether to run on real values; None does so only if the network does not run without. Raises
     InputError if the network does not run on the example.
     """
     try:
         with modes_kept(model), plain_attention(), torch.no_grad():
-            model.eval()
+            model.train(training)
             if compute is not None:
                 return _record_real(model, example) if compute else _record_meta(model, example)
             try:
@@ -84,6 +84,15 @@ def record(model: nn.Module, example: Inputs, *, compute: bool | None = None) ->
             f"{type(model).__name__} does not run on the example input ({type(error).__name__}: {first}); "
             "check the input's shape and what the network expects."
         ) from error
+
+
+def unused(tape: Tape, model: nn.Module) -> list[str]:
+    """Return the names of the parameters that no operation of the tape reads."""
+    read: set[int] = set()
+    for op in tape.operations:
+        tree_map(lambda x: read.add(x.number) if isinstance(x, Ref) else None, (op.args, op.kwargs))
+    used = {name for number, name in tape.leaves.items() if number in read}
+    return [name for name, _ in model.named_parameters() if name not in used]
 
 
 def _record_meta(model: nn.Module, example: Inputs) -> Tape:
