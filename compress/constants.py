@@ -22,17 +22,18 @@ from slimtask.compress.trace import Operation, Ref, Tape
 # fmt: off
 _FUNCTIONS = frozenset(
     {
-        "relu", "_prelu_kernel", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "clamp", "clamp_min",
-        "clamp_max", "leaky_relu", "elu", "selu", "celu", "softplus", "mish", "exp", "log", "sqrt", "rsqrt", "pow",
-        "abs", "neg", "add", "sub", "rsub", "mul", "div", "maximum", "minimum", "square", "reciprocal", "erf"
+        "relu", "_prelu_kernel", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "clamp",
+        "clamp_min", "clamp_max", "leaky_relu", "elu", "selu", "celu", "softplus", "mish", "exp", "log", "sqrt",
+        "rsqrt", "pow", "abs", "neg", "add", "sub", "rsub", "mul", "div", "maximum", "minimum", "square",
+        "reciprocal", "erf"
     }
 )
 # carried by axes.move, whose answer is where the data went, not what it became
 _COMPUTES = frozenset(
     {
         "var", "std", "argmax", "prod", "cumsum", "logsumexp", "any", "all", "linalg_vector_norm", "_softmax",
-        "_log_softmax", "_safe_softmax", "zero_", "fill_", "native_dropout", "zeros_like", "ones_like", "empty_like", "full_like",
-        "rand_like", "randn_like"
+        "_log_softmax", "_safe_softmax", "zero_", "fill_", "native_dropout", "zeros_like", "ones_like", "empty_like",
+        "full_like", "rand_like", "randn_like"
     }
 )
 # fmt: on

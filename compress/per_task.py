@@ -57,7 +57,7 @@ class SubNetwork:
 
     @property
     def _edits(self) -> tuple[KeepTasks | SkipBlocks | BranchPaths | Plan, ...]:
-        edits = (self.keep, self.route, self.plan if self.plan.layers else None)
+        edits = (self.keep, self.route, self.plan if self.plan else None)
         return tuple(edit for edit in edits if edit is not None)
 
 

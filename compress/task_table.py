@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jaxtyping import Float
 from pydantic import Field
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from slimtask.compress.branches import why_not_branch
 from slimtask.compress.cost import count_flops, count_parameters
-from slimtask.compress.per_task import Structure, task_network
+from slimtask.compress.per_task import Structure, SubNetwork, task_network
 from slimtask.compress.policy import Policy
 from slimtask.compress.task_outputs import task_names
 from slimtask.tasks import Frozen
@@ -80,13 +80,38 @@ def task_table(
     is a measurement). Errors as ``task_network``; only, there is no union row if the paths of a Policy part and the
     network cannot branch.
     """
+    networks = task_networks(model, structure, example, sets=sets, align=align)
+    return tabulate(model, networks, example, measure=measure)
+
+
+def task_networks(
+    model: nn.Module,
+    structure: Structure,
+    example: Float[Tensor, "batch channels height width"],
+    *,
+    sets: Sequence[Sequence[str]] = (),
+    align: int = 1,
+) -> dict[str, SubNetwork]:
+    """Return by name the networks of the TaskTable: "union", every task, "one+other" for the sets. Errors as there."""
     model = copy.deepcopy(model).eval()
     names = task_names(model, example)
-    dense = _row("dense", names, model, example, measure)
+    union = {"union": names} if _has_union(model, structure, names) else {}
+    wanted = {**union, **{name: (name,) for name in names}, **{"+".join(chosen): tuple(chosen) for chosen in sets}}
+    return {name: task_network(model, structure, tasks, example, align=align) for name, tasks in wanted.items()}
+
+
+def tabulate(
+    model: nn.Module,
+    networks: Mapping[str, SubNetwork],
+    example: Float[Tensor, "batch channels height width"],
+    *,
+    measure: Measure | None = None,
+) -> TaskTable:
+    """Return the TaskTable of the dense ``model`` and the ``networks`` of its tasks."""
+    model = copy.deepcopy(model).eval()
+    dense = _row("dense", task_names(model, example), model, example, measure)
     rows = []
-    for tasks in (*_union(model, structure, names), *((name,) for name in names), *(tuple(chosen) for chosen in sets)):
-        made = task_network(model, structure, tasks, example, align=align)
-        name = "union" if tasks == names else " + ".join(tasks)
+    for name, made in networks.items():
         row = _row(name, made.tasks, made.model, example, measure)
         rows.append(
             row.model_copy(
@@ -101,10 +126,11 @@ def task_table(
     return TaskTable(dense=dense, rows=tuple(rows))
 
 
-def _union(model: nn.Module, structure: Structure, names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """Return the set of all tasks, as one row if one network can serve it, else as none."""
-    parts = isinstance(structure, Policy) and structure.merge_points(names) and why_not_branch(model, structure)
-    return () if parts else (names,)
+def _has_union(model: nn.Module, structure: Structure, names: tuple[str, ...]) -> bool:
+    """Return whether one network can serve all tasks."""
+    if not isinstance(structure, Policy) or not structure.merge_points(names):
+        return True
+    return why_not_branch(model, structure) is None
 
 
 def _row(name: str, tasks: tuple[str, ...], model: nn.Module, example: Tensor, measure: Measure | None) -> TaskRow:

@@ -52,12 +52,12 @@ def test_the_rows_are_those_of_arithmetic() -> None:
     size = {"dense": 8 * 4 + 9 * 3, "union": 4 * 4 + 5 * 3, "a": 3 * 4 + 4 * 2, "b": 2 * 4 + 3}
     flops = {"dense": 8 * 3 + 8 * 3, "union": 4 * 3 + 4 * 3, "a": 3 * 3 + 3 * 2, "b": 2 * 3 + 2}
     rows = {row.name: row for row in (table.dense, *table.rows)}
-    assert list(rows) == ["dense", "union", "a", "b", "b + a"]
+    assert list(rows) == ["dense", "union", "a", "b", "b+a"]
     assert {name: rows[name].params for name in size} == size
     assert {name: rows[name].flops for name in flops} == {name: 2048 * count for name, count in flops.items()}
     assert rows["a"].params_ratio == size["a"] / size["dense"]
     assert rows["b"].flops_ratio == flops["b"] / flops["dense"]
-    assert (rows["b + a"].params, rows["b + a"].flops) == (rows["union"].params, rows["union"].flops)
+    assert (rows["b+a"].params, rows["b+a"].flops) == (rows["union"].params, rows["union"].flops)
     assert [row.latency_ms for row in rows.values()] == [1, 2, 3, 4, 5]
     assert seen == [row.params for row in rows.values()]
     assert rows["dense"].max_rel_error is None

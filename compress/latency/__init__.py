@@ -1,0 +1,1 @@
+"""Latency as a function of channel counts: measured tables, counts worth having, and the integer program on both."""
