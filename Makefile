@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The pair the project is tested with; torchvision needs the torch it was built for.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: demo demo-result test lint types check gpu camvid optimizer clean
+.PHONY: demo demo-result test lint types check gpu camvid optimizer zoo zoo-exact realised fuzz-compress clean
 
 demo: $(STAMP)  ## the whole chain on generated scenes -> runs/demo/report.html and report.json
 	rm -rf runs/demo
@@ -38,6 +38,19 @@ camvid: $(STAMP)  ## CamVid, dense against three sparsity levels -> docs/results
 
 optimizer: $(STAMP)  ## the cost of a proximal optimiser step against AdamW -> docs/results/optimizer_step.json
 	$(BIN)/python -m slimtask.bench.optimizer_step --json docs/results/optimizer_step.json
+
+MODELS ?=
+zoo: $(STAMP)  ## half the channels of all 97 float models of torchvision -> docs/results/zoo.json; MODELS="swin_t": only those
+	$(BIN)/python -m slimtask.bench.zoo $(if $(MODELS),--models $(MODELS) --json runs/zoo.json,--json docs/results/zoo.json)
+
+zoo-exact: $(STAMP)  ## channels killed at random, removed exactly, on torchvision's convolutional models -> docs/results/zoo_exact.json
+	$(BIN)/python -m slimtask.bench.zoo --exact $(if $(MODELS),--models $(MODELS) --json runs/zoo_exact.json,--json docs/results/zoo_exact.json)
+
+realised: $(STAMP)  ## how much of a FLOP ratio becomes speed, against torch-pruning -> docs/results/realised.json (half an hour, quiet)
+	$(BIN)/python -m slimtask.bench.realised --json docs/results/realised.json
+
+fuzz-compress: $(STAMP)  ## 500 generated networks through removal, file and ONNX -> docs/results/fuzz_compress.json
+	$(BIN)/python -m slimtask.bench.fuzz_compress --networks 500 --json docs/results/fuzz_compress.json
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

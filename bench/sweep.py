@@ -190,6 +190,7 @@ def _notes(trained: Sequence[Trained], chosen: Trained) -> tuple[str, ...]:
 
 
 def _export(checkpoint: Checkpoint, out: Path, to: Sequence[str], progress: Progress) -> Bundle:
+    assert checkpoint.preprocessing is not None  # it was trained on images
     shutil.rmtree(out, ignore_errors=True)  # left by a sweep that was stopped later
     return export_bundle(
         rebuild(checkpoint),
@@ -204,6 +205,7 @@ def _export(checkpoint: Checkpoint, out: Path, to: Sequence[str], progress: Prog
 def _bench(trained: Sequence[Trained], backend: str, rounds: int, progress: Progress) -> Bench:
     candidates = [candidate for one in trained for candidate in _candidates(one, backend)]
     size = trained[0].checkpoint.preprocessing
+    assert size is not None
     return bench_artifacts(
         candidates,
         backend=backend,

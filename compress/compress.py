@@ -1,18 +1,26 @@
-"""The `compress` verb as functions: a network or a checkpoint in, a smaller one that computes the same out."""
+"""The `compress` verb as functions: a network or a checkpoint in, a smaller one with its proof out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from slimtask.checkpoint import Checkpoint, json_safe
+from slimtask.compress.budget import Budget
 from slimtask.compress.cost import count_flops, count_parameters
+from slimtask.compress.groups import find_groups
+from slimtask.compress.inputs import Inputs
+from slimtask.compress.prune import nothing_prunable, prune
 from slimtask.compress.rebuild import rebuild
 from slimtask.compress.remove import Compressed, remove_zeros
+from slimtask.compress.saliency import Loss
 from slimtask.errors import InputError
+
+ZEROS = "zeros"
+_TOLD = ("criterion", "budget", "scope", "vote", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +32,47 @@ class Cost:
     flops: int
 
 
-def compress(model: nn.Module, example: Float[Tensor, "batch 3 height width"], *, align: int = 8) -> Compressed:
-    """Return ``model`` without the channels that its weights have made dead, with plan and certificate.
+def compress(
+    model: nn.Module,
+    example: Inputs,
+    *,
+    criterion: str = ZEROS,
+    budget: Budget | None = None,
+    scope: str = "global",
+    align: int = 8,
+    calibration: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    vote: str | None = None,
+    seed: int = 0,
+) -> Compressed:
+    """Return a smaller copy of ``model`` with plan and certificate; ``model`` is left as it is.
 
-    ``example`` is a valid input; ``model`` is left as it is. Each group keeps a multiple
-    of ``align`` channels. Raises InputError, with the coverage, if there is nothing
-    to remove, and CheckFailed if the removal is not exact.
+    ``example`` is a valid input: one tensor, a tuple of positional or a dictionary of keyword arguments. ``criterion``
+    "zeros" removes what the weights have made dead, and the network computes the same; any other one (see
+    ``score_channels``) removes the channels of lowest score until ``budget`` is met, see ``prune`` for the further
+    arguments. Each group keeps a multiple of ``align`` channels.
+
+    Raises InputError, with the coverage, if there is nothing to remove, and CheckFailed if the removal is not exact.
     """
     if align < 1:
         raise InputError(f"channels cannot be aligned to {align}; give 1 (not at all) or more, 8 for most backends.")
+    if criterion != ZEROS:
+        if budget is None:
+            raise InputError(f"the criterion '{criterion}' needs a budget of channels, parameters or FLOPs; give one.")
+        return prune(
+            model,
+            example,
+            budget=budget,
+            criterion=criterion,
+            scope=scope,
+            align=align,
+            calibration=calibration,
+            loss=loss,
+            vote=vote,
+            seed=seed,
+        )
+    if budget is not None or vote is not None:
+        raise InputError("zeros are removed without budget or vote; take another criterion, 'l2' say, to meet one.")
     compressed = remove_zeros(model, example, align=align)
     if not compressed.plan:
         raise InputError(_nothing(model, example, align, compressed))
@@ -40,36 +80,73 @@ def compress(model: nn.Module, example: Float[Tensor, "batch 3 height width"], *
 
 
 def compress_checkpoint(
-    checkpoint: Checkpoint, *, align: int = 8, dense_is_fine: bool = False
+    checkpoint: Checkpoint,
+    *,
+    align: int = 8,
+    dense_is_fine: bool = False,
+    factory: Callable[[], nn.Module] | None = None,
+    **choices: Any,
 ) -> tuple[Checkpoint, Compressed]:
     """Return the compressed checkpoint (its plan appended to the edits) and what was done. Errors as ``compress``.
 
-    With ``dense_is_fine`` a network from which nothing can be removed comes back whole instead of as an error.
+    ``factory()`` makes the dense network of a checkpoint whose architecture is not registered; ``choices`` are further
+    arguments of ``compress``. With ``dense_is_fine`` a network from which nothing can be removed comes back whole
+    instead of as an error.
     """
-    shrink = remove_zeros if dense_is_fine else compress
-    compressed = shrink(rebuild(checkpoint), example_input(checkpoint), align=align)
-    smaller = checkpoint.with_changes(
+    model, example = rebuild(checkpoint, factory), example_input(checkpoint)
+    if dense_is_fine:
+        compressed = remove_zeros(model, example, align=align)
+    else:
+        compressed = compress(model, example, align=align, **choices)
+    told = {"criterion": ZEROS, "align": align, **{name: choices[name] for name in _TOLD if choices.get(name)}}
+    return with_compressed(checkpoint, compressed, told), compressed
+
+
+def with_compressed(checkpoint: Checkpoint, compressed: Compressed, told: dict[str, Any]) -> Checkpoint:
+    """Return ``checkpoint`` as the compressed network's: weights, the plan among the edits, and what was ``told``."""
+    return checkpoint.with_changes(
         weights=compressed.model.state_dict(),
         edits=(*checkpoint.edits, json_safe(compressed.plan.model_dump())),
-        provenance={**checkpoint.provenance, "certificate": json_safe(compressed.certificate.model_dump())},
+        provenance=_provenance(checkpoint, compressed, told),
     )
-    return smaller, compressed
 
 
-def example_input(checkpoint: Checkpoint) -> Float[Tensor, "1 3 height width"]:
-    """Return a zero image of the size the checkpoint's network was trained for."""
-    return torch.zeros(1, 3, checkpoint.preprocessing.height, checkpoint.preprocessing.width)
+def _provenance(checkpoint: Checkpoint, compressed: Compressed, told: dict[str, Any]) -> dict[str, Any]:
+    """Return where the smaller network comes from: what was known, what was done, and the certificate.
+
+    What was measured on the network before holds after an exact removal; after one by score it is told as the dense
+    network's, not as this one's.
+    """
+    known = dict(checkpoint.provenance)
+    steps = known.pop("compressed", [])
+    if told["criterion"] != ZEROS:
+        known = {"dense": known, **{name: known[name] for name in ("recipe",) if name in known}}
+        if isinstance(known["dense"].get("dense"), dict):  # it was pruned before: the first one's figures stay
+            known["dense"] = known["dense"]["dense"]
+    if isinstance(told.get("budget"), Budget):
+        told = {**told, "budget": told["budget"].model_dump(exclude_none=True)}
+    certificate = json_safe(compressed.certificate.model_dump())
+    return {**known, "compressed": [*steps, told], "certificate": certificate}
 
 
-def cost(model: nn.Module, example: Float[Tensor, "1 3 height width"]) -> Cost:
+def example_input(checkpoint: Checkpoint) -> Inputs:
+    """Return zeros of the shape that the checkpoint's network takes: a [1, 3, H, W] image, or its own ``inputs``."""
+    return checkpoint.example()
+
+
+def cost(model: nn.Module, example: Inputs) -> Cost:
     """Return the Cost of ``model``; a network without a ``trunk`` counts whole."""
     trunk = getattr(model, "trunk", model)
+    trunk = trunk if isinstance(trunk, nn.Module) else model
     return Cost(params=count_parameters(model), trunk_params=count_parameters(trunk), flops=count_flops(model, example))
 
 
-def _nothing(model: nn.Module, example: Tensor, align: int, tried: Compressed) -> str:
-    """Return why nothing could be removed: the alignment, or that nothing is dead."""
+def _nothing(model: nn.Module, example: Inputs, align: int, tried: Compressed) -> str:
+    """Return why nothing could be removed: the alignment, that every group is fixed, or that nothing is dead."""
     groups, refused = tried.plan.groups, tried.certificate.refused
+    found = find_groups(model, example)
+    if all(group.refused is not None for group in found):
+        return nothing_prunable(model, found)
     total = sum(group.before for group in groups)
     dead = sum(group.before - group.after for group in remove_zeros(model, example).plan.groups) if align > 1 else 0
     if dead:
@@ -79,5 +156,6 @@ def _nothing(model: nn.Module, example: Tensor, align: int, tried: Compressed) -
         )
     return (
         f"nothing can be removed: none of the {total} channels in {len(groups)} removable groups is dead "
-        f"({len(refused)} groups are fixed); train with a sparsity section first."
+        f"({len(refused)} groups are fixed); train with a sparsity section first, or remove channels that still count "
+        "under a budget (--keep, --params, --flops)."
     )

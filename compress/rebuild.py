@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import torch
@@ -24,10 +24,10 @@ _EDIT: TypeAdapter[Edit] = TypeAdapter(Annotated[Edit, Field(discriminator="kind
 def rebuild(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
     """Return the checkpoint's network in eval mode, with its ``tasks`` attribute.
 
-    ``factory()`` makes the fresh dense network if its architecture is not registered. Raises InputError if the edits or
-    the weights do not fit it.
+    ``factory()`` makes the fresh dense network if its architecture is not registered: a path found in a file is never
+    imported (law 8). Raises InputError if the edits or the weights do not fit it.
     """
-    model = _skeleton(checkpoint) if factory is None else factory()
+    model = _fresh(checkpoint, factory)
     if not hasattr(model, "tasks"):
         model.tasks = checkpoint.tasks  # type: ignore[assignment]
     for edit in checkpoint.edits:
@@ -42,9 +42,36 @@ def rebuild(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = No
     missing = [name for name in own if name not in checkpoint.weights]
     if missing:
         raise InputError(f"the checkpoint is not whole: it lacks '{missing[0]}' ({len(missing)} tensors are missing).")
-    # assign: the skeleton's tensors have no memory of their own; clones, so that the checkpoint stays as it is
-    model.load_state_dict({name: tensor.clone() for name, tensor in checkpoint.weights.items()}, assign=True)
+    # assign: the skeleton's tensors have no memory of their own; clones, so that the checkpoint stays as it is.
+    # Those of a foreign network have, and copying into them keeps tied weights tied.
+    weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+    model.load_state_dict(weights, assign=factory is None)
     return model.eval()
+
+
+def replay(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = None) -> Iterator[tuple[nn.Module, Edit]]:
+    """Yield (the network before the edit, the edit) for each of the checkpoint's edits in order; weights do not matter.
+
+    It is one network that is edited in place as the caller goes on.
+    """
+    if not checkpoint.edits:
+        return
+    model = _fresh(checkpoint, factory)
+    for edit in map(read_edit, checkpoint.edits):
+        yield model, edit
+        edit.apply_(model)
+
+
+def _fresh(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None) -> nn.Module:
+    if factory is not None:
+        return factory()
+    if checkpoint.foreign:
+        name = checkpoint.architecture.name
+        raise InputError(
+            f"the checkpoint holds a network of yours, made by '{name}', and slimtask imports nothing on a "
+            f"file's word; give --model {name} (in Python: rebuild(checkpoint, factory))."
+        )
+    return _skeleton(checkpoint)
 
 
 def _skeleton(checkpoint: Checkpoint) -> nn.Module:

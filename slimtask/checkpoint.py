@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import ConfigDict, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from slimtask.errors import InputError
@@ -19,11 +20,28 @@ SCHEMA = 1
 _KEY = "slimtask"
 
 
+MOST_ELEMENTS = 2**27
+
+
+def check_elements(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return ``shape`` if a tensor of it is small enough to be made: a crafted file must cost nothing."""
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise ValueError(f"an input of shape {list(shape)} has more than {MOST_ELEMENTS:,} elements")
+    return shape
+
+
 class Architecture(Frozen):
-    """A registered architecture's name and the JSON arguments its factory takes."""
+    """A registered architecture's name and the JSON arguments its factory takes.
+
+    Of a network of the user's own ``name`` is "pkg.mod:factory", for information: it is never imported.
+    """
 
     name: str
     arguments: dict[str, Any]
+
+
+Side = Annotated[int, Field(ge=1, le=2**20)]
+Shape = Annotated[tuple[Side, ...], Field(min_length=1, max_length=8), AfterValidator(check_elements)]
 
 
 class _Header(Frozen):
@@ -33,9 +51,10 @@ class _Header(Frozen):
     schema_version: int
     architecture: Architecture
     tasks: tuple[TaskSpec, ...]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     edits: tuple[dict[str, Any], ...]
     provenance: dict[str, Any]
+    inputs: tuple[Shape, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +62,31 @@ class Checkpoint:
     """A network on disk: weights (parameters and buffers by name), architecture, tasks, edits since the dense network.
 
     ``edits`` are the JSON forms of Plans in the order they were made; ``provenance`` says where the network came from
-    (recipe, metrics, certificate).
+    (recipe, metrics, certificate). ``inputs`` are the shapes of a foreign network's inputs; without them the input
+    is one RGB image as ``preprocessing`` says, which is None only for a foreign network that takes no such image.
     """
 
     weights: dict[str, Tensor]
     architecture: Architecture
     tasks: tuple[TaskSpec, ...]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     edits: tuple[dict[str, Any], ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+    inputs: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def foreign(self) -> bool:
+        """Return whether the network is the user's own, which only the user's factory can build."""
+        return ":" in self.architecture.name
+
+    def example(self) -> Tensor | tuple[Tensor, ...]:
+        """Return zeros that the network takes: one tensor, or a tuple of them for several inputs."""
+        if self.inputs:
+            made = tuple(torch.zeros(shape) for shape in self.inputs)
+            return made if len(made) > 1 else made[0]
+        if self.preprocessing is None:
+            raise InputError("the checkpoint does not say which input its network takes; it is damaged.")
+        return torch.zeros(1, 3, self.preprocessing.height, self.preprocessing.width)
 
     def with_changes(self, **changes: Any) -> Checkpoint:
         """Return a copy with some fields replaced."""
@@ -69,6 +104,7 @@ class Checkpoint:
             preprocessing=self.preprocessing,
             edits=self.edits,
             provenance=self.provenance,
+            inputs=self.inputs,
         )
         # clones: tied weights share memory, which safetensors refuses
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.weights.items()}
@@ -103,6 +139,7 @@ class Checkpoint:
             preprocessing=header.preprocessing,
             edits=header.edits,
             provenance=header.provenance,
+            inputs=header.inputs,
         )
 
 

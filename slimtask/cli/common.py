@@ -14,7 +14,7 @@ from rich.table import Table
 
 from slimtask.files import write_json
 
-console = Console()
+console = Console(emoji=False)  # mynet:car: is a path, not a picture
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON.")]
 
 

@@ -1,38 +1,222 @@
-"""`slimtask compress`: remove what training has zeroed, exactly."""
+"""`slimtask compress`: remove what training has zeroed, or what matters least until a budget is met."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slimtask.cli.common import JsonOption, console, emit, load_architectures, table, working
+from slimtask.cli.common import JsonOption, console, emit, table, words, working
+from slimtask.cli.latency import compress_to_latency, parse_budgets, show_paths
+from slimtask.cli.network import (
+    InputOption,
+    ModelOption,
+    Network,
+    TasksOption,
+    WeightsOption,
+    only_for_foreign,
+    open_checkpoint,
+    open_foreign,
+)
+from slimtask.cli.per_task import compress_per_task
+from slimtask.errors import InputError
+
+if TYPE_CHECKING:
+    from slimtask.compress.compress import Cost
+    from slimtask.compress.remove import Compressed
+
+DEFAULT_ALIGN = 8
+"""The count that vector units and tensor cores take at once."""
 
 
 def compress_verb(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint written by `slimtask train`.")],
-    out: Annotated[Path, typer.Option(help="The compressed checkpoint to write (.safetensors).")],
-    zeros: Annotated[bool, typer.Option("--zeros", help="Remove exactly what is zero; nothing is re-scored.")] = True,
-    align: Annotated[int, typer.Option(help="Keep a multiple of this many channels; 1 removes every dead one.")] = 8,
+    out: Annotated[Path, typer.Option(help="The compressed checkpoint to write (.safetensors, .onnx).")],
+    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint, or an ONNX file (zeros only).")] = None,
+    zeros: Annotated[bool, typer.Option("--zeros", help="Remove exactly what is zero (the default).")] = False,
+    keep: Annotated[float | None, typer.Option(help="Budget: share of the removable channels.")] = None,
+    params: Annotated[float | None, typer.Option(help="Budget: parameters, up to 1 a ratio.")] = None,
+    flops: Annotated[float | None, typer.Option(help="Budget: FLOPs, up to 1 a ratio.")] = None,
+    importance: Annotated[
+        str | None, typer.Option(help="l2 (default), l1, batchnorm, taylor, snip, random; with a budget.")
+    ] = None,
+    scope: Annotated[str | None, typer.Option(help="global (default) or layer: equal shares everywhere.")] = None,
+    vote: Annotated[str | None, typer.Option(help="Tasks decide together: all, min, mean, max.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Recipe whose data taylor and snip look at.")] = None,
+    align: Annotated[
+        str | None,
+        typer.Option(help="Keep multiples of this many channels (8); auto, with --latency-ms: counts off the table."),
+    ] = None,
+    latency_ms: Annotated[
+        str | None, typer.Option("--latency-ms", help="Budget: measured ms, of all or by path: all=12,depth=5.")
+    ] = None,
+    on: Annotated[str, typer.Option(help="The backend that --latency-ms is measured on.")] = "onnxruntime-cpu",
+    per_task: Annotated[bool, typer.Option("--per-task", help="A network for each task, to the folder --out.")] = False,
+    masks: Annotated[Path | None, typer.Option(help="With --per-task: masks per task (.safetensors).")] = None,
+    policy: Annotated[Path | None, typer.Option(help="With --per-task: which task runs which block (.json).")] = None,
+    sets: Annotated[str | None, typer.Option(help="With --per-task: further task sets, depth+edges,...")] = None,
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    tasks: TasksOption = None,
+    shape: InputOption = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Remove the channels that training has zeroed and prove that the network computes the same.
+    """Remove channels and prove that the smaller network computes what the larger one does without them.
 
     Example: slimtask compress runs/scenes70/checkpoint.safetensors --out runs/scenes70/small.safetensors
+
+    Example: slimtask compress --model mynet:MyNet --weights w.pt --input 1x3x224x224 --flops 0.5 --out s.safetensors
     """
-    from slimtask.checkpoint import Checkpoint
-    from slimtask.compress.compress import compress_checkpoint, cost, example_input
-    from slimtask.compress.rebuild import rebuild
     from slimtask.files import refuse_existing
 
     refuse_existing(out)
-    load_architectures()
-    dense = Checkpoint.load(checkpoint)
-    with working("finding what is dead, removing it, proving it"):
-        smaller, compressed = compress_checkpoint(dense, align=align)
-    before, after = (cost(rebuild(one), example_input(one)) for one in (dense, smaller))
+    paths = None if latency_ms is None else parse_budgets(latency_ms)
+    budget = {
+        name: value for name, value in (("keep", keep), ("params", params), ("flops", flops)) if value is not None
+    }
+    choices = {"importance": importance, "scope": scope, "vote": vote, "calibration": calibration}
+    choices = {name: value for name, value in choices.items() if value is not None}
+    _check_choices(zeros, budget | ({} if paths is None else {"latency-ms": 0.0}), choices)
+    _check_per_task(per_task, bool(budget or paths or zeros), masks=masks, policy=policy, sets=sets)
+    if checkpoint is not None and checkpoint.suffix == ".onnx":
+        only_for_foreign(checkpoint, model=model, weights=weights, tasks=tasks, input=shape)
+        if paths or per_task:
+            raise InputError("of an ONNX file only zeros are removed; leave out --latency-ms and --per-task.")
+        _onnx(checkpoint, out, budget, _alignment(align), json_path)
+        return
+    if checkpoint is not None:
+        only_for_foreign(checkpoint, weights=weights, tasks=tasks, input=shape)
+        network = open_checkpoint(checkpoint, model)
+    elif model is not None:
+        network = open_foreign(model, weights, tasks, shape)
+    else:
+        raise InputError("there is nothing to compress; give a checkpoint, or --model with --input.")
+    if per_task:
+        compress_per_task(network, out, masks, policy, words(sets) or (), _alignment(align), json_path)
+    elif paths is not None:
+        _to_latency(network, out, paths, on, choices, align, json_path)
+    else:
+        _compress(network, out, budget, choices, _alignment(align), json_path)
+
+
+def _to_latency(
+    network: Network,
+    out: Path,
+    paths: dict[str, float],
+    on: str,
+    choices: dict[str, Any],
+    align: str | None,
+    json_path: Path | None,
+) -> None:
+    from slimtask.compress.compress import cost
+    from slimtask.compress.rebuild import rebuild
+
+    for name in ("scope", "vote"):
+        if name in choices:
+            raise InputError(f"--{name} is decided by the integer program of --latency-ms; leave it out.")
+    counts = None if align in (None, "auto") else _alignment(align)
+    smaller, done = compress_to_latency(network, paths, on, counts, _importance(network, choices))
+    example = network.checkpoint.example()
+    before, after = cost(network.rebuild(), example), cost(rebuild(smaller, network.factory), example)
     smaller.save(out)
+    _show(done.compressed, before, after)
+    rows = show_paths(done)
+    emit(_result(out, before, after, done.compressed) | {"paths": rows}, json_path)
+
+
+def _compress(
+    network: Network, out: Path, budget: dict[str, float], choices: dict[str, Any], align: int, json_path: Path | None
+) -> None:
+    from slimtask.compress.compress import compress_checkpoint, cost
+    from slimtask.compress.rebuild import rebuild
+
+    how = _how(network, budget, choices)
+    with working("finding what may go, removing it, proving it"):
+        smaller, compressed = compress_checkpoint(network.checkpoint, align=align, factory=network.factory, **how)
+    example = network.checkpoint.example()
+    before, after = cost(network.rebuild(), example), cost(rebuild(smaller, network.factory), example)
+    smaller.save(out)
+    _show(compressed, before, after)
+    emit(_result(out, before, after, compressed), json_path)
+
+
+def _result(out: Path, before: Cost, after: Cost, compressed: Compressed) -> dict[str, Any]:
+    proof = compressed.certificate
+    return {
+        "checkpoint": str(out),
+        "before": vars(before),
+        "after": vars(after),
+        "certificate": {**proof.model_dump(mode="json"), "max_rel_error": proof.max_rel_error, "holds": proof.holds},
+        "plan": compressed.plan.model_dump(mode="json"),
+    }
+
+
+def _how(network: Network, budget: dict[str, float], choices: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of ``compress`` beside the network."""
+    from pydantic import ValidationError
+
+    from slimtask.compress.budget import Budget
+
+    if not budget:
+        return {}
+    try:
+        chosen = Budget(**budget)
+    except ValidationError as error:
+        (name, value), problem = next(iter(budget.items())), error.errors()[0]["msg"]
+        example = "0.5" if name == "keep" else "0.5, or a count above 1"
+        raise InputError(f"--{name} {value:g} is no budget ({problem.lower()}); give {example}.") from None
+    chosen_how = {"budget": chosen, "scope": choices.get("scope", "global"), "vote": choices.get("vote")}
+    return chosen_how | _importance(network, choices)
+
+
+def _importance(network: Network, choices: dict[str, Any]) -> dict[str, Any]:
+    """Return the criterion of ``choices`` and, if it looks at the loss, its data."""
+    from slimtask.cli.calibration import calibration
+    from slimtask.compress.importance import GRADIENTS, check_criterion
+
+    criterion = choices.get("importance", "l2")
+    check_criterion(criterion)
+    how: dict[str, Any] = {"criterion": criterion}
+    if criterion in GRADIENTS:
+        with working("reading calibration data"):
+            how["calibration"], how["loss"] = calibration(network.checkpoint, choices.get("calibration"), criterion)
+    elif "calibration" in choices:
+        raise InputError(f"--importance {criterion} looks at no data; leave out --calibration, or take taylor or snip.")
+    return how
+
+
+def _check_choices(zeros: bool, budget: dict[str, float], choices: dict[str, Any]) -> None:
+    """Raise InputError unless exactly one of zeros (the default) and the three budgets is asked for."""
+    asked = [*(["zeros"] if zeros else []), *budget]
+    if len(asked) > 1:
+        raise InputError(f"--{asked[0]} and --{asked[1]} are two ways to say how much goes; give one of them.")
+    if choices and not budget:
+        name = next(iter(choices))
+        raise InputError(
+            f"--{name} needs a budget, as zeros are not scored; add --keep, --params or --flops 0.5, or --latency-ms."
+        )
+
+
+def _check_per_task(per_task: bool, budgeted: bool, **options: object) -> None:
+    """Raise InputError if --per-task comes with a budget, or one of its options without it."""
+    given = next((name for name, value in options.items() if value is not None), None)
+    if not per_task and given is not None:
+        raise InputError(f"--{given} says what each task needs; add --per-task.")
+    if per_task and budgeted:
+        raise InputError("--per-task removes what a task does not need, without a budget; leave the budget out.")
+
+
+def _alignment(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_ALIGN
+    if text == "auto":
+        raise InputError("--align auto takes counts off a measured table; it needs --latency-ms, else give a number.")
+    if not (text.isascii() and text.isdecimal() and 1 <= len(text) <= 6 and int(text) >= 1):
+        raise InputError(f"--align takes a count of channels, 1 or more, or auto, not '{text}'.")
+    return int(text)
+
+
+def _show(compressed: Compressed, before: Cost, after: Cost) -> None:
     console.print(str(compressed.plan), markup=False, highlight=False)
     rows = table("Removed", "", "before", "after", "ratio")
     for name, old, new in (
@@ -40,26 +224,50 @@ def compress_verb(
         ("trunk parameters", before.trunk_params, after.trunk_params),
         ("FLOPs", before.flops, after.flops),
     ):
-        rows.add_row(name, f"{old:,}", f"{new:,}", f"{old / new:.2f}")
+        if name != "trunk parameters" or before.trunk_params != before.params:
+            rows.add_row(name, f"{old:,}", f"{new:,}", f"{old / new:.2f}" if new else "-")
     console.print(rows)
-    proof = compressed.certificate
+    _show_proof(compressed.certificate)
+
+
+def _show_proof(proof: Any) -> None:
     console.print(
         f"certificate: holds, largest relative difference {proof.max_rel_error:.1e} over {proof.inputs} inputs of "
         f"{len(proof.sizes)} sizes; {len(proof.refused)} groups stay whole"
     )
     for refusal in proof.refused:
         console.print(f"  {refusal.group} ({refusal.channels} channels): {refusal.reason}", markup=False)
+
+
+def _onnx(path: Path, out: Path, budget: dict[str, float], align: int, json_path: Path | None) -> None:
+    """Compress an ONNX file: what is dead goes."""
+    from slimtask.compress.onnx_graph.compress import compress_onnx
+
+    if budget:
+        raise InputError(
+            f"of an ONNX file only zeros are removed, without a budget (--{next(iter(budget))}); prune the network "
+            "that it came from, by --model."
+        )
+    if out.suffix != ".onnx":
+        raise InputError(f"an ONNX file becomes one; call the output '{out.with_suffix('.onnx')}'.")
+    with working("finding what is dead, removing it, proving it"):
+        done = compress_onnx(path, out, align=align)
+    rows = table("Removed channels", "group", "before", "after", "why", "note", words=True)
+    for cut in done.removed:
+        why = ", ".join(f"{count} {reason}" for reason, count in cut.removed.items())
+        rows.add_row(cut.name, str(cut.before), str(cut.after), why, cut.note)
+    console.print(rows)
+    _show_proof(done.certificate)
+    proof = done.certificate
     emit(
         {
-            "checkpoint": str(out),
-            "before": vars(before),
-            "after": vars(after),
+            "files": [str(file) for file in done.files],
+            "removed": [cut.model_dump(mode="json") for cut in done.removed],
             "certificate": {
                 **proof.model_dump(mode="json"),
                 "max_rel_error": proof.max_rel_error,
                 "holds": proof.holds,
             },
-            "plan": compressed.plan.model_dump(mode="json"),
         },
         json_path,
     )

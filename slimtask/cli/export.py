@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slimtask.cli.common import JsonOption, console, emit, load_architectures, progress_bar, table, words
+from slimtask.cli.common import JsonOption, console, emit, progress_bar, table, words
+from slimtask.cli.network import ModelOption, Network, TasksOption, open_checkpoint, with_tasks
+from slimtask.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from slimtask.tasks import Preprocessing
 
 
 def export_verb(
@@ -17,30 +24,30 @@ def export_verb(
     to: Annotated[str, typer.Option(help="Formats: onnx, tensorrt, tensorrt-rtx.")] = "onnx",
     targets: Annotated[str | None, typer.Option(help="GPU targets of the engines, e.g. sm_86,sm_120.")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    model: ModelOption = None,
+    tasks: TasksOption = None,
     json_path: JsonOption = None,
 ) -> None:
     """Export ONNX graphs and engines, checked against PyTorch, with their manifest.
 
     Example: slimtask export small.safetensors --out bundle --to onnx,tensorrt-rtx
     """
-    from slimtask.checkpoint import Checkpoint
-    from slimtask.compress.rebuild import rebuild
     from slimtask.export.exporter import export_bundle
     from slimtask.files import refuse_existing
 
     refuse_existing(out)
-    load_architectures()
-    loaded = Checkpoint.load(checkpoint)
+    network = with_tasks(open_checkpoint(checkpoint, model), tasks)
+    exported, preprocessing = _exportable(network, checkpoint)
     with progress_bar("export") as progress:
         bundle = export_bundle(
-            rebuild(loaded),
+            exported,
             out,
-            preprocessing=loaded.preprocessing,
+            preprocessing=preprocessing,
             paths=words(paths) or (),
             to=words(to) or (),
             targets=words(targets),
             precision=precision,
-            provenance=loaded.provenance,
+            provenance=network.checkpoint.provenance,
             progress=lambda text, done, total: progress(done, total, text),
         )
     rows = table(f"Bundle {out}", "file", "backend", "tasks", "bytes", "precision", "targets", "parity")
@@ -59,3 +66,24 @@ def export_verb(
         rows.add_row(file.path, "weights of the graphs", "", f"{file.bytes:,}", "", "", "")
     console.print(rows)
     emit(bundle.manifest.model_dump(mode="json"), json_path)
+
+
+def _exportable(network: Network, path: Path) -> tuple[nn.Module, Preprocessing]:
+    """Return the network in the form that an export takes, and its preprocessing. Raises InputError if it has none."""
+    from slimtask.compress.foreign import TaskOutputs
+
+    checkpoint = network.checkpoint
+    if not checkpoint.tasks:
+        raise InputError(
+            f"'{path}' does not say what its outputs are, and a bundle must; give --tasks, a YAML list of name, kind "
+            "and channels."
+        )
+    image = checkpoint.preprocessing
+    if image is None or checkpoint.inputs not in ((), ((1, 3, image.height, image.width),)):
+        shapes = ", ".join("x".join(map(str, shape)) for shape in checkpoint.inputs)
+        raise InputError(
+            f"a bundle takes one RGB image, 1x3xHEIGHTxWIDTH, but the network in '{path}' takes {shapes}; export it in "
+            "Python with torch.onnx.export(rebuild(checkpoint, factory), ...)."
+        )
+    model = network.rebuild()
+    return (TaskOutputs(model, checkpoint.tasks).eval() if checkpoint.foreign else model), image

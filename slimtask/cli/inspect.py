@@ -1,23 +1,52 @@
-"""`slimtask inspect`: what is in a checkpoint or bundle, in tables people can read."""
+"""`slimtask inspect`: what is in a checkpoint, bundle or network of your own, in tables people can read."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slimtask.cli.common import JsonOption, console, emit, load_architectures, table
+from slimtask.cli.common import JsonOption, console, emit, table
+from slimtask.cli.network import (
+    InputOption,
+    ModelOption,
+    Network,
+    WeightsOption,
+    only_for_foreign,
+    open_checkpoint,
+    open_foreign,
+)
+from slimtask.errors import InputError
+
+if TYPE_CHECKING:
+    from slimtask.compress.explain import Coverage
 
 
 def inspect_verb(
-    path: Annotated[Path, typer.Argument(help="Bundle folder or checkpoint file.")], json_path: JsonOption = None
+    path: Annotated[Path | None, typer.Argument(help="Bundle folder or checkpoint file.")] = None,
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    shape: InputOption = None,
+    json_path: JsonOption = None,
 ) -> None:
-    """Show tasks, size, removed channels and what was refused (checkpoint), or files, precision and parity (bundle).
+    """Show what a checkpoint's layers lost and what may still go (or a bundle's files, precision and parity).
 
     Example: slimtask inspect runs/demo/levels/82/compressed.safetensors
+
+    Example: slimtask inspect --model mynet:MyNet --input 1x3x224x224
     """
-    emit(_bundle(path) if path.is_dir() else _checkpoint(path), json_path)
+    if path is None:
+        if model is None:
+            raise InputError("there is nothing to inspect; give a checkpoint, a bundle, or --model with --input.")
+        emit(_network(open_foreign(model, weights, None, shape), "network"), json_path)
+        return
+    only_for_foreign(path, weights=weights, input=shape)
+    if path.is_dir():
+        only_for_foreign(path, model=model)
+        emit(_bundle(path), json_path)
+        return
+    emit(_network(open_checkpoint(path, model), f"checkpoint {path}"), json_path)
 
 
 def _bundle(path: Path) -> object:
@@ -43,40 +72,89 @@ def _bundle(path: Path) -> object:
     return manifest.model_dump(mode="json")
 
 
-def _checkpoint(path: Path) -> object:
-    from slimtask.checkpoint import Checkpoint
-    from slimtask.compress.compress import cost, example_input
+def _network(network: Network, title: str) -> object:
+    from slimtask.compress.compress import cost
+    from slimtask.compress.explain import coverage
     from slimtask.compress.groups import find_groups
-    from slimtask.compress.rebuild import plans_of, rebuild
 
-    checkpoint = Checkpoint.load(path)
-    load_architectures()
-    model, example = rebuild(checkpoint), example_input(checkpoint)
-    size = cost(model, example)
-    console.print(
-        f"checkpoint {path}: {checkpoint.architecture.name} {checkpoint.architecture.arguments}", markup=False
-    )
-    console.print(f"{size.params:,} parameters ({size.trunk_params:,} in the trunk), {size.flops:,} FLOPs an image")
-    rows = table("Tasks", "task", "kind", "channels", "metric", "loss weight")
-    for task in checkpoint.tasks:
-        rows.add_row(task.name, task.kind, str(task.channels), task.metric, f"{task.weight:g}")
-    console.print(rows)
-    for plan in plans_of(checkpoint):
-        cuts = table("Removed channels", "group", "before", "after", "why", "note", words=True)
-        for cut in plan.groups:
-            why = ", ".join(f"{count} {reason}" for reason, count in cut.removed.items())
-            cuts.add_row(cut.name, str(cut.before), str(cut.after), why, cut.note)
-        console.print(cuts)
-    fixed = [group for group in find_groups(model, example) if group.refused]
-    held = table("Groups that stay whole", "group", "channels", "why", words=True)
-    for group in fixed:
-        held.add_row(group.name, str(group.channels), group.refused or "")
-    console.print(held)
+    checkpoint = network.checkpoint
+    model, example = network.rebuild(), checkpoint.example()
+    size, architecture = cost(model, example), checkpoint.architecture
+    arguments = f" {architecture.arguments}" if architecture.arguments else ""
+    trunk = "" if size.trunk_params == size.params else f" ({size.trunk_params:,} in the trunk)"
+    console.print(f"{title}: {architecture.name}{arguments}", markup=False)
+    console.print(f"{size.params:,} parameters{trunk}, {size.flops:,} FLOPs an image")
+    if checkpoint.tasks:
+        rows = table("Tasks", "task", "kind", "channels", "metric", "loss weight")
+        for task in checkpoint.tasks:
+            rows.add_row(task.name, task.kind, str(task.channels), task.metric, f"{task.weight:g}")
+        console.print(rows)
+    layers = _edits(network)
+    covered = coverage(model, find_groups(model, example))
+    _show_coverage(covered)
+    proof = checkpoint.provenance.get("certificate")
+    if proof is not None:
+        _show_certificate(proof)
+    refused = [refusal.model_dump() for refusal in covered.refused]
     return {
-        "architecture": checkpoint.architecture.model_dump(),
+        "architecture": architecture.model_dump(),
         "tasks": [task.model_dump() for task in checkpoint.tasks],
         "size": vars(size),
         "edits": list(checkpoint.edits),
-        "fixed_groups": [{"group": g.name, "channels": g.channels, "reason": g.refused} for g in fixed],
+        "layers": layers,
+        "coverage": {**vars(covered), "refused": refused},
+        "fixed_groups": refused,
         "provenance": checkpoint.provenance,
     }
+
+
+def _edits(network: Network) -> list[dict[str, Any]]:
+    """Print what each plan cut of each layer, and return it."""
+    from slimtask.compress.explain import layer_rows
+    from slimtask.compress.groups import find_groups
+    from slimtask.compress.plan import Plan
+    from slimtask.compress.rebuild import replay
+
+    cut = []
+    for number, (before, edit) in enumerate(replay(network.checkpoint, network.factory), start=1):
+        if not isinstance(edit, Plan):
+            console.print(f"edit {number}: {edit.kind}", markup=False)
+            continue
+        try:
+            groups = find_groups(before, network.checkpoint.example())
+        except InputError:  # a network that looks at values cannot be traced before it has its weights
+            groups = ()
+        rows = layer_rows(before, edit, groups)
+        shown = table("Layers that were cut (outputs x inputs)", "layer", "before", "after", "why", words=True)
+        for row in rows:
+            shown.add_row(row.layer, row.before, row.after, row.why)
+        console.print(shown)
+        for group in edit.groups:
+            if group.note:
+                console.print(f"  {group.name}: {group.note}", markup=False)
+        cut += [{"edit": number, **vars(row)} for row in rows]
+    return cut
+
+
+def _show_coverage(covered: Coverage) -> None:
+    console.print(str(covered), markup=False)
+    held = table("Groups that stay whole", "group", "channels", "why", words=True)
+    for refusal in covered.refused:
+        held.add_row(refusal.group, str(refusal.channels), refusal.reason)
+    console.print(held)
+
+
+def _show_certificate(written: object) -> None:
+    from pydantic import ValidationError
+
+    from slimtask.compress.certify import Certificate
+
+    try:
+        proof = Certificate.model_validate(written)
+    except ValidationError as error:
+        console.print(f"certificate: damaged ({error.errors()[0]['msg']})", markup=False)
+        return
+    console.print(
+        f"certificate: {'holds' if proof.holds else 'DOES NOT HOLD'}, largest relative difference "
+        f"{proof.max_rel_error:.1e} over {proof.inputs} inputs of {len(proof.sizes)} sizes"
+    )

@@ -8,18 +8,23 @@ from typing import Annotated
 import typer
 
 from slimtask.cli.common import JsonOption, console, emit, working
+from slimtask.cli.network import ModelOption, only_for_foreign, open_checkpoint
 from slimtask.errors import CheckFailed
 
 
 def verify_verb(
-    path: Annotated[Path, typer.Argument(help="Bundle folder or checkpoint file.")], json_path: JsonOption = None
+    path: Annotated[Path, typer.Argument(help="Bundle folder or checkpoint file.")],
+    model: ModelOption = None,
+    json_path: JsonOption = None,
 ) -> None:
     """Check a bundle (hashes, graphs, weights, precision, paths against each other) or a checkpoint (loads, rebuilds).
 
     Example: slimtask verify runs/demo/bundle
     """
+    if path.is_dir():
+        only_for_foreign(path, model=model)
     with working(f"verifying {path}"):
-        checks = _bundle(path) if path.is_dir() else _checkpoint(path)
+        checks = _bundle(path) if path.is_dir() else _checkpoint(path, model)
     for name, holds, detail in checks:
         mark = "[green]ok[/green]  " if holds else "[red]FAILS[/red]"
         console.print(f"{mark} {name}: ", end="")
@@ -36,20 +41,15 @@ def _bundle(path: Path) -> list[tuple[str, bool, str]]:
     return [(check.name, check.holds, check.detail) for check in verify_bundle(path).checks]
 
 
-def _checkpoint(path: Path) -> list[tuple[str, bool, str]]:
+def _checkpoint(path: Path, made_by: str | None) -> list[tuple[str, bool, str]]:
     import torch
 
-    from slimtask.checkpoint import Checkpoint
-    from slimtask.cli.common import load_architectures
-    from slimtask.compress.inputs import named_outputs
-    from slimtask.compress.compress import example_input
-    from slimtask.compress.rebuild import rebuild
+    from slimtask.compress.inputs import call, named_outputs
 
-    checkpoint = Checkpoint.load(path)
-    load_architectures()
-    model = rebuild(checkpoint)
+    network = open_checkpoint(path, made_by)
+    checkpoint, model = network.checkpoint, network.rebuild()
     with torch.no_grad():
-        outputs = named_outputs(model(example_input(checkpoint)))
+        outputs = named_outputs(call(model, checkpoint.example()))
     finite = all(bool(value.isfinite().all()) for value in outputs.values())
     checks = [
         ("file", True, f"{len(checkpoint.weights)} tensors, all finite"),

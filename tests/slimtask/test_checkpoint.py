@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from slimtask.checkpoint import Architecture, Checkpoint
+from slimtask.checkpoint import Architecture, Checkpoint, read_safetensors
 from slimtask.compress.rebuild import rebuild
 from slimtask.errors import InputError
 from slimtask.tasks import Preprocessing
@@ -117,3 +119,32 @@ def test_rebuilding_leaves_the_checkpoint_as_it_is(checkpoint: Checkpoint) -> No
     with torch.no_grad():
         next(rebuild(checkpoint).parameters()).zero_()
     assert torch.equal(checkpoint.weights["trunk.stem.0.weight"], before)
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the JSON header of a checkpoint file."""
+    tensors, metadata = read_safetensors(path, "checkpoint")
+    header = json.loads(metadata["slimtask"])
+    change(header)
+    save_file(tensors, path, metadata={"slimtask": json.dumps(header)})
+
+
+def test_files_from_before_inputs_still_load(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "a.safetensors")
+    rewritten(tmp_path / "a.safetensors", lambda header: header.pop("inputs"))
+    loaded = Checkpoint.load(tmp_path / "a.safetensors")
+    assert loaded.inputs == ()
+    assert loaded.example().shape == (1, 3, 32, 48)
+
+
+@pytest.mark.parametrize("shape", [[], [0], [-1, 3], [1] * 9, [2**20, 2**20], [1.5], ["a"]])
+def test_crafted_inputs_are_refused(checkpoint: Checkpoint, tmp_path: Path, shape: list[object]) -> None:
+    checkpoint.save(tmp_path / "a.safetensors")
+    rewritten(tmp_path / "a.safetensors", lambda header: header.update(inputs=[shape]))
+    with pytest.raises(InputError, match="damaged metadata"):
+        Checkpoint.load(tmp_path / "a.safetensors")
+
+
+def test_an_input_that_nothing_tells_is_an_error(checkpoint: Checkpoint) -> None:
+    with pytest.raises(InputError, match="does not say which input"):
+        checkpoint.with_changes(preprocessing=None).example()

@@ -1,0 +1,206 @@
+"""Cut a network until its deployed graphs meet their latency budgets, each measured on the artifact of its tasks."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from slimtask.bench.backends import BACKENDS
+from slimtask.bench.environment import usable_cores
+from slimtask.bench.latency_table import measure_table
+from slimtask.bench.measure import Measurement
+from slimtask.bench.protocol import measure_interleaved
+from slimtask.bench.realised_networks import export
+from slimtask.compress.groups import find_groups
+from slimtask.compress.importance import score_channels
+from slimtask.compress.latency.choose import Align, Chosen, LatencyChooser
+from slimtask.compress.latency.specs import axis_ranges, layer_specs, task_paths
+from slimtask.compress.prune import nothing_prunable
+from slimtask.compress.remove import Compressed, remove_channels
+from slimtask.compress.saliency import Loss
+from slimtask.compress.task_outputs import Selected, task_names
+from slimtask.errors import CheckFailed, InputError, nearest
+from slimtask.tasks import Frozen
+
+ALL = "all"
+BACKEND = "onnxruntime-cpu"
+Keep = Sequence[Bool[Tensor, " _channels"]]
+
+
+class PathLatency(Frozen):
+    """One path: the tasks it serves (none: the whole network), its budget, what was predicted and measured, in ms."""
+
+    path: str
+    tasks: tuple[str, ...]
+    budget_ms: float
+    dense_ms: float
+    predicted_ms: float
+    measured_ms: float
+
+    @property
+    def met(self) -> bool:
+        """Return whether the measured latency is within the budget."""
+        return self.measured_ms <= self.budget_ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToLatency:
+    """The cut network with its proof, and every budget with what it came to."""
+
+    compressed: Compressed
+    paths: tuple[PathLatency, ...]
+    tries: int
+
+
+def prune_to_latency(
+    model: nn.Module,
+    example: Tensor,
+    budgets_ms: Mapping[str, float],
+    *,
+    on: str = BACKEND,
+    criterion: str = "l2",
+    align: Align = "auto",
+    calibration: Any = None,
+    loss: Loss | None = None,
+    threads: int | None = None,
+    table_seconds: float | int = 60.0,
+    tries: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> ToLatency:
+    """Return ``model`` with the channels of most importance that meet every latency budget on ``on``.
+
+    ``budgets_ms`` maps a path to milliseconds: "all" for the whole network, or tasks joined by "+", e.g. "depth". The
+    integer program over the measured layer table (HALP, NeurIPS 2022; MDP, CVPR 2025) proposes; the network is cut,
+    each path exported and timed interleaved with the dense one; after a miss that path's target shrinks by the ratio.
+    Raises InputError for an unknown path, a backend without a layer table, or a budget out of reach, and CheckFailed,
+    with the figures, if the measured latency still misses a budget after ``tries``.
+    """
+    if on != BACKEND:
+        raise InputError(f"latency budgets are measured on {BACKEND}, the one backend with a layer table, not '{on}'.")
+    threads = threads or usable_cores()
+    tasks = {path: _tasks_of(path, model, example) for path in budgets_ms}
+    groups = find_groups(model, example)
+    if all(group.refused is not None for group in groups):
+        raise InputError(nothing_prunable(model, groups))
+    specs = layer_specs(model, groups, example)
+    table = measure_table(axis_ranges(specs, groups), threads=threads, budget_seconds=table_seconds, progress=progress)
+    modules = {spec.module for spec in specs}
+    some = task_paths(model, example, {path: names for path, names in tasks.items() if names})
+    with _graphs(model, example, tasks) as dense:
+        timed = _timed(dense, threads)
+        dense_ms = {path: timed[path].median_ms for path in dense}
+        chooser = LatencyChooser(
+            groups,
+            specs,
+            score_channels(model, groups, criterion, calibration=calibration, loss=loss),
+            table,
+            dense_ms,
+            paths={path: some.get(path, modules) for path in tasks},
+            align=align,
+        )
+        return _closed(
+            chooser, budgets_ms, tasks, tries, lambda keep: _cut(model, example, groups, keep, tasks, dense, threads)
+        )
+
+
+Cut = tuple[Compressed, dict[str, Measurement], dict[str, Measurement]]
+
+
+def _closed(
+    chooser: LatencyChooser,
+    budgets_ms: Mapping[str, float],
+    tasks: Mapping[str, tuple[str, ...]],
+    tries: int,
+    cut: Callable[[Keep], Cut],
+) -> ToLatency:
+    """Return the first cut whose measured latencies meet all budgets."""
+    targets = dict(budgets_ms)
+    rows: tuple[PathLatency, ...] = ()
+    for attempt in range(1, tries + 1):
+        try:
+            chosen = chooser.for_latency(targets)
+        except InputError:
+            if not rows:
+                raise
+            break
+        compressed, smaller, dense = cut(chosen.keep)
+        rows = tuple(_row(path, tasks[path], budgets_ms[path], chosen, smaller, dense) for path in budgets_ms)
+        if all(row.met for row in rows):
+            return ToLatency(compressed=compressed, paths=rows, tries=attempt)
+        for row in rows:
+            if not row.met:
+                targets[row.path] *= 0.98 * row.budget_ms / row.measured_ms
+    missed = ", ".join(
+        f"{row.path} took {row.measured_ms:.3g} ms of {row.budget_ms:.3g}" for row in rows if not row.met
+    )
+    raise CheckFailed(f"the latency budget is not met by measurement ({missed}); nothing was written.")
+
+
+def _row(
+    path: str,
+    tasks: tuple[str, ...],
+    budget_ms: float,
+    chosen: Chosen,
+    smaller: Mapping[str, Measurement],
+    dense: Mapping[str, Measurement],
+) -> PathLatency:
+    return PathLatency(
+        path=path,
+        tasks=tasks,
+        budget_ms=budget_ms,
+        dense_ms=dense[path].median_ms,
+        predicted_ms=chosen.predicted_ms[path],
+        measured_ms=smaller[path].median_ms,
+    )
+
+
+def _cut(
+    model: nn.Module,
+    example: Tensor,
+    groups: Any,
+    keep: Keep,
+    tasks: Mapping[str, tuple[str, ...]],
+    dense: Mapping[str, Path],
+    threads: int,
+) -> Cut:
+    """Return the network cut as ``keep`` says, and the latencies of its paths and of the dense ones beside them."""
+    compressed = remove_channels(model, example, groups, keep, why="chosen for latency")
+    with _graphs(compressed.model, example, tasks) as graphs:
+        both = {**{f"dense {path}": graph for path, graph in dense.items()}, **graphs}
+        timed = _timed(both, threads)
+    return compressed, {path: timed[path] for path in graphs}, {path: timed[f"dense {path}"] for path in dense}
+
+
+def _tasks_of(path: str, model: nn.Module, example: Tensor) -> tuple[str, ...]:
+    """Return the tasks a path serves, none for the whole network. Raises InputError for an unknown one."""
+    if path == ALL:
+        return ()
+    known = task_names(model, example)
+    names = tuple(path.split("+"))
+    for name in names:
+        if name not in known:
+            raise InputError(f"there is no path '{name}' to give a latency to{nearest(name, (ALL, *known))}")
+    return names
+
+
+@contextmanager
+def _graphs(model: nn.Module, example: Tensor, tasks: Mapping[str, tuple[str, ...]]) -> Iterator[dict[str, Path]]:
+    """Yield one ONNX file per path of ``model``, in a directory that goes away."""
+    with tempfile.TemporaryDirectory(prefix="slimtask-") as folder:
+        yield {
+            path: export(Selected(model, names) if names else model, example, Path(folder) / f"{number}.onnx")
+            for number, (path, names) in enumerate(tasks.items())
+        }
+
+
+def _timed(graphs: Mapping[str, Path], threads: int) -> dict[str, Measurement]:
+    opened = {key: BACKENDS[BACKEND].open(path, threads=threads) for key, path in graphs.items()}
+    calls = {key: one.call for key, one in opened.items()}
+    return measure_interleaved(calls, {key: one.conditions for key, one in opened.items()}, rounds=30)

@@ -1,0 +1,65 @@
+"""`slimtask compress --latency-ms`: until the deployed graphs meet their budgets, by measurement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from slimtask.cli.common import console, progress_bar, table
+from slimtask.cli.network import Network
+from slimtask.errors import InputError
+
+if TYPE_CHECKING:
+    from slimtask.bench.to_latency import ToLatency
+    from slimtask.checkpoint import Checkpoint
+
+
+def parse_budgets(text: str) -> dict[str, float]:
+    """Return milliseconds per path of ``8`` (the whole network) or ``all=12,depth=5,depth+edges=7``."""
+    budgets: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, number = part.strip().rpartition("=")
+        path = name.strip() if equals else "all"
+        try:
+            value = float(number)
+        except ValueError:
+            value = float("nan")
+        if not path or path in budgets or not 0 < value < float("inf"):
+            raise InputError(f"--latency-ms takes 8, or one number per path such as all=12,depth=5, not '{text}'.")
+        budgets[path] = value
+    return budgets
+
+
+def compress_to_latency(
+    network: Network, budgets: dict[str, float], on: str, align: int | None, how: dict[str, Any]
+) -> tuple[Checkpoint, ToLatency]:
+    """Return the checkpoint cut to the budgets and what was measured; ``align`` None takes the measured staircase."""
+    from torch import Tensor
+
+    from slimtask.bench.to_latency import prune_to_latency
+    from slimtask.compress.compress import with_compressed
+
+    example = network.checkpoint.example()
+    if not isinstance(example, Tensor):
+        raise InputError("a latency budget needs a network of one input; this one has several.")
+    with progress_bar("measuring layers") as report:
+        done = prune_to_latency(
+            network.rebuild(),
+            example,
+            budgets,
+            on=on,
+            align="auto" if align is None else align,
+            progress=lambda count, total: report(count, total, ""),
+            **how,
+        )
+    told = {"criterion": how.get("criterion", "l2"), "budgets_ms": budgets, "on": on, "align": align or "auto"}
+    return with_compressed(network.checkpoint, done.compressed, told), done
+
+
+def show_paths(done: ToLatency) -> list[dict[str, Any]]:
+    """Print the table of budgets and return it as JSON."""
+    rows = table("Latency, ms", "path", "budget", "dense", "predicted", "measured", "speed-up")
+    for row in done.paths:
+        numbers = (row.budget_ms, row.dense_ms, row.predicted_ms, row.measured_ms)
+        rows.add_row(row.path, *(f"{number:.3g}" for number in numbers), f"{row.dense_ms / row.measured_ms:.2f}")
+    console.print(rows)
+    return [row.model_dump(mode="json") for row in done.paths]

@@ -1,0 +1,58 @@
+"""The file that names a foreign network's tasks: a YAML list of TaskSpecs, with the preprocessing if it is not ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from slimtask.errors import InputError, nearest
+from slimtask.files import read_text
+from slimtask.tasks import Finite, Frozen, Positive, Preprocessing, TaskSpec
+
+_HOW = "list name, kind and channels of each task"
+
+
+class TaskFile(Frozen):
+    """Tasks in the order of the network's outputs, and what it subtracts from and divides its images by."""
+
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
+    mean: tuple[Finite, Finite, Finite] = Preprocessing.model_fields["mean"].default
+    std: tuple[Positive, Positive, Positive] = Preprocessing.model_fields["std"].default
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> TaskFile:
+        names = [task.name for task in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two tasks are called '{name}'; rename one")
+        return self
+
+
+def read_tasks(path: Path | str) -> TaskFile:
+    """Return the tasks in a YAML file: a list of TaskSpecs, or a mapping with ``tasks`` and optional ``mean``, ``std``.
+
+    Raises InputError that says where the file is wrong.
+    """
+    text = read_text(path, "task file")
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        raise InputError(f"task file '{path}' is not valid YAML ({' '.join(str(error).split())}).") from None
+    content = {"tasks": content} if isinstance(content, list) else content
+    if not isinstance(content, dict):
+        raise InputError(f"task file '{path}' holds no list of tasks; {_HOW}.")
+    try:
+        return TaskFile.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"task file '{path}': {_problem(error.errors()[0])}; {_HOW}.") from None
+
+
+def _problem(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = (TaskSpec if "tasks" in error["loc"] else TaskFile).model_fields
+        return f"unknown key '{where}'{nearest(str(error['loc'][-1]), known)}"
+    return f"{where + ': ' if where else ''}{error['msg'].removeprefix('Value error, ')}"

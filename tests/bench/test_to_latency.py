@@ -1,0 +1,85 @@
+"""Latency budgets, met by measurement on the graph that serves the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from slimtask.bench import to_latency
+from slimtask.bench.measure import Conditions, Measurement
+from slimtask.bench.to_latency import prune_to_latency
+from slimtask.errors import CheckFailed, InputError
+
+
+class Two(nn.Module):
+    """A shared stem and a head each for two tasks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU())
+        self.near = nn.Sequential(nn.Conv2d(32, 48, 3, padding=1), nn.ReLU(), nn.Conv2d(48, 1, 1))
+        self.far = nn.Sequential(nn.Conv2d(32, 16, 1), nn.ReLU(), nn.Conv2d(16, 2, 1))
+
+    def forward(self, x: torch.Tensor, tasks: Any = None) -> dict[str, torch.Tensor]:
+        y = self.stem(x)
+        return {name: getattr(self, name)(y) for name in ("near", "far") if tasks is None or name in tasks}
+
+
+IMAGE = torch.randn(1, 3, 48, 48)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+CONDITIONS = Conditions(
+    backend="fake", backend_version="0", device="none", precision="fp32", threads=1, batch=1, shape=(3, 48, 48)
+)
+
+
+def fake_times(monkeypatch: pytest.MonkeyPatch, milliseconds: Callable[[Path], float]) -> None:
+    """Replace the clock."""
+
+    def timed(graphs: dict[str, Path], threads: int) -> dict[str, Measurement]:
+        return {
+            key: Measurement(samples_ms=(milliseconds(path),) * 5, conditions=CONDITIONS)
+            for key, path in graphs.items()
+        }
+
+    monkeypatch.setattr(to_latency, "_timed", timed)
+
+
+def test_several_budgets_are_each_met_on_their_own_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_times(monkeypatch, lambda path: path.stat().st_size * 1e-4)
+    dense = prune_to_latency(Two().eval(), IMAGE, {"all": 1e9}, threads=1, table_seconds=2).paths[0].dense_ms
+    budgets = {"all": 0.6 * dense, "far": 0.3 * dense}
+    done = prune_to_latency(Two().eval(), IMAGE, budgets, threads=1, table_seconds=2)
+    assert [row.path for row in done.paths] == ["all", "far"]
+    assert all(row.met for row in done.paths)
+    assert done.compressed.certificate
+    assert done.compressed.model.stem[0].out_channels < 32
+
+
+def test_a_budget_that_measurement_never_meets_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_times(monkeypatch, lambda path: 10.0)
+    with pytest.raises(CheckFailed, match="all took 10 ms of 8"):
+        prune_to_latency(Two().eval(), IMAGE, {"all": 8.0}, threads=1, table_seconds=2, tries=2)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "options", "sentence"),
+    [
+        ({"depth": 1.0}, {}, "there is no path 'depth'"),
+        ({"all": 1.0}, {"on": "onnxruntime-cuda"}, "the one backend with a layer table"),
+    ],
+)
+def test_what_cannot_be_budgeted_is_one_sentence(budgets: Any, options: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        prune_to_latency(Two().eval(), IMAGE, budgets, **options)

@@ -1,0 +1,127 @@
+"""`compress --latency-ms` and `compress --per-task`, from the command line to the files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from slimtask.bench.measure import Conditions, Measurement
+from slimtask.checkpoint import Architecture, Checkpoint
+from slimtask.cli.app import main
+from slimtask.cli.latency import parse_budgets
+from slimtask.compress.masks import Masks
+from slimtask.compress.rebuild import rebuild
+from slimtask.errors import InputError
+from slimtask.tasks import Preprocessing
+from slimtask.train.models import MultiTaskNet
+
+CONDITIONS = Conditions(
+    backend="fake", backend_version="0", device="none", precision="fp32", threads=1, batch=1, shape=(3, 64, 64)
+)
+
+
+def slimtask(*words: object) -> int:
+    """Run the command line in this process and return its exit status."""
+    before, sys.argv = sys.argv, ["slimtask", *map(str, words)]
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+@pytest.fixture
+def saved(small_net: Callable[..., MultiTaskNet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small dense checkpoint on disk, in a working directory and with a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = small_net()
+    Checkpoint(
+        weights=model.state_dict(),
+        architecture=Architecture(name="multitask-net", arguments={"width": 0.25, "head_hidden": 16}),
+        tasks=model.tasks,
+        preprocessing=Preprocessing(height=64, width=64),
+    ).save("net.safetensors")
+    return tmp_path / "net.safetensors"
+
+
+def test_budgets_are_read_or_refused() -> None:
+    assert parse_budgets("8") == {"all": 8.0}
+    assert parse_budgets("all=12, depth=5,depth+edges=7") == {"all": 12.0, "depth": 5.0, "depth+edges": 7.0}
+    for text in ("", "0", "-1", "nan", "fast", "depth=", "=3", "1,2", "all=1,all=2"):
+        with pytest.raises(InputError, match="--latency-ms takes 8"):
+            parse_budgets(text)
+
+
+def test_a_network_is_cut_to_two_measured_budgets(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from slimtask.bench import latency_table, to_latency
+
+    def timed(graphs: dict[str, Path], threads: int) -> dict[str, Measurement]:
+        sizes = {key: path.stat().st_size * 1e-5 for key, path in graphs.items()}
+        return {key: Measurement(samples_ms=(ms,) * 5, conditions=CONDITIONS) for key, ms in sizes.items()}
+
+    monkeypatch.setattr(to_latency, "_timed", timed)
+    monkeypatch.setattr(latency_table, "time_layer", lambda shape, i, o, **_: 1e-5 * (i + 16) * (o + 16))
+    assert slimtask("compress", "net.safetensors", "--out", "x.safetensors", "--latency-ms", "all=1e9,depth=1e9") == 0
+    words = ["compress", "net.safetensors", "--out", "small.safetensors", "--json", "small.json"]
+    dense = saved.stat().st_size * 1e-5
+    assert slimtask(*words, "--latency-ms", f"all={0.8 * dense},depth={0.7 * dense}", "--align", "4") == 0
+    result = json.loads(Path("small.json").read_text())
+    assert [row["path"] for row in result["paths"]] == ["all", "depth"]
+    assert all(row["measured_ms"] <= row["budget_ms"] for row in result["paths"])
+    smaller = rebuild(Checkpoint.load("small.safetensors"))
+    assert sum(p.numel() for p in smaller.parameters()) == result["after"]["params"] < result["before"]["params"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--latency-ms", "8", "--flops", "0.5"], "two ways"),
+        (["--latency-ms", "8", "--vote", "all"], "--vote is decided by the integer program"),
+        (["--latency-ms", "sound=8"], "no path 'sound'"),
+        (["--latency-ms", "8", "--on", "abacus"], "one backend with a layer table"),
+        (["--flops", "0.5", "--align", "auto"], "it needs --latency-ms"),
+        (["--masks", "m.safetensors"], "add --per-task"),
+        (["--per-task", "--keep", "0.5"], "leave the budget out"),
+        (["--per-task", "--masks", "m", "--policy", "p"], "two structures"),
+        (["--per-task", "--sets", "depth+sound"], "no task 'sound'"),
+    ],
+)
+def test_wrong_words_are_one_sentence(
+    saved: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert slimtask("compress", "net.safetensors", "--out", "out.safetensors", *words) == 2
+    assert sentence in capsys.readouterr().err
+    assert not Path("out.safetensors").exists()
+
+
+def test_a_network_for_each_task_and_their_table(saved: Path) -> None:
+    """Each task keeps half of a hidden layer, depth another half than the rest."""
+    dense = rebuild(Checkpoint.load(saved))
+    name = next(n for n, p in dense.trunk.named_parameters() if p.ndim == 4 and ".residual.0." in n)
+    shape = dense.trunk.get_parameter(name).shape
+    first = torch.zeros(shape, dtype=torch.bool)
+    first[: shape[0] // 2] = True
+    names = [task.name for task in dense.tasks]
+    Masks(shared={}, per_task={task: {f"trunk.{name}": first if task == "depth" else ~first} for task in names}).save(
+        "masks.safetensors"
+    )
+    words = ["compress", "net.safetensors", "--per-task", "--masks", "masks.safetensors", "--align", "1"]
+    assert slimtask(*words, "--sets", "depth+edges", "--out", "per_task") == 0
+    table = json.loads(Path("per_task/table.json").read_text())
+    assert [row["name"] for row in table["rows"]] == ["union", *names, "depth+edges"]
+    rows = {row["name"]: row for row in table["rows"]}
+    assert rows["depth"]["params"] < rows["depth+edges"]["params"] < rows["union"]["params"]
+    alone = rebuild(Checkpoint.load("per_task/depth.safetensors"))
+    x = torch.randn(1, 3, 64, 64)
+    masked = dense
+    masked.trunk.get_parameter(name).data *= first
+    assert set(alone(x)) == {"depth"}
+    assert torch.allclose(alone(x)["depth"], masked(x)["depth"], rtol=1e-4, atol=1e-5)
