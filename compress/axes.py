@@ -155,7 +155,7 @@ def _squeeze(op: Operation, array: Array, source: Ref) -> list[Array]:
 
 def _select(op: Operation, array: Array, source: Ref) -> list[Array]:
     axis, index = op.args[1] % array.ndim, op.args[2]
-    return [array.take(index if varies(array, axis) else 0, axis=axis)]
+    return [np.asarray(array.take(index if varies(array, axis) else 0, axis=axis))]
 
 
 def _slice(op: Operation, array: Array, source: Ref) -> list[Array]:

@@ -18,6 +18,7 @@ from slimtask.errors import InputError
 from slimtask.tasks import Frozen
 
 TOLERANCE = 1e-5
+_ROUNDING = 100  # a difference up to so many tolerances may be rounding; float64 tells
 
 
 class TaskDifference(Frozen):
@@ -36,12 +37,17 @@ class Refusal(Frozen):
 
 
 class Certificate(Frozen):
-    """Per task the largest difference between masked and removed network; truthy only if all are within tolerance."""
+    """Per task the largest difference between masked and removed network; truthy only if all are within tolerance.
+
+    ``decided_in`` float64 says that float32 rounding alone passed the tolerance, e.g. behind a norm of a near-constant
+    map, and that the differences are those of the same inputs in float64.
+    """
 
     kind: Literal["certificate"] = "certificate"
     tasks: dict[str, TaskDifference]
     tolerance: float = TOLERANCE
     inputs: int
+    decided_in: Literal["float32", "float64"] = "float32"
     sizes: tuple[tuple[int, ...], ...]
     refused: tuple[Refusal, ...] = Field(default=())
 
@@ -88,16 +94,19 @@ def certify(
     """Return the Certificate that ``after`` computes what ``before`` does, in eval mode, on every probe."""
     worst: dict[str, TaskDifference] = {}
     _compare_(worst, before.eval(), after.eval(), probes.ordinary)
-    extreme = [map_tensors(_wide, x) for x in probes.extreme]
+    rounded = any(tolerance < difference.max_rel <= _ROUNDING * tolerance for difference in worst.values())
+    extreme = [map_tensors(_wide, x) for x in (*(probes.ordinary if rounded else ()), *probes.extreme)]
     wide = [copy.deepcopy(model).double() for model in (before, after)] if extreme else []
     if extreme and not _runs(wide[0], extreme[0]):
-        probes, extreme = Probes(ordinary=probes.ordinary), []  # its code insists on float32
+        probes, extreme, rounded = Probes(ordinary=probes.ordinary), [], False  # its code insists on float32
     if extreme:
+        worst = {} if rounded else worst
         _compare_(worst, wide[0], wide[1], extreme)
     return Certificate(
         tasks=worst,
         tolerance=tolerance,
         inputs=sum(batch_size(x) for x in probes.all),
+        decided_in="float64" if rounded else "float32",
         sizes=tuple(dict.fromkeys(tuple(tensors_of(x)[0].shape[2:]) for x in probes.all)),
         refused=tuple(refused),
     )

@@ -125,6 +125,8 @@ class _Evaluator:
         """Return an element-wise function of known values; anything finite times zero is zero."""
         ndim = len(op.outputs[0].shape)
         arrays = [align(self._of(arg), ndim) for arg in op.args if isinstance(arg, Ref)]
+        if len(arrays) > 1:  # not every kernel broadcasts
+            arrays = list(np.broadcast_arrays(*arrays))
         tensors = iter([torch.from_numpy(array.copy()) for array in arrays])
         args = [next(tensors) if isinstance(arg, Ref) else arg for arg in op.args]
         result: Array = getattr(torch.ops.aten, name)(*args, **op.kwargs).numpy()

@@ -303,7 +303,7 @@ class _Coupler:
         for layer in over:
             if len(shape) > 1:
                 self._labels.pin(layer, "a normalisation runs over them and other axes at once")
-            self._labels.normalise(layer, self._owner(op.args[2]) or "a normalisation without parameters")
+            self._normalise(layer, op.args[2])
         vectors = [ref for ref in op.args[2:4] if isinstance(ref, Ref)]
         return self._labels.elementwise([(layers, x.shape), *((self._of(ref), ref.shape) for ref in vectors)])
 
@@ -314,14 +314,17 @@ class _Coupler:
         if channels is not None and groups not in (1, x.shape[1]):
             self._labels.pin(channels, "a normalisation in groups runs over them")
         if channels is not None and groups == 1:
-            self._labels.normalise(channels, self._owner(op.args[1]) or "a normalisation without parameters")
+            self._normalise(channels, op.args[1])
         vectors = [self._per_channel(ref, ndim) for ref in op.args[1:3] if isinstance(ref, Ref)]
         return self._labels.elementwise([(layers, x.shape), *vectors])
 
-    def _owner(self, ref: Ref | None) -> str | None:
-        """Return the module that a parameter belongs to."""
-        name = self._tape.leaves.get(ref.number) if isinstance(ref, Ref) else None
-        return None if name is None else name.rpartition(".")[0]
+    def _normalise(self, layer: Array, weight: Ref | None) -> None:
+        """Note a normalisation over all of the layer; one without a module's parameters cannot be cut."""
+        name = self._tape.leaves.get(weight.number) if isinstance(weight, Ref) else None
+        if name is None:
+            self._labels.pin(layer, "a normalisation without parameters runs over them")
+        else:
+            self._labels.normalise(layer, name.rpartition(".")[0])
 
     def _embedding(self, op: Operation) -> Layers:
         table, indices = op.args[0], op.args[1]

@@ -29,7 +29,7 @@ class Fold:
     keep: Bool[Tensor, " channels"]
     reasons: dict[str, int]
     note: str
-    constants: tuple[Float64[Tensor, " entries"], ...]
+    constants: tuple[Float64[Tensor, " _entries"], ...]
     carriers: tuple[tuple[int, float] | None, ...]
 
 

@@ -168,7 +168,7 @@ class _Builder:
         refused = next((self._reasons[c] for c in channels if c in self._reasons), None)
         if not any(member.side == "in" for member in members):
             refused = refused or "nothing reads its channels but the network's output"
-        name = next(slot.module for slot in slots if slot.side == "out")
+        name = next(slot.module or slot.parameter or "network" for slot in slots if slot.side == "out")
         taken[name] = taken.get(name, 0) + 1
         return Group(
             name=name if taken[name] == 1 else f"{name}:{taken[name]}",
@@ -231,13 +231,17 @@ def _standard(module: nn.Module, leaf: str) -> bool:
 def kind_of(module: nn.Module) -> Kind:
     """Return the kind of a module whose channels can be sliced, "parameter" for any other."""
     if isinstance(module, nn.modules.conv._ConvNd):
-        if module.groups == 1:
-            return "conv"
-        return "depthwise" if module.groups == module.in_channels == module.out_channels else "grouped"
+        return _kind_of_convolution(module)
     if isinstance(module, nn.Linear):
         return "linear"
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return "batchnorm"
-    if isinstance(module, nn.LayerNorm | nn.GroupNorm):
-        return "layernorm"
-    return "parameter"
+    return "layernorm" if isinstance(module, nn.LayerNorm | nn.GroupNorm) else "parameter"
+
+
+def _kind_of_convolution(module: nn.modules.conv._ConvNd) -> Kind:
+    if module.groups == 1:
+        return "conv"
+    if module.groups == module.in_channels == module.out_channels:
+        return "depthwise"
+    return "parameter" if module.transposed else "grouped"  # transposed, the first axis runs over the inputs

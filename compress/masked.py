@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from slimtask.compress.cuts import slice_axis
+from slimtask.compress.cuts import channel_sizes, slice_axis
 from slimtask.compress.groups import Member
 from slimtask.compress.surgery import Cut
 from slimtask.compress.trace import shared_copy
@@ -29,8 +29,9 @@ def masked(dense: nn.Module, cuts: Sequence[Cut]) -> nn.Module:
         gone = ~cut.keep
         for member in cut.group.members if bool(gone.any()) else ():
             dropped = member.local[gone[member.channel]]
-            if member.kind == "layernorm" and isinstance(modules[member.module], nn.LayerNorm):
-                size = modules[member.module].normalized_shape[-1]
+            module = modules[member.module]
+            if isinstance(module, nn.LayerNorm) or (isinstance(module, nn.GroupNorm) and module.num_groups == 1):
+                size = channel_sizes(module)[0]
                 norms.setdefault(member.module, torch.ones(size, dtype=torch.bool))[dropped] = False
             _zero_(modules[member.module], member, dropped, own)
     return _Masked(net, norms)
@@ -58,17 +59,19 @@ class _KeptNorms(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is not F.layer_norm:
+        if func not in (F.layer_norm, F.group_norm):
             return func(*args, **kwargs)
-        named = dict(zip(("input", "normalized_shape", "weight", "bias", "eps"), args, strict=False)) | kwargs
+        names = ("input", "normalized_shape" if func is F.layer_norm else "num_groups", "weight", "bias", "eps")
+        named = dict(zip(names, args, strict=False)) | kwargs
         mask = self._kept.get(id(named.get("weight")))
         if mask is None:
             return func(*args, **kwargs)
         x, weight, bias = named["input"], named["weight"], named.get("bias")
         index = mask.nonzero().flatten()
+        axis, size = (x.ndim - 1, (len(index),)) if func is F.layer_norm else (1, 1)
         bias = None if bias is None else bias[index]
-        part = F.layer_norm(x[..., index], (len(index),), weight[index], bias, named.get("eps", 1e-5))
-        return torch.zeros_like(x).index_copy(x.ndim - 1, index, part)
+        part = func(x.index_select(axis, index), size, weight[index], bias, named.get("eps", 1e-5))
+        return torch.zeros_like(x).index_copy(axis, index, part)
 
 
 def _zero_(module: nn.Module, member: Member, dropped: Tensor, own: set[int]) -> None:

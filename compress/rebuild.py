@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -44,7 +45,8 @@ def rebuild(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = No
         raise InputError(f"the checkpoint is not whole: it lacks '{missing[0]}' ({len(missing)} tensors are missing).")
     # assign: the skeleton's tensors have no memory of their own; clones, so that the checkpoint stays as it is.
     # Those of a foreign network have, and copying into them keeps tied weights tied.
-    weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+    weights = OrderedDict((name, tensor.clone()) for name, tensor in checkpoint.weights.items())
+    weights._metadata = own._metadata  # type: ignore[attr-defined]  # some networks ask for their version
     model.load_state_dict(weights, assign=factory is None)
     return model.eval()
 

@@ -17,7 +17,7 @@ from slimtask.compress.inputs import Inputs, map_tensors, tensors_of
 from slimtask.compress.masked import masked
 from slimtask.compress.plan import Plan
 from slimtask.compress.surgery import Cut, make_cut, own_tensors_, survivable
-from slimtask.compress.trace import named_tensors, record, shared_copy
+from slimtask.compress.trace import named_tensors, record, shared_copy, unused
 from slimtask.compress.twins import become_twins_
 from slimtask.compress.zeros import find_dead
 from slimtask.errors import CheckFailed
@@ -49,7 +49,7 @@ def remove_zeros(model: nn.Module, example: Inputs, *, align: int = 1) -> Compre
     groups = groups_of(working, tape, example)
     refused = [Refusal(group=g.name, channels=g.channels, reason=why) for g in groups if (why := _closed(g))]
     open_groups = [group for group in groups if not _closed(group)]
-    dead = find_dead(working, open_groups, read_constants(tape, named_tensors(working)))
+    dead = find_dead(working, open_groups, read_constants(tape, named_tensors(working)), unused(tape, working))
     cuts = []
     for group, state in zip(open_groups, dead, strict=True):
         fold = plan_fold(group, state, working, align)
@@ -104,7 +104,10 @@ def _certified(
     def attempt(chosen: Sequence[Cut]) -> Compressed | str:
         smaller, plan = make_cut(dense, chosen)
         expected = masked(dense, chosen) if reference is None else reference
-        certificate = certify(expected, smaller, inputs, refused=refused)
+        try:
+            certificate = certify(expected, smaller, inputs, refused=refused)
+        except (RuntimeError, IndexError, ValueError, TypeError) as error:  # what the trace runs differs from this
+            return f"the network does not run without them: {(str(error).splitlines() or [type(error).__name__])[0]}"
         if not certificate:
             return f"it changes an output by {certificate.max_rel_error:.1e}"
         return Compressed(model=smaller, plan=plan, certificate=certificate)

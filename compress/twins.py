@@ -237,6 +237,8 @@ def become_twin_(module: nn.Module) -> None:
         return
     mixin, width, _ = _TWINS[_name(original)]
     module.head_dim = width(module)  # type: ignore[assignment]
+    if mixin is TwinAttention:  # keeps nn.TransformerEncoderLayer off its fused path, which knows only uncut heads
+        module._qkv_same_embed_dim = False  # type: ignore[assignment]
     if original not in _made:
         _made[original] = type(f"Twin{original.__name__}", (mixin, original), {})
     module.__class__ = _made[original]

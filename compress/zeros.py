@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -28,11 +29,17 @@ class Deadness:
     ignored: Bool[Tensor, " channels"]
     constant: Bool[Tensor, " channels"]
     silent: Bool[Tensor, " channels"]
-    values: tuple[Float[Tensor, " entries"], ...]
+    values: tuple[Float[Tensor, " _entries"], ...]
 
 
-def find_dead(model: nn.Module, groups: Sequence[Group], reads: Mapping[str, Array]) -> list[Deadness]:
-    """Return the Deadness of each group; ``reads`` are the constants of ``constants.read_constants``."""
+def find_dead(
+    model: nn.Module, groups: Sequence[Group], reads: Mapping[str, Array], idle: Collection[str] = ()
+) -> list[Deadness]:
+    """Return the Deadness of each group; ``reads`` are the constants of ``constants.read_constants``.
+
+    ``idle`` names the parameters that evaluation never uses: what their layers read in training has no say.
+    """
+    reads = {**reads, **{name: np.zeros(1) for name in idle}}
     modules = dict(model.named_modules())
     cache: dict[tuple[str, int], Tensor] = {}
 
@@ -76,7 +83,9 @@ def _seen(member: Member, module: nn.Module, reads: Mapping[str, Array]) -> Tens
     """Return what the module reads at each input, NaN where that is not known."""
     found = reads.get(f"{member.module}.weight" if member.module else "weight")
     size = _weight(module).shape[slice_axis(module, "in")]
-    return torch.full((size,), torch.nan, dtype=torch.float64) if found is None else torch.from_numpy(found.copy())
+    if found is None:
+        return torch.full((size,), torch.nan, dtype=torch.float64)
+    return torch.from_numpy(np.broadcast_to(found, (size,)).copy())
 
 
 def _weight(module: nn.Module) -> Tensor:

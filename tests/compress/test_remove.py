@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from slimtask.compress.certify import Probes, certify
+from slimtask.compress.certify import Probes, certificate_inputs, certify
 from slimtask.compress.compress import compress, cost
 from slimtask.compress.cost import SizeModel, count_parameters
 from slimtask.compress.groups import find_groups
@@ -325,3 +325,41 @@ def test_flops_are_those_of_the_formula() -> None:
 def test_check_failed_is_exit_status_one() -> None:
     assert CheckFailed("x").exit_status == 1
     assert InputError("x").exit_status == 2
+
+
+def test_what_an_idle_head_reads_has_no_say() -> None:
+    """A head that only training runs does not keep a dead channel alive."""
+
+    class Aux(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.out, self.aux = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), nn.Conv2d(8, 4, 1)
+            self.a.weight.data[:5] = 0
+
+        def forward(self, x: torch.Tensor) -> object:
+            y = self.a(x)
+            return (self.out(y), self.aux(y)) if self.training else self.out(y)
+
+    done = remove_zeros(Aux().eval(), EXAMPLE)
+    assert (done.model.a.out_channels, done.model.aux.in_channels) == (3, 3)
+
+
+def test_rounding_is_told_from_a_difference_in_float64() -> None:
+    """A huge offset that is taken away again leaves float32 no digits; the same in float64 agrees, a wrong one not."""
+
+    class Cancelling(nn.Module):
+        def __init__(self, gain: float) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.tensor(gain))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x * self.gain + 3000.0) - 3000.0
+
+    one, other = Cancelling(1.0), Cancelling(1.0)
+    probes = certificate_inputs(one, EXAMPLE)
+    other.forward = lambda x: (x * other.gain - 3000.0) + 3000.0  # type: ignore[method-assign]
+    proof = certify(one, other, probes)
+    assert proof
+    assert proof.decided_in == "float64"
+    assert not certify(one, Cancelling(1.0005), probes)

@@ -142,3 +142,34 @@ def test_the_result_shares_no_memory_with_the_network() -> None:
             parameter.zero_()
     assert torch.equal(model.out.weight, before)
     assert small.out.weight.requires_grad
+
+
+def test_an_encoder_layer_runs_in_evaluation_once_heads_are_cut() -> None:
+    """PyTorch's fused path takes the number of heads for granted; the twin must keep it away."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    model = nn.Sequential(
+        nn.Linear(8, 16), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(16, 3)
+    )
+    done = halve(model.eval(), torch.randn(2, 5, 8))
+    assert done.model[1].layers[0].self_attn.num_heads == 2
+    with torch.no_grad():
+        assert done.model(torch.randn(2, 5, 8)).shape == (2, 5, 3)
+
+
+def test_a_grouped_transposed_convolution_with_other_widths_stays_whole() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ConvTranspose2d(16, 8, 2, 2, groups=2), nn.Conv2d(8, 4, 3)).eval()
+    groups = find_groups(model, IMAGE)
+    assert all(group.refused for group in groups)
+
+
+@pytest.mark.parametrize("norm", [lambda: nn.GroupNorm(1, 8), lambda: nn.GroupNorm(1, 8, affine=False)])
+def test_a_norm_over_all_channels_is_cut_if_it_has_parameters(norm: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), norm(), nn.Conv2d(8, 2, 1)).eval()
+    done = halve(model)
+    if model[1].affine:
+        assert done.model[1].num_channels == 4
+    else:
+        assert done.model[0].out_channels == 8
+        assert any("without parameters" in refusal.reason for refusal in done.certificate.refused)

@@ -1,0 +1,78 @@
+"""A network of any inputs and outputs as ONNX, and how far ONNX Runtime on the CPU is from it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from slimtask.compress.cost import count_parameters
+from slimtask.compress.inputs import Inputs, call, named_outputs, tensors_of
+from slimtask.compress.trace import plain_attention
+
+OPSET = 20
+_LARGEST_SINGLE_FILE = 300_000_000  # parameters: a protobuf holds at most 2 GB
+
+
+class _Flat(nn.Module):
+    """The network with its outputs as one tuple, which is what a graph has."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.eval()
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(named_outputs(self.model(*tensors)).values())
+
+
+def export_any(model: nn.Module, inputs: Inputs, path: Path) -> Path:
+    """Return ``path`` after exporting there ``model`` of ``inputs`` (one tensor or a tuple) at fixed sizes."""
+    with warnings.catch_warnings(), plain_attention(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Flat(model), tuple(tensors_of(inputs)), dynamo=True, opset_version=OPSET, verbose=False
+        )
+        assert program is not None
+        program.save(path, external_data=count_parameters(model) > _LARGEST_SINGLE_FILE)
+    return path
+
+
+def run_onnx(path: Path, inputs: Inputs, threads: int = 1) -> list[np.ndarray]:
+    """Return the outputs of the graph on ``inputs`` under ONNX Runtime's CPU provider."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    fed = {node.name: x.numpy() for node, x in zip(session.get_inputs(), tensors_of(inputs), strict=True)}
+    found: list[np.ndarray] = session.run(None, fed)
+    return found
+
+
+def onnx_rel_error(model: nn.Module, inputs: Inputs, folder: Path) -> float:
+    """Return the largest difference between network and graph, relative to the largest value of each output."""
+    path = export_any(model, inputs, folder / "network.onnx")
+    with torch.no_grad():
+        expected = named_outputs(call(model.eval(), inputs))
+    got = dict(zip(expected, map(torch.from_numpy, run_onnx(path, inputs)), strict=True))
+    return largest_rel_error(expected, got)
+
+
+def largest_rel_error(expected: Mapping[str, Tensor], got: Mapping[str, Any]) -> float:
+    """Return the largest absolute difference of any output over its largest value; infinity if one does not fit."""
+    worst = 0.0
+    for name, reference in expected.items():
+        other = got[name]
+        if other.shape != reference.shape or not bool(other.isfinite().all() & reference.isfinite().all()):
+            return float("inf")
+        difference = float((reference.double() - other.double()).abs().max()) if reference.numel() else 0.0
+        scale = float(reference.abs().max()) if reference.numel() else 0.0
+        worst = max(worst, difference / scale if scale else (0.0 if difference == 0 else float("inf")))
+    return worst
