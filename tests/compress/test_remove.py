@@ -358,7 +358,7 @@ def test_rounding_is_told_from_a_difference_in_float64() -> None:
 
     one, other = Cancelling(1.0), Cancelling(1.0)
     probes = certificate_inputs(one, EXAMPLE)
-    other.forward = lambda x: (x * other.gain - 3000.0) + 3000.0  # type: ignore[method-assign]
+    other.forward = lambda x: (x * other.gain + 9000.0) - 9000.0  # type: ignore[method-assign]
     proof = certify(one, other, probes)
     assert proof
     assert proof.decided_in == "float64"
