@@ -6,10 +6,10 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
-import torch
 
 from slimtask.compress.axes import Array, Mixed, align, merges, move, reduced_axes, varies, varying
 from slimtask.compress.labels import Labels, Layers, along, finest
+from slimtask.compress.operands import axis_size, is_elementwise, operands, shortens, vector_at
 from slimtask.compress.trace import Operation, Ref, Tape
 
 _NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "cudnn_batch_norm")
@@ -19,8 +19,6 @@ _FUSED_ATTENTION = (
     "_scaled_dot_product_efficient_attention",
     "_scaled_dot_product_cudnn_attention",
 )
-# element-wise, though PyTorch does not tag them so
-_UNTAGGED = frozenset(("hardswish", "_prelu_kernel", "bernoulli", "uniform", "normal", "exponential"))
 _FACTORIES = ("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
 
 
@@ -90,7 +88,7 @@ class _Coupler:
                 return moved
         if is_elementwise(op):
             return [self._elementwise(op)]
-        for ref in () if op.name in _FACTORIES else _refs(op):
+        for ref in () if op.name in _FACTORIES else operands(op):
             for layer in self._of(ref):
                 self._labels.pin(layer, f"'{op.name.strip('_')}' mixes them")
         return [[] for _ in op.outputs]
@@ -131,7 +129,7 @@ class _Coupler:
             if (np.diff(flat) <= 0).any():
                 self._labels.pin(layer, "they are shuffled")
                 return None
-        if op.name == "slice" and varies(layer, op.argument(1, "dim", 0)) and _cuts(op, source):
+        if op.name == "slice" and varies(layer, op.argument(1, "dim", 0)) and shortens(op, source):
             self._labels.pin(layer, "they are sliced at fixed places")
             return None
         if op.name in ("split", "split_with_sizes"):
@@ -152,8 +150,9 @@ class _Coupler:
         return layer
 
     def _elementwise(self, op: Operation) -> Layers:
-        operands = [(self._of(ref), self._copied.get(ref.number, ref.shape)) for ref in _refs(op)]
-        return self._labels.elementwise(operands)
+        return self._labels.elementwise(
+            [(self._of(ref), self._copied.get(ref.number, ref.shape)) for ref in operands(op)]
+        )
 
     def _convolution(self, op: Operation) -> Layers:
         x, weight, bias = op.args[:3]
@@ -176,7 +175,7 @@ class _Coupler:
         offsets = None if bias is None else along(self._of(bias), 0)
         if offsets is not None and out is not None:
             self._labels.tie(offsets, out)
-        return result if out is None else [*result, _at(out, 1, len(x.shape))]
+        return result if out is None else [*result, vector_at(out, 1, len(x.shape))]
 
     def _reads(self, channels: Array | None, reads: Array | None, size: int) -> None:
         """Tie the input channels of a layer to the axis of its weight that reads them."""
@@ -186,7 +185,7 @@ class _Coupler:
             self._labels.pin(reads, "they read the network's input or a tensor of fixed size")
             return
         ndim = channels.ndim
-        self._labels.tie(channels, _at(reads.ravel(), 1, ndim))
+        self._labels.tie(channels, vector_at(reads.ravel(), 1, ndim))
 
     def _grouped(
         self, channels: Array | None, weights: Layers, groups: int, shape: tuple[int, ...], transposed: bool
@@ -283,7 +282,7 @@ class _Coupler:
             for head in heads:
                 axes = [axis for axis in range(head.ndim - 2) if varies(head, axis)]
                 known = any(varies(layer, axis) for layer in layers for axis in axes)
-                if not known and any(_size(shape, axis, head.ndim) > 1 for axis in axes):
+                if not known and any(axis_size(shape, axis, head.ndim) > 1 for axis in axes):
                     self._labels.pin(head, "the number of heads is fixed")
 
     def _batch_norm(self, op: Operation) -> Layers:
@@ -294,7 +293,7 @@ class _Coupler:
     def _per_channel(self, ref: Ref, ndim: int) -> tuple[Layers, tuple[int, ...]]:
         """Return a vector's labels and shape as an operand that lies along axis 1 of ``ndim``."""
         shape = tuple(ref.shape[0] if axis == 1 else 1 for axis in range(ndim))
-        return [_at(layer, 1, ndim) for layer in self._of(ref)], shape
+        return [vector_at(layer, 1, ndim) for layer in self._of(ref)], shape
 
     def _layer_norm(self, op: Operation) -> Layers:
         x, shape = op.args[0], op.args[1]
@@ -332,7 +331,7 @@ class _Coupler:
         rows, width = along(layers, 0), along(layers, 1)
         if rows is not None:
             self._labels.pin(rows, "they are looked up by number")
-        return [] if width is None else [_at(width.ravel(), len(indices.shape), len(indices.shape) + 1)]
+        return [] if width is None else [vector_at(width.ravel(), len(indices.shape), len(indices.shape) + 1)]
 
     def _cat(self, op: Operation) -> Layers:
         refs, axis = op.args[0], op.argument(1, "dim", 0)
@@ -364,38 +363,4 @@ class _Coupler:
         zeros = [
             np.zeros(1, np.int64).repeat(shape[axis]) if piece is None else piece.ravel() for piece, shape in pieces
         ]
-        return [*result, _at(np.concatenate(zeros), axis, len(parts[0][1]))]
-
-
-def is_elementwise(op: Operation) -> bool:
-    """Return whether each entry of the output depends on the entries at its place only; in-place forms count."""
-    if torch.Tag.pointwise in op.op.tags or op.name.removesuffix("_") in _UNTAGGED:
-        return True
-    plain = getattr(torch.ops.aten, op.name.removesuffix("_"), None) if op.name.endswith("_") else None
-    return plain is not None and any(
-        torch.Tag.pointwise in getattr(plain, overload).tags for overload in plain.overloads()
-    )
-
-
-def _refs(op: Operation) -> list[Ref]:
-    """Return the tensors among the arguments of ``op``."""
-    found = []
-    for argument in (*op.args, *op.kwargs.values()):
-        items = argument if isinstance(argument, list | tuple) else [argument]
-        found += [item for item in items if isinstance(item, Ref)]
-    return found
-
-
-def _at(labels: Array, axis: int, ndim: int) -> Array:
-    """Return a vector of labels as an array that varies along ``axis`` of ``ndim``."""
-    return labels.ravel().reshape([-1 if i == axis else 1 for i in range(ndim)])
-
-
-def _size(shape: tuple[int, ...], axis: int, ndim: int) -> int:
-    """Return the size of ``axis`` counted in ``ndim`` axes, 1 where ``shape`` has fewer."""
-    own = axis - (ndim - len(shape))
-    return shape[own] if own >= 0 else 1
-
-
-def _cuts(op: Operation, source: Ref) -> bool:
-    return op.outputs[0].shape != source.shape
+        return [*result, vector_at(np.concatenate(zeros), axis, len(parts[0][1]))]
