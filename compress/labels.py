@@ -19,6 +19,8 @@ Ints = NDArray[np.int64]
 Layers = list[Array]
 """The labels of one value: arrays that broadcast to its shape, each for other axes; 0 is an index without a label."""
 
+_MANY = 4096
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -60,7 +62,10 @@ class Labels:
         left, right = np.broadcast_arrays(one, other)
         left, right = left.ravel(), right.ravel()
         both = (left > 0) & (right > 0)
-        self._ties.append((left[both], right[both]))
+        pairs = left[both] << 32 | right[both]
+        if pairs.size > _MANY:  # windows and batches repeat the same few
+            pairs = np.unique(pairs)
+        self._ties.append((pairs >> 32, pairs & 0xFFFFFFFF))
         self.pin(np.concatenate([left[right == 0], right[left == 0]]), "they meet channels of a fixed number")
 
     def tie_along(self, array: Array, axis: int) -> Array:
