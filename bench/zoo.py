@@ -131,8 +131,9 @@ def _text(value: Any, form: str) -> str:
 
 
 def _earlier(path: Path) -> dict[str, Any]:
-    """Return the rows that stand in the file already, none if there is no file."""
-    return {row["name"]: row for row in read_json(path, "result")["models"]} if path.exists() else {}
+    """Return the rows that stand in the file already and did not fail, none if there is no file."""
+    rows = read_json(path, "result")["models"] if path.exists() else []
+    return {row["name"]: row for row in rows if row["status"] != "fail"}
 
 
 def _chosen(models: Sequence[str], exact: bool) -> list[str]:
@@ -151,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="result; a table goes to FILE.md")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
     parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS", help="limit of each process")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that FILE holds")
+    parser.add_argument("--resume", action="store_true", help="keep the rows of FILE that did not fail")
     options = parser.parse_args(arguments)
     names = _chosen(options.models, options.exact)
     rows: dict[str, Any] = _earlier(options.json) if options.resume else {}
@@ -160,6 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def keep(row: dict[str, Any]) -> None:
         rows[row["name"]] = row
+        write()
+
+    def write() -> None:
         result = result_of(rows, order, command)
         write_json(options.json, result)
         write_text(options.json.with_suffix(".md"), markdown(result))
@@ -172,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for some, jobs in ((together, options.jobs), (alone, 1)):
         if some:
             in_parallel(work, some, jobs=jobs, done=keep, title="zoo")
+    write()
     result = result_of(rows, order, command)
     print(json.dumps(result if options.models else result["summary"], indent=2))
     return int(result["summary"]["counts"]["fail"] > 0)
