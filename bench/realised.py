@@ -151,13 +151,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     settings = {"threads": options.threads, "rounds": options.rounds, "table_seconds": options.table_seconds}
     levels = [float(level) for level in options.levels.split(",")]
-    rows = [one for name in options.models.split(",") for one in compare(name, levels, **settings)]
     given = sys.argv[1:] if arguments is None else arguments
-    result = report(rows, " ".join(["python -m slimtask.bench.realised", *given]), settings)
+    rows: list[dict[str, Any]] = []
+    for name in options.models.split(","):  # written after each, so that an interrupted run keeps what it has
+        rows += compare(name, levels, **settings)
+        result = report(rows, " ".join(["python -m slimtask.bench.realised", *given]), settings)
+        if options.json:
+            write_json(options.json, result)
+            write_text(options.json.with_suffix(".md"), markdown(result))
     print(markdown(result))
-    if options.json:
-        write_json(options.json, result)
-        write_text(options.json.with_suffix(".md"), markdown(result))
 
 
 def _measure(paths: Mapping[str, Path], *, threads: int, rounds: int) -> dict[str, Measurement]:
