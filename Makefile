@@ -46,8 +46,8 @@ zoo: $(STAMP)  ## half the channels of all 97 float models of torchvision -> doc
 zoo-exact: $(STAMP)  ## channels killed at random, removed exactly, on torchvision's convolutional models -> docs/results/zoo_exact.json
 	$(BIN)/python -m slimtask.bench.zoo --exact $(if $(MODELS),--models $(MODELS) --json runs/zoo_exact.json,--json docs/results/zoo_exact.json)
 
-realised: $(STAMP)  ## how much of a FLOP ratio becomes speed, against torch-pruning -> docs/results/realised.json (half an hour, quiet)
-	$(BIN)/python -m slimtask.bench.realised --json docs/results/realised.json
+realised: $(STAMP)  ## how much of a FLOP ratio becomes speed, against torch-pruning -> docs/results/realised.json (a quarter of an hour, on a quiet machine)
+	$(BIN)/python -m slimtask.bench.realised --rounds 40 --table-seconds 45 --json docs/results/realised.json
 
 fuzz-compress: $(STAMP)  ## 500 generated networks through removal, file and ONNX -> docs/results/fuzz_compress.json
 	$(BIN)/python -m slimtask.bench.fuzz_compress --networks 500 --json docs/results/fuzz_compress.json
