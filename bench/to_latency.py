@@ -71,7 +71,7 @@ def prune_to_latency(
     loss: Loss | None = None,
     threads: int | None = None,
     table_seconds: float | int = 60.0,
-    tries: int = 4,
+    tries: int = 6,
     progress: Callable[[int, int], None] | None = None,
 ) -> ToLatency:
     """Return ``model`` with the channels of most importance that meet every latency budget on ``on``.
@@ -136,7 +136,7 @@ def _closed(
             return ToLatency(compressed=compressed, paths=rows, tries=attempt)
         for row in rows:
             if not row.met:
-                targets[row.path] *= 0.98 * row.budget_ms / row.measured_ms
+                targets[row.path] *= 0.95 * row.budget_ms / row.measured_ms
     missed = ", ".join(
         f"{row.path} took {row.measured_ms:.3g} ms of {row.budget_ms:.3g}" for row in rows if not row.met
     )

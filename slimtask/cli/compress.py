@@ -233,7 +233,7 @@ def _show(compressed: Compressed, before: Cost, after: Cost) -> None:
 def _show_proof(proof: Any) -> None:
     console.print(
         f"certificate: holds, largest relative difference {proof.max_rel_error:.1e} over {proof.inputs} inputs of "
-        f"{len(proof.sizes)} sizes; {len(proof.refused)} groups stay whole"
+        f"{len(proof.sizes)} size(s); {len(proof.refused)} group(s) stay whole"
     )
     for refusal in proof.refused:
         console.print(f"  {refusal.group} ({refusal.channels} channels): {refusal.reason}", markup=False)
