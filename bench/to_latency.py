@@ -110,6 +110,47 @@ def prune_to_latency(
         )
 
 
+def prune_to_flops(
+    model: nn.Module,
+    example: Tensor,
+    flops: float,
+    *,
+    criterion: str = "l2",
+    calibration: Any = None,
+    loss: Loss | None = None,
+    threads: int | None = None,
+    table_seconds: float | int = 60.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> ToLatency:
+    """Return ``model`` with at most ``flops`` FLOPs, its channel counts taken off the measured staircase.
+
+    Of all counts worth having (no larger one is faster) the integer program takes those predicted fastest, and of
+    these the most important channels. Raises InputError if nothing may be removed, and CheckFailed if the result is
+    measured slower than the dense network, which is then the better answer.
+    """
+    threads = threads or usable_cores()
+    groups = find_groups(model, example)
+    if all(group.refused is not None for group in groups):
+        raise InputError(nothing_prunable(model, groups))
+    specs = layer_specs(model, groups, example)
+    table = measure_table(axis_ranges(specs, groups), threads=threads, budget_seconds=table_seconds, progress=progress)
+    tasks: dict[str, tuple[str, ...]] = {ALL: ()}
+    with _graphs(model, example, tasks) as dense:
+        before = _timed(dense, threads)[ALL].median_ms
+        scores = score_channels(model, groups, criterion, calibration=calibration, loss=loss)
+        paths = {ALL: {spec.module for spec in specs}}
+        least = [max(1, group.channels // 16) for group in groups]  # the fastest network is not one nobody can train
+        chooser = LatencyChooser(groups, specs, scores, table, {ALL: before}, paths=paths, smallest=least)
+        chosen = chooser.for_flops(flops, path=ALL)
+        compressed, smaller, again = _cut(model, example, groups, chosen.keep, tasks, dense, threads)
+    row = _row(ALL, (), again[ALL].median_ms, chosen, smaller, again)
+    if not row.met:
+        raise CheckFailed(
+            f"the cut network takes {row.measured_ms:.3g} ms, the dense one {row.dense_ms:.3g}; keep the dense one."
+        )
+    return ToLatency(compressed=compressed, paths=(row,), tries=1)
+
+
 Cut = tuple[Compressed, dict[str, Measurement], dict[str, Measurement]]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slimtask.cli.common import JsonOption, console, emit, table, words, working
-from slimtask.cli.latency import compress_to_latency, parse_budgets, show_paths
+from slimtask.cli.latency import compress_to_flops, compress_to_latency, parse_budgets, show_paths
 from slimtask.cli.network import (
     InputOption,
     ModelOption,
@@ -45,7 +45,9 @@ def compress_verb(
     calibration: Annotated[Path | None, typer.Option(help="Recipe whose data taylor and snip look at.")] = None,
     align: Annotated[
         str | None,
-        typer.Option(help="Keep multiples of this many channels (8); auto, with --latency-ms: counts off the table."),
+        typer.Option(
+            help="Keep multiples of this many channels (8); auto, with --flops or --latency-ms: off the table."
+        ),
     ] = None,
     latency_ms: Annotated[
         str | None, typer.Option("--latency-ms", help="Budget: measured ms, of all or by path: all=12,depth=5.")
@@ -93,29 +95,35 @@ def compress_verb(
         raise InputError("there is nothing to compress; give a checkpoint, or --model with --input.")
     if per_task:
         compress_per_task(network, out, masks, policy, words(sets) or (), _alignment(align), json_path)
-    elif paths is not None:
-        _to_latency(network, out, paths, on, choices, align, json_path)
+    elif paths is not None or (align == "auto" and "flops" in budget):
+        _measured(network, out, paths, on, budget, choices, align, json_path)
     else:
         _compress(network, out, budget, choices, _alignment(align), json_path)
 
 
-def _to_latency(
+def _measured(
     network: Network,
     out: Path,
-    paths: dict[str, float],
+    paths: dict[str, float] | None,
     on: str,
+    budget: dict[str, float],
     choices: dict[str, Any],
     align: str | None,
     json_path: Path | None,
 ) -> None:
+    """Compress to latency budgets, or to FLOPs with counts off the measured staircase."""
     from slimtask.compress.compress import cost
     from slimtask.compress.rebuild import rebuild
 
     for name in ("scope", "vote"):
         if name in choices:
-            raise InputError(f"--{name} is decided by the integer program of --latency-ms; leave it out.")
-    counts = None if align in (None, "auto") else _alignment(align)
-    smaller, done = compress_to_latency(network, paths, on, counts, _importance(network, choices))
+            raise InputError(f"--{name} is decided by the integer program of measured counts; leave it out.")
+    if paths is None:
+        _how(network, budget, {})  # refuses what is no budget
+        smaller, done = compress_to_flops(network, budget["flops"], _importance(network, choices))
+    else:
+        counts = None if align in (None, "auto") else _alignment(align)
+        smaller, done = compress_to_latency(network, paths, on, counts, _importance(network, choices))
     example = network.checkpoint.example()
     before, after = cost(network.rebuild(), example), cost(rebuild(smaller, network.factory), example)
     smaller.save(out)
@@ -210,7 +218,9 @@ def _alignment(text: str | None) -> int:
     if text is None:
         return DEFAULT_ALIGN
     if text == "auto":
-        raise InputError("--align auto takes counts off a measured table; it needs --latency-ms, else give a number.")
+        raise InputError(
+            "--align auto takes counts off a measured table; it needs --flops or --latency-ms, else give a number."
+        )
     if not (text.isascii() and text.isdecimal() and 1 <= len(text) <= 6 and int(text) >= 1):
         raise InputError(f"--align takes a count of channels, 1 or more, or auto, not '{text}'.")
     return int(text)

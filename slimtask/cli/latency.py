@@ -55,6 +55,26 @@ def compress_to_latency(
     return with_compressed(network.checkpoint, done.compressed, told), done
 
 
+def compress_to_flops(network: Network, flops: float, how: dict[str, Any]) -> tuple[Checkpoint, ToLatency]:
+    """Return the checkpoint cut to ``flops`` (up to 1 a ratio) with counts off the measured staircase."""
+    from torch import Tensor
+
+    from slimtask.bench.to_latency import prune_to_flops
+    from slimtask.compress.budget import Budget
+    from slimtask.compress.compress import with_compressed
+    from slimtask.compress.cost import count_flops
+
+    example, model = network.checkpoint.example(), network.rebuild()
+    if not isinstance(example, Tensor):
+        raise InputError("--align auto needs a network of one input; this one has several, give a number.")
+    budget = Budget(flops=flops)
+    limit = budget.limit(count_flops(model, example))
+    with progress_bar("measuring layers") as report:
+        done = prune_to_flops(model, example, limit, progress=lambda count, total: report(count, total, ""), **how)
+    told = {"criterion": how.get("criterion", "l2"), "budget": budget, "align": "auto"}
+    return with_compressed(network.checkpoint, done.compressed, told), done
+
+
 def show_paths(done: ToLatency) -> list[dict[str, Any]]:
     """Print the table of budgets and return it as JSON."""
     rows = table("Latency, ms", "path", "budget", "dense", "predicted", "measured", "speed-up")

@@ -87,7 +87,8 @@ def test_a_network_is_cut_to_two_measured_budgets(saved: Path, monkeypatch: pyte
         (["--latency-ms", "8", "--vote", "all"], "--vote is decided by the integer program"),
         (["--latency-ms", "sound=8"], "no path 'sound'"),
         (["--latency-ms", "8", "--on", "abacus"], "one backend with a layer table"),
-        (["--flops", "0.5", "--align", "auto"], "it needs --latency-ms"),
+        (["--keep", "0.5", "--align", "auto"], "it needs --flops or --latency-ms"),
+        (["--flops", "-1", "--align", "auto"], "--flops -1 is no budget"),
         (["--masks", "m.safetensors"], "add --per-task"),
         (["--per-task", "--keep", "0.5"], "leave the budget out"),
         (["--per-task", "--masks", "m", "--policy", "p"], "two structures"),
@@ -100,6 +101,26 @@ def test_wrong_words_are_one_sentence(
     assert slimtask("compress", "net.safetensors", "--out", "out.safetensors", *words) == 2
     assert sentence in capsys.readouterr().err
     assert not Path("out.safetensors").exists()
+
+
+def test_counts_come_off_the_measured_staircase(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The FLOPs stay within the budget, and the graph that was cut is no slower than the dense one."""
+    from slimtask.bench import latency_table, to_latency
+
+    def timed(graphs: dict[str, Path], threads: int) -> dict[str, Measurement]:
+        sizes = {key: path.stat().st_size * 1e-5 for key, path in graphs.items()}
+        return {key: Measurement(samples_ms=(ms,) * 5, conditions=CONDITIONS) for key, ms in sizes.items()}
+
+    def blocks(shape: object, inputs: int, outputs: int, **_: object) -> float:
+        return 1e-3 * (-(-inputs // 8)) * (-(-outputs // 8)) * 64
+
+    monkeypatch.setattr(to_latency, "_timed", timed)
+    monkeypatch.setattr(latency_table, "time_layer", blocks)
+    words = ["compress", "net.safetensors", "--out", "small.safetensors", "--json", "small.json"]
+    assert slimtask(*words, "--flops", "0.6", "--align", "auto") == 0
+    result = json.loads(Path("small.json").read_text())
+    assert result["after"]["flops"] <= 0.6 * result["before"]["flops"]
+    assert result["paths"][0]["measured_ms"] <= result["paths"][0]["dense_ms"]
 
 
 def test_a_network_for_each_task_and_their_table(saved: Path) -> None:
