@@ -90,11 +90,6 @@ def _skeleton(checkpoint: Checkpoint) -> nn.Module:
     return model
 
 
-def plans_of(checkpoint: Checkpoint) -> tuple[Plan, ...]:
-    """Return the Plans among the checkpoint's edits, in order."""
-    return tuple(edit for edit in map(read_edit, checkpoint.edits) if isinstance(edit, Plan))
-
-
 def read_edit(edit: dict[str, Any]) -> Edit:
     """Return an edit from its JSON form. Raises InputError if it is not valid."""
     try:

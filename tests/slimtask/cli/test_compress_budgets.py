@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import torch
 
 from slimtask.bench.measure import Conditions, Measurement
 from slimtask.checkpoint import Architecture, Checkpoint
-from slimtask.cli.app import main
 from slimtask.cli.latency import parse_budgets
 from slimtask.compress.masks import Masks
 from slimtask.compress.rebuild import rebuild
@@ -23,18 +21,6 @@ from slimtask.train.models import MultiTaskNet
 CONDITIONS = Conditions(
     backend="fake", backend_version="0", device="none", precision="fp32", threads=1, batch=1, shape=(3, 64, 64)
 )
-
-
-def slimtask(*words: object) -> int:
-    """Run the command line in this process and return its exit status."""
-    before, sys.argv = sys.argv, ["slimtask", *map(str, words)]
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture
@@ -60,7 +46,9 @@ def test_budgets_are_read_or_refused() -> None:
             parse_budgets(text)
 
 
-def test_a_network_is_cut_to_two_measured_budgets(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_is_cut_to_two_measured_budgets(
+    slimtask: Callable[..., int], saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from slimtask.bench import latency_table, to_latency
 
     def timed(graphs: dict[str, Path], threads: int) -> dict[str, Measurement]:
@@ -96,14 +84,16 @@ def test_a_network_is_cut_to_two_measured_budgets(saved: Path, monkeypatch: pyte
     ],
 )
 def test_wrong_words_are_one_sentence(
-    saved: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+    slimtask: Callable[..., int], saved: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert slimtask("compress", "net.safetensors", "--out", "out.safetensors", *words) == 2
     assert sentence in capsys.readouterr().err
     assert not Path("out.safetensors").exists()
 
 
-def test_counts_come_off_the_measured_staircase(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_come_off_the_measured_staircase(
+    slimtask: Callable[..., int], saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The FLOPs stay within the budget, and the graph that was cut is no slower than the dense one."""
     from slimtask.bench import latency_table, to_latency
 
@@ -123,7 +113,7 @@ def test_counts_come_off_the_measured_staircase(saved: Path, monkeypatch: pytest
     assert result["paths"][0]["measured_ms"] <= result["paths"][0]["dense_ms"]
 
 
-def test_a_network_for_each_task_and_their_table(saved: Path) -> None:
+def test_a_network_for_each_task_and_their_table(slimtask: Callable[..., int], saved: Path) -> None:
     """Each task keeps half of a hidden layer, depth another half than the rest."""
     dense = rebuild(Checkpoint.load(saved))
     name = next(n for n, p in dense.trunk.named_parameters() if p.ndim == 4 and ".residual.0." in n)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-
-from slimtask.cli.app import main
 
 MODULE = """
 import torch
@@ -63,20 +60,8 @@ FLOPS = ("--flops", 0.5, "--align", 1)
 Refuse = Callable[..., None]
 
 
-def slimtask(*words: object) -> int:
-    """Run the command line in this process and return its exit status."""
-    before, sys.argv = sys.argv, ["slimtask", *map(str, words)]
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
-
-
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(slimtask: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the user's module, weights, task file and the compressed network."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "tinynet_of_a_test.py").write_text(MODULE)
@@ -106,7 +91,7 @@ def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Refuse:
+def refused(slimtask: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Refuse:
     """Return a function that runs words and asserts exit status 2 and the sentence, without a traceback."""
 
     def check(sentence: str, *words: object) -> None:
@@ -122,7 +107,7 @@ def read(path: Path | str) -> Any:
     return json.loads(Path(path).read_text())
 
 
-def test_the_four_verbs_and_the_bundle_work(tmp_path: Path) -> None:
+def test_the_four_verbs_and_the_bundle_work(slimtask: Callable[..., int], tmp_path: Path) -> None:
     done = read("c.json")
     assert done["certificate"]["holds"] is True
     assert done["after"]["flops"] <= 0.5 * done["before"]["flops"]
@@ -139,14 +124,16 @@ def test_the_four_verbs_and_the_bundle_work(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "a_classes.npy").exists()
 
 
-def test_a_network_is_explained_before_anything_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_is_explained_before_anything_is_cut(
+    slimtask: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert slimtask("inspect", *MODEL, *SHAPE, "--json", tmp_path / "i.json") == 0
     assert "40 of 47 channels may be removed (2 of 4 groups" in " ".join(capsys.readouterr().out.split())
     coverage = read(tmp_path / "i.json")["coverage"]
     assert {refusal["group"] for refusal in coverage["refused"]} == {"parts", "classes"}
 
 
-def test_without_tasks_all_but_the_export_works(tmp_path: Path, refused: Refuse) -> None:
+def test_without_tasks_all_but_the_export_works(slimtask: Callable[..., int], tmp_path: Path, refused: Refuse) -> None:
     out = tmp_path / "s.safetensors"
     assert slimtask("compress", *MODEL, "--weights", "w.pt", *SHAPE, "--params", 0.5, "--out", out) == 0
     assert slimtask("verify", out, *MODEL) == 0
@@ -154,13 +141,13 @@ def test_without_tasks_all_but_the_export_works(tmp_path: Path, refused: Refuse)
     assert slimtask("export", out, *MODEL, "--tasks", "tasks.yaml", "--out", tmp_path / "b") == 0
 
 
-def test_tuples_are_named_by_the_order_of_the_tasks(tmp_path: Path) -> None:
+def test_tuples_are_named_by_the_order_of_the_tasks(slimtask: Callable[..., int], tmp_path: Path) -> None:
     pair, out = ("--model", "tinynet_of_a_test:Pair"), tmp_path / "s.safetensors"
     assert slimtask("compress", *pair, "--tasks", "tasks.yaml", *SHAPE, "--keep", 0.6, "--out", out) == 0
     assert slimtask("export", out, *pair, "--out", tmp_path / "b", "--paths", "fused") == 0
 
 
-def test_several_inputs_that_are_no_images(tmp_path: Path, refused: Refuse) -> None:
+def test_several_inputs_that_are_no_images(slimtask: Callable[..., int], tmp_path: Path, refused: Refuse) -> None:
     vector, out = ("--model", "tinynet_of_a_test:Vector"), tmp_path / "s.safetensors"
     tasks = tmp_path / "one.yaml"
     tasks.write_text("- {name: classes, kind: classification, channels: 3}")
@@ -171,7 +158,9 @@ def test_several_inputs_that_are_no_images(tmp_path: Path, refused: Refuse) -> N
     refused("takes 1x6, 1x6; export it in Python", "export", out, *vector, "--out", tmp_path / "b")
 
 
-def test_a_foreign_file_is_opened_only_with_its_factory(refused: Refuse, tmp_path: Path) -> None:
+def test_a_foreign_file_is_opened_only_with_its_factory(
+    slimtask: Callable[..., int], refused: Refuse, tmp_path: Path
+) -> None:
     for verb, more in (("verify", ()), ("inspect", ()), ("export", ("--out", tmp_path / "b")), ("compress", ())):
         words = (*more, "--out", tmp_path / "c", "--keep", 0.5) if verb == "compress" else more
         refused("give --model tinynet_of_a_test:Tiny", verb, "small.safetensors", *words)
@@ -204,7 +193,7 @@ def test_budgets_exclude_each_other_and_have_bounds(refused: Refuse, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_networks_and_files_that_are_wrong(refused: Refuse, tmp_path: Path) -> None:
+def test_networks_and_files_that_are_wrong(slimtask: Callable[..., int], refused: Refuse, tmp_path: Path) -> None:
     end = ("--keep", 0.5, "--out", tmp_path / "c")
     refused("nothing to compress", "compress", *end)
     refused("nothing to inspect", "inspect")
@@ -237,11 +226,15 @@ def test_networks_and_files_that_are_wrong(refused: Refuse, tmp_path: Path) -> N
 
 
 def test_a_path_that_reads_like_a_picture_is_shown_as_it_is(refused: Refuse, home: Path) -> None:
+    """Between colons the console could take a word for the name of a picture (`refused` asserts what it prints)."""
     (home / "tinynet_car.py").write_text("def car(): raise RuntimeError")
+    assert not (home / "c").exists()
     refused("--model 'tinynet_car:car': calling it fails", "inspect", "--model", "tinynet_car:car", *SHAPE)
 
 
-def test_the_loss_decides_where_a_recipe_gives_data(refused: Refuse, tmp_path: Path) -> None:
+def test_the_loss_decides_where_a_recipe_gives_data(
+    slimtask: Callable[..., int], refused: Refuse, tmp_path: Path
+) -> None:
     depths = ("--model", "tinynet_of_a_test:Depths", *SHAPE, "--keep", 0.5)
     out = ("--importance", "taylor", "--out", tmp_path / "s.safetensors")
     refused("needs the losses of tasks", "compress", *depths, *out)
@@ -258,7 +251,7 @@ def test_the_loss_decides_where_a_recipe_gives_data(refused: Refuse, tmp_path: P
     assert slimtask("compress", *depths, *tasks, *out, *recipe, "--vote", "all") == 0
 
 
-def test_an_onnx_file_becomes_a_smaller_one(refused: Refuse, tmp_path: Path) -> None:
+def test_an_onnx_file_becomes_a_smaller_one(slimtask: Callable[..., int], refused: Refuse, tmp_path: Path) -> None:
     import onnx
 
     graph, out = tmp_path / "g.onnx", tmp_path / "s.onnx"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from slimtask.checkpoint import Architecture, Checkpoint
-from slimtask.cli.app import main
 from slimtask.tasks import Preprocessing
 from slimtask.train.models import MultiTaskNet
 
@@ -29,20 +27,8 @@ sparsity: {target: 0.6, warmup: 0.2, ramp: 0.4}
 """
 
 
-def slimtask(*words: object) -> int:
-    """Run the command line in this process and return its exit status."""
-    before, sys.argv = sys.argv, ["slimtask", *map(str, words)]
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
-
-
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def chain(slimtask: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which train, compress and export have run."""
     folder = tmp_path_factory.mktemp("chain")
     (folder / "tiny.yaml").write_text(RECIPE)
@@ -66,7 +52,7 @@ def picture(path: Path, size: tuple[int, int] = (48, 32)) -> Path:
     return path
 
 
-def test_every_verb_writes_its_json(chain: Path) -> None:
+def test_every_verb_writes_its_json(slimtask: Callable[..., int], chain: Path) -> None:
     assert read(chain / "train.json")["target_reached"] is True
     compressed = read(chain / "compress.json")
     assert compressed["certificate"]["holds"] is True
@@ -81,7 +67,9 @@ def test_every_verb_writes_its_json(chain: Path) -> None:
             assert read(out)
 
 
-def test_run_writes_pictures_and_arrays_that_agree_before_and_after_removal(chain: Path, tmp_path: Path) -> None:
+def test_run_writes_pictures_and_arrays_that_agree_before_and_after_removal(
+    slimtask: Callable[..., int], chain: Path, tmp_path: Path
+) -> None:
     image = picture(tmp_path / "a.png")
     for name in ("dense", "bundle"):
         assert slimtask("run", chain / name, image, "--out", tmp_path / name) == 0
@@ -93,7 +81,7 @@ def test_run_writes_pictures_and_arrays_that_agree_before_and_after_removal(chai
     assert (tmp_path / "bundle" / "a.overview.png").exists()
 
 
-def test_bench_compares_bundles(chain: Path, tmp_path: Path) -> None:
+def test_bench_compares_bundles(slimtask: Callable[..., int], chain: Path, tmp_path: Path) -> None:
     words = ("--against", chain / "dense", "--rounds", 5, "--json", tmp_path / "b.json")
     assert slimtask("bench", chain / "bundle", *words) == 0
     rows = read(tmp_path / "b.json")["rows"]
@@ -105,7 +93,9 @@ def test_bench_compares_bundles(chain: Path, tmp_path: Path) -> None:
     assert all(len(row["measurement"]["samples_ms"]) == 5 for row in rows)
 
 
-def test_doctor_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_names_what_is_missing(
+    slimtask: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert slimtask("doctor", "--json", tmp_path / "d.json") == 0
     pieces = {piece["name"]: piece for piece in read(tmp_path / "d.json")["pieces"]}
     assert pieces["torch"]["version"] == torch.__version__.partition("+")[0]
@@ -113,46 +103,60 @@ def test_doctor_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "[tensorrt]" in capsys.readouterr().out  # Rich must not take it for a style
 
 
-def refused(words: tuple[object, ...], sentence: str, capsys: pytest.CaptureFixture[str], status: int = 2) -> None:
+def refused(
+    slimtask: Callable[..., int],
+    words: tuple[object, ...],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    status: int = 2,
+) -> None:
     assert slimtask(*words) == status
     printed = capsys.readouterr().err
     assert sentence in printed, printed
     assert "Traceback" not in printed
 
 
-def test_bad_recipes(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_recipes(
+    slimtask: Callable[..., int], chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe, out = chain / "tiny.yaml", tmp_path / "out"
-    refused(("train", recipe, "--set", "train.stpes=3", "--out", out), "did you mean 'steps'", capsys)
-    refused(("train", recipe, "--set", "data.tasks=[dept]", "--out", out), "unknown task 'dept'", capsys)
+    refused(slimtask, ("train", recipe, "--set", "train.stpes=3", "--out", out), "did you mean 'steps'", capsys)
+    refused(slimtask, ("train", recipe, "--set", "data.tasks=[dept]", "--out", out), "unknown task 'dept'", capsys)
     gone = ("--set", "data.name=camvid", "--set", f"data.root={tmp_path / 'gone'}", "--set", "data.tasks=null")
-    refused(("train", recipe, *gone, "--out", out), "gone", capsys)
-    refused(("train", recipe, "--out", chain / "run"), "exists already", capsys)
-    refused(("train", tmp_path / "none.yaml"), "does not exist", capsys)
+    refused(slimtask, ("train", recipe, *gone, "--out", out), "gone", capsys)
+    refused(slimtask, ("train", recipe, "--out", chain / "run"), "exists already", capsys)
+    refused(slimtask, ("train", tmp_path / "none.yaml"), "does not exist", capsys)
     if not torch.cuda.is_available():
-        refused(("train", recipe, "--set", "train.accelerator=cuda", "--out", out), "no CUDA device", capsys)
-    refused(("sweep", recipe, "--levels", "0,1.5", "--out", out), "between 0 and 1", capsys)
-    refused(("sweep", recipe, "--levels", "half", "--out", out), "takes numbers", capsys)
-    refused(("sweep", recipe, "--set", "sparsity=null", "--out", out), "has none", capsys)
+        refused(slimtask, ("train", recipe, "--set", "train.accelerator=cuda", "--out", out), "no CUDA device", capsys)
+    refused(slimtask, ("sweep", recipe, "--levels", "0,1.5", "--out", out), "between 0 and 1", capsys)
+    refused(slimtask, ("sweep", recipe, "--levels", "half", "--out", out), "takes numbers", capsys)
+    refused(slimtask, ("sweep", recipe, "--set", "sparsity=null", "--out", out), "has none", capsys)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_images(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_images(
+    slimtask: Callable[..., int], chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty.png").write_bytes(b"")
     whole = picture(tmp_path / "other.png", (60, 40))
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:-2000])
     out = tmp_path / "out"
     for name in ("text", "empty", "cut", "none"):
-        refused(("run", chain / "bundle", tmp_path / f"{name}.png", "--out", out), f"{name}.png", capsys)
-    refused(("run", chain / "bundle", whole, "--out", out), "--resize", capsys)
-    refused(("run", chain / "bundle", whole, "--tasks", "dept", "--out", out), "did you mean 'depth'", capsys)
+        refused(slimtask, ("run", chain / "bundle", tmp_path / f"{name}.png", "--out", out), f"{name}.png", capsys)
+    refused(slimtask, ("run", chain / "bundle", whole, "--out", out), "--resize", capsys)
+    refused(slimtask, ("run", chain / "bundle", whole, "--tasks", "dept", "--out", out), "did you mean 'depth'", capsys)
     assert not out.exists()
     assert slimtask("run", chain / "bundle", whole, "--resize", "--out", out) == 0
-    refused(("run", chain / "bundle", whole, "--resize", "--out", out), "exists already", capsys)
+    refused(slimtask, ("run", chain / "bundle", whole, "--resize", "--out", out), "exists already", capsys)
 
 
 def test_bad_checkpoints(
-    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], small_net: Callable[..., MultiTaskNet]
+    slimtask: Callable[..., int],
+    chain: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    small_net: Callable[..., MultiTaskNet],
 ) -> None:
     whole = (chain / "small.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[:-100])
@@ -162,9 +166,9 @@ def test_bad_checkpoints(
     for name in ("cut", "nan", "ours", "foreign", "none"):
         for verb in ("compress", "export"):
             path = tmp_path / f"{name}.safetensors"
-            refused((verb, path, "--out", tmp_path / "out"), f"{name}.safetensors", capsys)
-        refused(("verify", tmp_path / f"{name}.safetensors"), f"{name}.safetensors", capsys)
-        refused(("inspect", tmp_path / f"{name}.safetensors"), f"{name}.safetensors", capsys)
+            refused(slimtask, (verb, path, "--out", tmp_path / "out"), f"{name}.safetensors", capsys)
+        refused(slimtask, ("verify", tmp_path / f"{name}.safetensors"), f"{name}.safetensors", capsys)
+        refused(slimtask, ("inspect", tmp_path / f"{name}.safetensors"), f"{name}.safetensors", capsys)
     model = small_net()
     dense = Checkpoint(
         weights=model.state_dict(),
@@ -173,35 +177,48 @@ def test_bad_checkpoints(
         preprocessing=Preprocessing(height=32, width=48),
     )
     dense.save(tmp_path / "dense.safetensors")
-    refused(("compress", tmp_path / "dense.safetensors", "--out", tmp_path / "out"), "nothing can be removed", capsys)
+    refused(
+        slimtask,
+        ("compress", tmp_path / "dense.safetensors", "--out", tmp_path / "out"),
+        "nothing can be removed",
+        capsys,
+    )
     assert not (tmp_path / "out").exists()
 
 
-def test_a_changed_byte_in_a_bundle(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_byte_in_a_bundle(
+    slimtask: Callable[..., int], chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import shutil
 
     shutil.copytree(chain / "bundle", tmp_path / "bundle")
     data = bytearray((tmp_path / "bundle" / "weights.bin").read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "bundle" / "weights.bin").write_bytes(data)
-    refused(("verify", tmp_path / "bundle"), "files", capsys, status=1)
+    refused(slimtask, ("verify", tmp_path / "bundle"), "files", capsys, status=1)
     image = picture(tmp_path / "a.png")
-    refused(("run", tmp_path / "bundle", image, "--out", tmp_path / "out"), "weights.bin", capsys)
-    refused(("bench", tmp_path / "bundle"), "weights.bin", capsys, status=1)
+    refused(slimtask, ("run", tmp_path / "bundle", image, "--out", tmp_path / "out"), "weights.bin", capsys)
+    refused(slimtask, ("bench", tmp_path / "bundle"), "weights.bin", capsys, status=1)
     assert not (tmp_path / "out").exists()
 
 
-def test_exports_that_cannot_be(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exports_that_cannot_be(
+    slimtask: Callable[..., int], chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     small, out = chain / "small.safetensors", tmp_path / "out"
-    refused(("export", small, "--out", out, "--to", "onx"), "did you mean 'onnx'", capsys)
-    refused(("export", small, "--out", out, "--paths", "fusd"), "did you mean 'fused'", capsys)
-    refused(("export", small, "--out", chain / "bundle"), "exists already", capsys)
+    refused(slimtask, ("export", small, "--out", out, "--to", "onx"), "did you mean 'onnx'", capsys)
+    refused(slimtask, ("export", small, "--out", out, "--paths", "fusd"), "did you mean 'fused'", capsys)
+    refused(slimtask, ("export", small, "--out", chain / "bundle"), "exists already", capsys)
     assert not out.exists()
 
 
 @pytest.mark.data
 def test_real_frames_go_through_and_agree(
-    real_data: Path, tmp_path: Path, small_net: Callable[..., MultiTaskNet], kill: Callable[..., None]
+    slimtask: Callable[..., int],
+    real_data: Path,
+    tmp_path: Path,
+    small_net: Callable[..., MultiTaskNet],
+    kill: Callable[..., None],
 ) -> None:
     """Two NYU-v2 frames of 640 x 480: compress + run equals run, to 1e-5 relative."""
     frames = sorted((real_data / "nyu_v2_samples" / "img").glob("*.png"))
