@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from slimtask.compress.counts import Align, check_align, counts_of
 from slimtask.compress.groups import Group
 from slimtask.errors import InputError, nearest
 from slimtask.tasks import Frozen
@@ -57,16 +58,17 @@ def choose(
     size: Size | None = None,
     *,
     scope: str = "global",
-    align: int = 1,
+    align: Align = 1,
     smallest: int = 1,
 ) -> list[Bool[Tensor, " _channels"]]:
     """Return for each group which channels stay: those of highest score, as many as ``budget`` allows and no more.
 
     ``size`` tells the cost [] of kept counts [groups]: a SizeModel for params, a FlopModel for flops; it must grow with
     every count. ``scope`` "layer" keeps the same share of each group, "global" what lies above one threshold (the
-    scores of different groups must be comparable). Counts are multiples of ``align`` (or all), the nearest one, at
-    least ``smallest``. What the last step of the threshold leaves of the budget is filled, in order of score ("layer":
-    by at most one unit a group): no open group could keep one unit more. Refused groups keep everything.
+    scores of different groups must be comparable). Counts are those that ``align`` allows (multiples of it, or
+    each group's own, and all), the nearest one, at least ``smallest``. What the last step of the threshold leaves of
+    the budget is filled, in order of score ("layer": by at most one count a group): no open group could keep its next
+    count. Refused groups keep everything.
 
     Raises InputError if the budget is below the smallest network reachable, and says how small that is.
     """
@@ -74,13 +76,14 @@ def choose(
     price = _channels_kept(groups) if budget.keep is not None else size
     if price is None:
         raise InputError(f"a budget of {budget.of} needs the function 'size' that counts them; give one.")
-    counts = torch.tensor([_ladder(group, align, smallest)[0] for group in groups], dtype=torch.int64)
+    counts = torch.tensor([counts_of(group, align, smallest)[0] for group in groups], dtype=torch.int64)
     dense, least = (float(price(kept)) for kept in (_full(groups), counts))
     limit = budget.limit(dense) * (1 + 1e-12)
     if least > limit:
+        other = "a smaller alignment" if isinstance(align, int) else "a number to align to"
         raise InputError(
             f"at most {budget.limit(dense):.0f} {budget.of} cannot be reached: the smallest network possible has "
-            f"{least:.0f} of {dense:.0f} ({least / dense:.3f}); allow that much, or a smaller alignment."
+            f"{least:.0f} of {dense:.0f} ({least / dense:.3f}); allow that much, or {other}."
         )
     steps = _steps(groups, scores, scope, align, smallest)
     taken = _longest(steps, counts, price, limit)
@@ -92,22 +95,14 @@ def choose(
 
 @dataclass(frozen=True, kw_only=True)
 class _Step:
-    """One unit of channels more: ``group`` then keeps ``count``; it is worth ``value``."""
+    """One count higher: ``group`` then keeps ``count``; the channels more are worth ``value``."""
 
     group: int
     count: int
     value: float
 
 
-def _ladder(group: Group, align: int, smallest: int) -> list[int]:
-    """Return the counts a group may keep, rising: multiples of ``align`` from the floor on, and all."""
-    if group.refused is not None:
-        return [group.channels]
-    floor = -(-max(smallest, align) // align) * align
-    return [*range(floor, group.channels, align), group.channels]
-
-
-def _steps(groups: Sequence[Group], scores: Sequence[Tensor], scope: str, align: int, smallest: int) -> list[_Step]:
+def _steps(groups: Sequence[Group], scores: Sequence[Tensor], scope: str, align: Align, smallest: int) -> list[_Step]:
     """Return the steps from the floor to the dense network in the order a falling threshold takes them.
 
     A count is rounded to the nearest allowed one, so a step is taken when the threshold passes the middle of its
@@ -116,8 +111,7 @@ def _steps(groups: Sequence[Group], scores: Sequence[Tensor], scope: str, align:
     steps = []
     for index, (group, score) in enumerate(zip(groups, scores, strict=True)):
         ordered = score.sort(descending=True).values.tolist()
-        ladder = _ladder(group, align, smallest)
-        for below, above in pairwise(ladder):
+        for below, above in pairwise(counts_of(group, align, smallest)):
             middle = (below + above) / 2
             value = -middle / group.channels if scope == "layer" else ordered[math.ceil(middle) - 1]
             steps.append(_Step(group=index, count=above, value=value))
@@ -168,12 +162,13 @@ def _top(score: Tensor, count: int) -> Bool[Tensor, " channels"]:
     return mask
 
 
-def _check(groups: Sequence[Group], scores: Sequence[Tensor], scope: str, align: int, smallest: int) -> None:
+def _check(groups: Sequence[Group], scores: Sequence[Tensor], scope: str, align: Align, smallest: int) -> None:
     """Raise InputError where the arguments do not fit together."""
     if scope not in get_args(Scope):
         raise InputError(f"there is no scope '{scope}'{nearest(scope, get_args(Scope))}.")
-    if align < 1 or smallest < 1:
-        raise InputError(f"align and smallest must be at least 1; they are {align} and {smallest}.")
+    check_align(align, groups)
+    if smallest < 1:
+        raise InputError(f"every group keeps a channel at least, so smallest cannot be {smallest}; give 1 or more.")
     if [group.channels for group in groups] != [len(score) for score in scores]:
         raise InputError("the scores do not fit the groups; give one score per channel for every group.")
     if all(group.refused is not None for group in groups):

@@ -11,6 +11,7 @@ from torch import nn
 from slimtask.checkpoint import Checkpoint, json_safe
 from slimtask.compress.budget import Budget
 from slimtask.compress.cost import count_flops, count_parameters
+from slimtask.compress.counts import Align
 from slimtask.compress.groups import find_groups
 from slimtask.compress.inputs import Inputs
 from slimtask.compress.prune import nothing_prunable, prune
@@ -39,7 +40,7 @@ def compress(
     criterion: str = ZEROS,
     budget: Budget | None = None,
     scope: str = "global",
-    align: int = 8,
+    align: Align = 8,
     calibration: Iterable[Any] | None = None,
     loss: Loss | None = None,
     vote: str | None = None,
@@ -50,12 +51,11 @@ def compress(
     ``example`` is a valid input: one tensor, a tuple of positional or a dictionary of keyword arguments. ``criterion``
     "zeros" removes what the weights have made dead, and the network computes the same; any other one (see
     ``score_channels``) removes the channels of lowest score until ``budget`` is met, see ``prune`` for the further
-    arguments. Each group keeps a multiple of ``align`` channels.
+    arguments. Each group keeps a multiple of ``align`` channels, or one of the counts that
+    ``align`` gives it by name, e.g. those worth having on a machine (a group it does not name: a multiple of 8).
 
     Raises InputError, with the coverage, if there is nothing to remove, and CheckFailed if the removal is not exact.
     """
-    if align < 1:
-        raise InputError(f"channels cannot be aligned to {align}; give 1 (not at all) or more, 8 for most backends.")
     if criterion != ZEROS:
         if budget is None:
             raise InputError(f"the criterion '{criterion}' needs a budget of channels, parameters or FLOPs; give one.")
@@ -82,7 +82,7 @@ def compress(
 def compress_checkpoint(
     checkpoint: Checkpoint,
     *,
-    align: int = 8,
+    align: Align = 8,
     dense_is_fine: bool = False,
     factory: Callable[[], nn.Module] | None = None,
     **choices: Any,
@@ -98,7 +98,8 @@ def compress_checkpoint(
         compressed = remove_zeros(model, example, align=align)
     else:
         compressed = compress(model, example, align=align, **choices)
-    told = {"criterion": ZEROS, "align": align, **{name: choices[name] for name in _TOLD if choices.get(name)}}
+    aligned = align if isinstance(align, int) else "auto"
+    told = {"criterion": ZEROS, "align": aligned, **{name: choices[name] for name in _TOLD if choices.get(name)}}
     return with_compressed(checkpoint, compressed, told), compressed
 
 
@@ -141,14 +142,19 @@ def cost(model: nn.Module, example: Inputs) -> Cost:
     return Cost(params=count_parameters(model), trunk_params=count_parameters(trunk), flops=count_flops(model, example))
 
 
-def _nothing(model: nn.Module, example: Inputs, align: int, tried: Compressed) -> str:
+def _nothing(model: nn.Module, example: Inputs, align: Align, tried: Compressed) -> str:
     """Return why nothing could be removed: the alignment, that every group is fixed, or that nothing is dead."""
     groups, refused = tried.plan.groups, tried.certificate.refused
     found = find_groups(model, example)
     if all(group.refused is not None for group in found):
         return nothing_prunable(model, found)
     total = sum(group.before for group in groups)
-    dead = sum(group.before - group.after for group in remove_zeros(model, example).plan.groups) if align > 1 else 0
+    dead = sum(group.before - group.after for group in remove_zeros(model, example).plan.groups) if align != 1 else 0
+    if dead and not isinstance(align, int):
+        return (
+            f"nothing can be removed down to the counts given: {dead} of {total} channels are dead, but no group comes "
+            "down to its next count without them; align to 1 to remove them all the same."
+        )
     if dead:
         return (
             f"nothing can be removed in blocks of {align} channels: {dead} of {total} channels are dead, but no group "

@@ -7,12 +7,14 @@ the constants, which is exact everywhere because the carrier is padded just as t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
+from slimtask.compress.counts import Align, counts_of
 from slimtask.compress.cuts import slice_axis
 from slimtask.compress.groups import Group
 from slimtask.compress.zeros import Deadness
@@ -33,10 +35,10 @@ class Fold:
     carriers: tuple[tuple[int, float] | None, ...]
 
 
-def plan_fold(group: Group, dead: Deadness, model: nn.Module, align: int = 1) -> Fold:
+def plan_fold(group: Group, dead: Deadness, model: nn.Module, align: Align = 1) -> Fold:
     """Return which dead channels of ``group`` go; at least one channel always stays.
 
-    Dead channels are kept to fill up the next multiple of ``align``: they cost next to nothing where the backend
+    Dead channels are kept to fill up the next count that ``align`` allows: they cost next to nothing where the backend
     computes in blocks of channels, and an odd count costs more than the block it saves.
     """
     modules = dict(model.named_modules())
@@ -54,9 +56,9 @@ def plan_fold(group: Group, dead: Deadness, model: nn.Module, align: int = 1) ->
     if not stays.any():
         stays[0] = True
         notes.append("one channel stays so that the layer exists")
-    filled = _fill_up_(stays, align)
+    filled = _fill_up_(stays, counts_of(group, align))
     if filled:
-        notes.append(f"{filled} dead channels stay to make a multiple of {align}")
+        notes.append(f"{filled} dead channels stay to make {int(stays.sum())}, the next count allowed")
     constants = tuple(
         torch.where((stays | dead.ignored)[member.channel], 0.0, values.nan_to_num())
         for member, values in zip(group.consumers, dead.values, strict=True)
@@ -96,12 +98,12 @@ def absorb_(group: Group, fold: Fold, model: nn.Module) -> list[str]:
     return gained
 
 
-def _fill_up_(stays: Tensor, align: int) -> int:
-    """Keep further channels, in place, until their number is a multiple of ``align`` or all stay; return how many."""
-    missing = -int(stays.sum()) % align
-    fillers = (~stays).nonzero().flatten()[:missing]
-    stays[fillers] = True
-    return len(fillers)
+def _fill_up_(stays: Tensor, counts: Sequence[int]) -> int:
+    """Keep further channels, in place, until their number is one of the rising ``counts``; return how many."""
+    alive = int(stays.sum())
+    missing = next(count for count in counts if count >= alive) - alive
+    stays[(~stays).nonzero().flatten()[:missing]] = True
+    return missing
 
 
 def _carrier(module: nn.Module, values: Tensor, candidates: Tensor) -> tuple[int, float] | None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from slimtask.compress.budget import Budget, Size, choose
 from slimtask.compress.cost import SizeModel, count_flops, count_parameters
+from slimtask.compress.counts import Align, check_align
 from slimtask.compress.explain import coverage
 from slimtask.compress.flops import FlopModel
 from slimtask.compress.groups import Group, find_groups
@@ -28,7 +29,7 @@ def prune(
     budget: Budget,
     criterion: str = "l2",
     scope: str = "global",
-    align: int = 1,
+    align: Align = 1,
     calibration: Iterable[Any] | None = None,
     loss: Loss | None = None,
     vote: str | None = None,
@@ -38,14 +39,16 @@ def prune(
 
     ``example`` is a valid input: one tensor, a tuple or a dictionary. ``criterion`` is one of ``score_channels``; those
     that look at the loss need ``calibration`` batches and ``loss(model, batch)``. With ``vote`` ("all", "min", "mean",
-    "max") every task scores on its own and they decide together, see ``votes.py``. ``scope`` and ``align`` as in
-    ``choose``. The certificate compares with the dense network in which the removed channels are masked.
+    "max") every task scores on its own and they decide together, see ``votes.py``. ``scope`` and ``align`` (a number,
+    or counts by group) as in ``choose``. The certificate compares with the dense network in which the removed channels
+    are masked.
 
     A group without which the network's code does not run stays whole, and the others give the more. Raises InputError
     if nothing may be removed (with the coverage) or the budget cannot be met, CheckFailed if the removal is not exact.
     """
     _on_the_cpu(model, example)
     groups = find_groups(model, example)
+    check_align(align, groups)
     if all(group.refused is not None for group in groups):
         raise InputError(nothing_prunable(model, groups))
     scores = _scores(model, groups, criterion, calibration, loss, vote, seed)

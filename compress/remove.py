@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from slimtask.compress.certify import Certificate, Refusal, certificate_inputs, certify
 from slimtask.compress.constants import read_constants
+from slimtask.compress.counts import Align, check_align
 from slimtask.compress.fold import plan_fold
 from slimtask.compress.groups import Group, groups_of
 from slimtask.compress.inputs import Inputs, map_tensors, tensors_of
@@ -32,11 +33,12 @@ class Compressed:
     certificate: Certificate
 
 
-def remove_zeros(model: nn.Module, example: Inputs, *, align: int = 1) -> Compressed:
+def remove_zeros(model: nn.Module, example: Inputs, *, align: Align = 1) -> Compressed:
     """Return a copy of ``model`` without the channels that its weights have made dead; ``model`` is left as it is.
 
     ``example`` is a valid input: one tensor, a tuple of positional or a dictionary of keyword arguments. Each group
-    keeps a multiple of ``align`` channels (or all), filled up with dead ones.
+    keeps a multiple of ``align`` channels, or the next of the counts that it gives the group by name, or all; that is
+    filled up with dead ones.
 
     Nothing is scored: a channel goes only if its readers ignore it or see a constant in it (``constants.py``,
     ``fold.py``). Every removal is checked on several inputs and two sizes; a group whose removal is not exact to 1e-5
@@ -47,6 +49,7 @@ def remove_zeros(model: nn.Module, example: Inputs, *, align: int = 1) -> Compre
     become_twins_(working)
     tape = record(working, example)
     groups = groups_of(working, tape, example)
+    check_align(align, groups)
     refused = [Refusal(group=g.name, channels=g.channels, reason=why) for g in groups if (why := _closed(g))]
     open_groups = [group for group in groups if not _closed(group)]
     dead = find_dead(working, open_groups, read_constants(tape, named_tensors(working)), unused(tape, working))

@@ -110,6 +110,28 @@ def test_aligned_counts_are_the_nearest_ones() -> None:
     assert kept == [32, 32, 16]
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_counts_of_each_groups_own_hold_the_budget(scope: Any, seed: int) -> None:
+    """Uneven ladders; g2 has none of its own and keeps a multiple of 8."""
+    sizes = (16, 24, 20, 32)
+    ladders = {0: [3, 7, 8, 16], 1: [24], 2: [8, 16, 20], 3: [2, 30, 32]}
+    align = {f"g{index}": ladders[index] for index in (0, 1, 3)}
+    groups, scores = make(sizes), make_scores(sizes, seed)
+    dense = float(chain_cost(torch.tensor(sizes)))
+    for ratio in (0.35, 0.5, 0.8):
+        kept = counts(choose(groups, scores, Budget(params=ratio), chain_cost, scope=scope, align=align))
+        assert float(chain_cost(torch.tensor(kept))) <= ratio * dense
+        assert all(count in ladders[index] for index, count in enumerate(kept))
+        for index, count in enumerate(kept):
+            if scope == "global" and count < sizes[index]:
+                more = list(kept)
+                more[index] = ladders[index][ladders[index].index(count) + 1]
+                assert float(chain_cost(torch.tensor(more))) > ratio * dense
+    with pytest.raises(InputError, match="allow that much, or a number to align to"):
+        choose(groups, scores, Budget(params=0.01), chain_cost, scope=scope, align=align)
+
+
 def test_brute_force_finds_no_better_prefix() -> None:
     sizes = (5, 4, 6)
     groups, scores = make(sizes), make_scores(sizes, 5)
@@ -176,7 +198,9 @@ def test_counts_above_one_are_absolute() -> None:
     ("arguments", "message"),
     [
         ({"budget": Budget(flops=0.5)}, "a budget of FLOPs needs the function 'size'"),
-        ({"budget": Budget(keep=0.5), "align": 0}, "at least 1"),
+        ({"budget": Budget(keep=0.5), "align": 0}, "cannot be aligned to 0"),
+        ({"budget": Budget(keep=0.5), "smallest": 0}, "smallest cannot be 0"),
+        ({"budget": Budget(keep=0.5), "align": {"g7": (2,)}}, "no group 'g7'"),
         ({"budget": Budget(keep=0.5), "scope": "lajer"}, "did you mean 'layer'"),
     ],
 )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from slimtask.checkpoint import Architecture, Checkpoint
 from slimtask.compress.budget import Budget
 from slimtask.compress.compress import compress, compress_checkpoint, cost
+from slimtask.compress.groups import find_groups
 from slimtask.compress.rebuild import rebuild, replay
 from slimtask.errors import InputError
 from slimtask.tasks import Preprocessing
@@ -34,6 +35,24 @@ def test_criteria_and_budgets_go_together(small_net: Callable[..., MultiTaskNet]
         compress(nn.Sequential(nn.Conv2d(3, 4, 3)), EXAMPLE)
     done = compress(model, EXAMPLE, criterion="l2", budget=Budget(flops=0.5), align=1)
     assert cost(done.model, EXAMPLE).flops <= 0.5 * cost(model, EXAMPLE).flops
+
+
+def test_counts_given_by_group_are_kept_by_score_and_by_zeros(
+    small_net: Callable[..., MultiTaskNet], kill: Callable[..., None]
+) -> None:
+    model = small_net()
+    own = {g.name: (5, 9) for g in find_groups(model, EXAMPLE) if g.refused is None and g.channels > 9}
+    scored = compress(model, EXAMPLE, criterion="l2", budget=Budget(params=0.6), align=own)
+    assert cost(scored.model, EXAMPLE).params <= 0.6 * cost(model, EXAMPLE).params
+    assert all(g.after in (5, 9, g.before) for g in scored.plan.groups if g.name in own)
+    kill(model, "filter", "trunk")
+    exact = compress(model, EXAMPLE, align=own)
+    assert any(g.after in (5, 9) for g in exact.plan.groups)
+    assert all(g.after in (5, 9, g.before) for g in exact.plan.groups if g.name in own)
+    assert scored.certificate
+    assert exact.certificate
+    with pytest.raises(InputError, match="nothing can be removed down to the counts given"):
+        compress(model, EXAMPLE, align=dict.fromkeys((g.name for g in find_groups(model, EXAMPLE)), ()))
 
 
 def test_edits_follow_each_other_in_one_checkpoint(

@@ -117,7 +117,7 @@ def test_alignment_keeps_multiples_and_stays_exact(small_net: Callable[..., Mult
     widths = [m.out_channels for m in done.model.trunk.modules() if isinstance(m, nn.Conv2d)]
     assert all(width % 8 == 0 for width in widths)
     assert count_parameters(done.model) > count_parameters(remove_zeros(model, EXAMPLE).model)
-    assert any("to make a multiple of 8" in group.note for group in done.plan.groups)
+    assert any("to make 8, the next count allowed" in group.note for group in done.plan.groups)
     assert difference(model, done.model, (64, 64)) < 1e-5
 
 

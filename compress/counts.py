@@ -1,0 +1,43 @@
+"""Which channel counts a group may keep: multiples of a number, or the counts of its own that a table has measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from slimtask.compress.groups import Group
+from slimtask.compress.latency.align import aligned_counts
+from slimtask.errors import InputError, nearest
+
+Align = int | Mapping[str, Sequence[int]]
+"""Multiples of one number for every group, or by a group's name the counts that are worth having of it."""
+
+UNMEASURED = 8
+"""What a group without measured counts keeps multiples of: vector units and tensor cores take so many at once."""
+
+
+def counts_of(group: Group, align: Align, smallest: int = 1) -> tuple[int, ...]:
+    """Return the rising counts, none below ``smallest``, that ``group`` may keep; all its channels always.
+
+    A refused group keeps all. One that a mapping does not name keeps multiples of ``UNMEASURED``.
+    """
+    if group.refused is not None:
+        return (group.channels,)
+    if isinstance(align, int):
+        return aligned_counts(group.channels, align, smallest)
+    if group.name not in align:
+        return aligned_counts(group.channels, UNMEASURED, smallest)
+    return (*sorted({n for n in align[group.name] if max(smallest, 1) <= n < group.channels}), group.channels)
+
+
+def check_align(align: Align, groups: Sequence[Group]) -> None:
+    """Raise InputError if ``align`` is below 1, or gives counts to a group that is none of ``groups``."""
+    if isinstance(align, int):
+        if align < 1:
+            raise InputError(
+                f"channels cannot be aligned to {align}; give 1 (not at all) or more, 8 for most backends."
+            )
+        return
+    names = [group.name for group in groups]
+    for name in align:
+        if name not in names:
+            raise InputError(f"there is no group '{name}' to give channel counts to{nearest(name, names)}")
