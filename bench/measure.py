@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, ValidationError, field_validator
 
-from slimtask.errors import InputError
+from slimtask.errors import InputError, first_problem
 from slimtask.tasks import Frozen
 
 STEADY_LIMIT = 1.15
@@ -154,9 +154,7 @@ class Measurement(Frozen):
         try:
             return cls.model_validate({key: item for key, item in value.items() if key != "summary"})
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "measurement"
-            raise InputError(f"not a measurement: {where}: {first['msg']}; measure again.") from None
+            raise InputError(f"not a measurement: {first_problem(error, 'measurement')}; measure again.") from None
 
     def _percentile(self, q: int) -> float:
         return float(np.percentile(self.samples_ms, q))

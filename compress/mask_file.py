@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from slimtask.checkpoint import read_safetensors
-from slimtask.errors import InputError
+from slimtask.errors import InputError, first_problem
 from slimtask.files import atomic_file
 from slimtask.tasks import Frozen
 
@@ -70,9 +70,7 @@ def read_masks(
     try:
         header = _Header.model_validate_json(metadata[_KEY])
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"masks file '{path}' has damaged metadata ({where}: {first['msg']}).") from None
+        raise InputError(f"masks file '{path}' has damaged metadata ({first_problem(error)}).") from None
     if set(header.entries) != set(tensors):
         raise InputError(f"masks file '{path}' is damaged: its tensors are not those that its metadata lists.")
     shared: dict[str, Tensor] = {}

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from slimtask.errors import InputError, nearest
+from slimtask.errors import InputError, first_problem, nearest
 from slimtask.files import read_json, write_json
 from slimtask.tasks import Frozen
 
@@ -41,12 +41,7 @@ class Policy(Frozen):
         try:
             return cls.model_validate(value)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            problem = first["msg"].removeprefix("Value error, ")
-            raise InputError(
-                f"{where} is not valid ({f'{place}: ' if place else ''}{problem}); write it again."
-            ) from None
+            raise InputError(f"{where} is not valid ({first_problem(error)}); write it again.") from None
 
     @classmethod
     def load(cls, path: Path | str) -> Policy:

@@ -16,7 +16,7 @@ from slimtask.compress.branches import BranchPaths
 from slimtask.compress.plan import Plan
 from slimtask.compress.skip import SkipBlocks
 from slimtask.compress.task_outputs import KeepTasks
-from slimtask.errors import InputError
+from slimtask.errors import InputError, first_problem
 
 Edit = Plan | SkipBlocks | BranchPaths | KeepTasks
 _EDIT: TypeAdapter[Edit] = TypeAdapter(Annotated[Edit, Field(discriminator="kind")])
@@ -95,6 +95,4 @@ def read_edit(edit: dict[str, Any]) -> Edit:
     try:
         return _EDIT.validate_python(edit)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"the checkpoint's edit is not valid ({where}: {first['msg']}).") from None
+        raise InputError(f"the checkpoint's edit is not valid ({first_problem(error)}).") from None

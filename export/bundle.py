@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from slimtask.errors import CheckFailed, InputError
+from slimtask.errors import CheckFailed, InputError, first_problem
 from slimtask.export.parity import Parity
 from slimtask.files import read_json
 from slimtask.tasks import Frozen, Preprocessing, TaskSpec
@@ -213,9 +213,8 @@ def _parse_manifest(data: Any, file: Path) -> Manifest:
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "as a whole"
-        raise InputError(f"the manifest '{file}' is not valid at {place}: {first['msg']}; export again.") from None
+        problem = first_problem(error, "as a whole")
+        raise InputError(f"the manifest '{file}' is not valid at {problem}; export again.") from None
 
 
 def _walk(root: Path) -> Iterator[str]:

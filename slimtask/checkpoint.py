@@ -12,7 +12,7 @@ import torch
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from slimtask.errors import InputError
+from slimtask.errors import InputError, first_problem
 from slimtask.files import atomic_file
 from slimtask.tasks import Frozen, Preprocessing, TaskSpec
 
@@ -123,9 +123,7 @@ class Checkpoint:
         try:
             header = _Header.model_validate_json(metadata[_KEY])
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise InputError(f"checkpoint '{path}' has damaged metadata ({where}: {first['msg']}).") from None
+            raise InputError(f"checkpoint '{path}' has damaged metadata ({first_problem(error)}).") from None
         if header.schema_version != SCHEMA:
             raise InputError(
                 f"checkpoint '{path}' has schema version {header.schema_version}, this slimtask reads {SCHEMA}; "

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class SlimtaskError(Exception):
@@ -28,6 +32,14 @@ class Unsupported(SlimtaskError):
     def __init__(self, operation: str, target: str, reason: str, instead: str) -> None:
         super().__init__(f"{operation} is not possible on {target}: {reason}; {instead}.")
         self.operation, self.target, self.reason, self.instead = operation, target, reason, instead
+
+
+def first_problem(error: ValidationError, whole: str = "") -> str:
+    """Return ``"key.of.it: what is wrong"`` of the first problem; ``whole`` names one that is no single key's."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or whole
+    problem = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {problem}" if where else problem
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from slimtask.bench.bench import Bench, Row
 from slimtask.bench.measure import Ratio
-from slimtask.errors import InputError
+from slimtask.errors import InputError, first_problem
 from slimtask.files import read_json, write_json
 from slimtask.tasks import Frozen, TaskSpec
 
@@ -122,9 +122,8 @@ class Report(Frozen):
         try:
             return cls.model_validate(value)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "top level"
-            raise InputError(f"{what} is not a valid report: {where}: {first['msg']}; write it again.") from None
+            problem = first_problem(error, "top level")
+            raise InputError(f"{what} is not a valid report: {problem}; write it again.") from None
 
     @classmethod
     def load(cls, path: Path | str) -> Report:

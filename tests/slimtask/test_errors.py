@@ -1,0 +1,44 @@
+"""The first problem of a model that is not valid, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError, model_validator
+
+from slimtask.errors import first_problem
+
+
+class Inner(BaseModel):
+    size: int
+
+
+class Outer(BaseModel):
+    inner: list[Inner]
+
+    @model_validator(mode="after")
+    def _some(self) -> Outer:
+        if not self.inner:
+            raise ValueError("there is none")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({"inner": [{"size": 1}, {"size": "x"}]}, "inner.1.size: Input should be a valid integer"),
+        ({}, "inner: Field required"),
+        ({"inner": []}, "the whole: there is none"),
+    ],
+)
+def test_the_first_problem_is_named_by_its_key(value: Any, problem: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate(value)
+    assert first_problem(caught.value, "the whole").startswith(problem)
+
+
+def test_a_problem_of_the_whole_needs_no_name() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate({"inner": []})
+    assert first_problem(caught.value) == "there is none"
