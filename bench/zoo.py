@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +26,7 @@ from slimtask.errors import InputError, nearest
 from slimtask.files import read_json, write_json, write_text
 
 _ALONE = ("vit_h_14", "regnet_y_128gf", "vit_l_16", "vit_l_32", "convnext_large")  # over 150 million parameters
+Cell = Callable[[Mapping[str, Any]], str]
 _STEPS = {False: ("prune", "reload"), True: ("exact",)}
 
 
@@ -83,51 +84,49 @@ def result_of(rows: Mapping[str, Mapping[str, Any]], names: Sequence[str], comma
 def markdown(result: Mapping[str, Any]) -> str:
     """Return the result as a Markdown page: summary, one table, machine and versions."""
     exact = any("killed" in row for row in result["models"])
-    heads = ["model", "status", "s", "peak MB", "parameters", "left", "FLOP ratio", "open / refused groups"]
-    heads += ["certificate", "ONNX", "reason"]
-    if exact:
-        heads = ["model", "status", "s", "parameters", "left", "channels removed", "of killed", "certificate", "reason"]
-    cells = [_exact_cells(row) if exact else _cells(row) for row in result["models"]]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *cells])
+    columns = _EXACT_COLUMNS if exact else _COLUMNS
+    cells = [[cell(row) for cell in columns.values()] for row in result["models"]]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [[*columns], ["---"] * len(columns), *cells])
     facts = "\n".join(f"- {name}: {value}" for name, value in {**result["machine"], **result["versions"]}.items())
     counts = ", ".join(f"{count} {name}" for name, count in result["summary"]["counts"].items())
     title = "Exact removal of dead channels" if exact else "The models of torchvision, half their channels removed"
     return f"# {title}\n\n`{result['command']}`\n\n{counts}.\n\n{table}\n\n## Machine and versions\n\n{facts}\n"
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    return [
-        row["name"],
-        row["status"],
-        _text(row.get("seconds"), ".2f"),
-        _text(row.get("peak_mb"), ".0f"),
-        _text(row.get("params_before"), ","),
-        _text(row.get("params_ratio"), ".2f"),
-        _text(row.get("flops_ratio"), ".2f"),
-        f"{row.get('groups_open', '-')} / {row.get('groups_refused', '-')}",
-        _text(row.get("certificate_max_rel_error"), ".1e"),
-        _text(row.get("onnx_rel_error"), ".1e"),
-        str(row["reason"]).replace("|", "\\|")[:200],
-    ]
+def _number(key: str, form: str) -> Cell:
+    """Return the cell that shows the number under ``key``, a dash where there is none."""
+
+    def cell(row: Mapping[str, Any]) -> str:
+        value = row.get(key)
+        return "-" if value is None or isinstance(value, str) else format(value, form)
+
+    return cell
 
 
-def _exact_cells(row: Mapping[str, Any]) -> list[str]:
-    killed = sum(kind["channels"] for kind in row.get("killed", {}).values())
-    return [
-        row["name"],
-        row["status"],
-        _text(row.get("seconds"), ".1f"),
-        _text(row.get("params_before"), ","),
-        _text(row.get("params_ratio"), ".2f"),
-        _text(row.get("channels_removed"), ","),
-        _text(killed, ","),
-        _text(row.get("certificate_max_rel_error"), ".1e"),
-        str(row["reason"]).replace("|", "\\|")[:200],
-    ]
-
-
-def _text(value: Any, form: str) -> str:
-    return "-" if value is None or isinstance(value, str) else format(value, form)
+_NAMED: dict[str, Cell] = {"model": lambda row: row["name"], "status": lambda row: row["status"]}
+_SIZES: dict[str, Cell] = {"parameters": _number("params_before", ","), "left": _number("params_ratio", ".2f")}
+_PROOF: dict[str, Cell] = {"certificate": _number("certificate_max_rel_error", ".1e")}
+_REASON: dict[str, Cell] = {"reason": lambda row: str(row["reason"]).replace("|", "\\|")[:200]}
+_COLUMNS: dict[str, Cell] = {
+    **_NAMED,
+    "s": _number("seconds", ".2f"),
+    "peak MB": _number("peak_mb", ".0f"),
+    **_SIZES,
+    "FLOP ratio": _number("flops_ratio", ".2f"),
+    "open / refused groups": lambda row: f"{row.get('groups_open', '-')} / {row.get('groups_refused', '-')}",
+    **_PROOF,
+    "ONNX": _number("onnx_rel_error", ".1e"),
+    **_REASON,
+}
+_EXACT_COLUMNS: dict[str, Cell] = {
+    **_NAMED,
+    "s": _number("seconds", ".1f"),
+    **_SIZES,
+    "channels removed": _number("channels_removed", ","),
+    "of killed": lambda row: format(sum(kind["channels"] for kind in row.get("killed", {}).values()), ","),
+    **_PROOF,
+    **_REASON,
+}
 
 
 def _earlier(path: Path) -> dict[str, Any]:

@@ -75,12 +75,8 @@ class Row:
 
 def prune(name: str, folder: Path) -> None:
     """Remove half of every group that may lose channels, certify it, and leave checkpoint, input and outputs."""
-    row = Row(folder / "row.json")
-    example = example_of(name)
-    with row.part("build"):
-        model = dense(name)
-        row.set(params_before=count_parameters(model))
-        _warm_up()
+    row, model, example = _built(name, folder)
+    _warm_up()
     with row.part("analysis and removal"):
         groups, keep = _measured_removal(model, example, row)
     with row.part("certificate"):
@@ -94,6 +90,15 @@ def prune(name: str, folder: Path) -> None:
         row.set(flops_ratio=round(count_flops(done.model, example) / count_flops(model, example), 4))
     with row.part("save"):
         _save(name, done, example, folder)
+
+
+def _built(name: str, folder: Path) -> tuple[Row, nn.Module, Inputs]:
+    """Return the row of a model, its dense network and an input."""
+    row, example = Row(folder / "row.json"), example_of(name)
+    with row.part("build"):
+        model = dense(name)
+        row.set(params_before=count_parameters(model))
+    return row, model, example
 
 
 def _measured_removal(model: nn.Module, example: Inputs, row: Row) -> tuple[tuple[Group, ...], list[Tensor]]:
@@ -219,11 +224,7 @@ def _export(name: str, model: nn.Module, inputs: Inputs, folder: Path) -> Path:
 
 def exact(name: str, folder: Path) -> None:
     """Kill a random half of every open group in one of three ways each, and remove exactly that."""
-    row = Row(folder / "row.json")
-    example = example_of(name)
-    with row.part("build"):
-        model = dense(name)
-        row.set(params_before=count_parameters(model))
+    row, model, example = _built(name, folder)
     with row.part("kill"):
         killed = kill_half_(model, find_groups(model, example), seed=1, kinds=WRITERS)
     with row.part("exact removal"):
