@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from slimtask.tasks import Preprocessing
+from slimtask.train import parallel
 from slimtask.train.data.dataset import TransformedDataset
 from slimtask.train.data.protocol import MultiTaskDataset, Sample, collate
 
@@ -15,26 +16,39 @@ Batch = tuple[Tensor, dict[str, Tensor]]
 
 
 class Batches:
-    """Seeded shuffled batches without end; each epoch is a fresh permutation, a last partial batch is filled up."""
+    """Seeded shuffled batches without end; each epoch is a fresh permutation, a last partial batch is filled up.
 
-    def __init__(self, dataset: MultiTaskDataset, preprocessing: Preprocessing, *, batch: int, seed: int) -> None:
+    Of a step's ``accumulate`` * processes * ``batch`` images every process takes its own, part by part.
+    """
+
+    def __init__(
+        self,
+        dataset: MultiTaskDataset,
+        preprocessing: Preprocessing,
+        *,
+        batch: int,
+        seed: int,
+        accumulate: int = 1,
+    ) -> None:
         self.dataset = dataset
         self.preprocessing = preprocessing
         self.batch = batch
         self.seed = seed
+        self.accumulate = accumulate
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int, part: int = 0) -> Batch:
         """Return (images [batch, 3, h, w], targets) of ``step``; seeds torch's global generator (dropout) by it too."""
-        torch.manual_seed(self.seed * 1_000_003 + step)
+        number = (step * self.accumulate + part) * parallel.processes() + parallel.rank()
+        torch.manual_seed(self.seed * 1_000_003 + number)
         if isinstance(self.dataset, TransformedDataset):
             self.dataset.set_epoch(step)  # augmentation anew in every step
-        return collate(fetch(self.dataset, self.indices(step)), self.preprocessing)
+        return collate(fetch(self.dataset, self.indices(number)), self.preprocessing)
 
-    def indices(self, step: int) -> list[int]:
-        """Return the sample indices of ``step``."""
+    def indices(self, number: int) -> list[int]:
+        """Return the sample indices of the ``number``-th batch of all parts, steps and processes."""
         size = len(self.dataset)
         chosen = []
-        for position in range(step * self.batch, (step + 1) * self.batch):
+        for position in range(number * self.batch, (number + 1) * self.batch):
             epoch, place = divmod(position, size)
             chosen.append(self._order(epoch)[place])
         return chosen

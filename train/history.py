@@ -14,11 +14,15 @@ class History:
     """Appends one JSON object a record to ``metrics.jsonl`` and the same scalars to TensorBoard.
 
     On resuming, records from ``first_step`` on (and a line cut off by a kill) are dropped: they will be written again.
+    Of several processes all but one keep silent (``write`` False).
     """
 
-    def __init__(self, folder: Path, first_step: int = 0) -> None:
+    def __init__(self, folder: Path, first_step: int = 0, *, write: bool = True) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._write = write
+        if not write:
+            return
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
             kept = [record for record in read_history(self.path) if record["step"] < first_step]
@@ -28,6 +32,8 @@ class History:
 
     def record(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Write the scalars in ``values`` (nested dicts allowed) for ``step``; ``kind`` is train or val."""
+        if not self._write:
+            return
         flat = {name: value if math.isfinite(value) else None for name, value in _flatten(values)}
         self._file.write(json.dumps({"step": step, "kind": kind, **flat}) + "\n")
         self._file.flush()
@@ -37,6 +43,8 @@ class History:
 
     def close(self) -> None:
         """Flush and close both files."""
+        if not self._write:
+            return
         self._file.close()
         self._events.close()
 

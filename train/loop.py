@@ -1,37 +1,35 @@
-"""The training loop: dense or sparse, early-stopped on validation, resumable to the same result."""
+"""The training loop: any method, early-stopped on validation, resumable to the same result, in one process or many."""
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 import yaml
 from torch import Tensor, nn
 
-from slimtask.architectures import build
 from slimtask.checkpoint import Architecture, Checkpoint, json_safe
-from slimtask.compress.rebuild import rebuild
 from slimtask.errors import CheckFailed, InputError
 from slimtask.files import refuse_existing, write_json, write_text
-from slimtask.tasks import Preprocessing, TaskSpec, select_tasks
-from slimtask.train.batches import Batches
-from slimtask.train.data.config import open_dataset
+from slimtask.tasks import Preprocessing
+from slimtask.train import parallel
 from slimtask.train.data.protocol import MultiTaskDataset
 from slimtask.train.evaluate import Evaluation, evaluate
 from slimtask.train.history import History
-from slimtask.train.losses import multi_task_loss
-from slimtask.train.recipe import Recipe
-from slimtask.train.sparsity.proximal_adamw import ProximalAdamW
-from slimtask.train.sparsity.schedule import SparsitySchedule
-from slimtask.train.state import flatten_optimizer, load_state, save_state, unflatten_optimizer
+from slimtask.train.interrupt import interrupt_flag
+from slimtask.train.methods.base import Setup
+from slimtask.train.methods.registry import method_of
+from slimtask.train.optimizers import LearningRate, flat_state, load_flat_state
+from slimtask.train.prepare import initial_model, open_splits, weighted
+from slimtask.train.recipe import Recipe, TrainConfig
+from slimtask.train.selection import Selection
+from slimtask.train.state import load_state, save_state
 
 Progress = Callable[[int, int, str], None]
 _LOG_EVERY = 20
@@ -63,6 +61,7 @@ def train(
     ``resume`` continues a run that was stopped, to the same result as if it had not been. ``fork_at`` makes this run
     also write ``fork.safetensors`` at that step; another run starts from such a file with ``fork``: sparse runs of one
     recipe share their dense warm-up so. ``progress(step, steps, text)`` is called after every step.
+    Under ``torchrun`` every process calls it, and the first one writes.
     Raises InputError for bad input, CheckFailed if the training diverges.
     """
     trainer = Trainer(recipe, Path(out), resume=resume, fork=fork, fork_at=fork_at)
@@ -70,52 +69,62 @@ def train(
 
 
 class Trainer:
-    """One run: model, optimiser, schedule and history, and where they stand."""
+    """One run: the method with its network and optimisers, data and selection, and where they stand."""
 
     def __init__(
         self, recipe: Recipe, out: Path, *, resume: bool, fork: Path | str | None = None, fork_at: int | None = None
     ) -> None:
-        from lightning_fabric import Fabric
-
-        self.recipe, self.out = recipe, out
+        self.recipe, self.out, self.fork_at = recipe, out, fork_at
         config = recipe.train
         if resume and not (out / "state.safetensors").exists():
             raise InputError(f"there is nothing to resume in '{out}'; leave --resume away to start a run.")
         if not resume:
             refuse_existing(out)
+        self.fabric = launch(config)
         self.train_set, self.val_set, self.test_set = open_splits(recipe)
         self.tasks = weighted(self.train_set.tasks, config.loss_weights)
         self.preprocessing = Preprocessing(height=recipe.data.height, width=recipe.data.width)
         torch.manual_seed(config.seed)
-        self.arguments = recipe.model.model_dump()
-        model = initial_model(recipe, self.tasks)
-        self.schedule = None
-        if recipe.sparsity is not None:
-            example = torch.zeros(1, 3, recipe.data.height, recipe.data.width)
-            self.schedule = SparsitySchedule.of(model, example, recipe.sparsity, config.steps)
-        if config.accelerator == "cuda" and not torch.cuda.is_available():
-            raise InputError("train.accelerator is cuda, but no CUDA device is visible; set it to auto or cpu.")
-        self.fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
-        layout = self.schedule.structure.layout if self.schedule else None
-        self.optimizer = ProximalAdamW(parameter_groups(model, config.weight_decay), layout, lr=config.lr)
-        self.model = model
-        self.wrapped, self.wrapped_optimizer = self.fabric.setup(model, self.optimizer)
-        self.batches = Batches(self.train_set, self.preprocessing, batch=config.batch, seed=config.seed)
-        self.step, self.best, self.stale = 0, math.inf, 0
-        self.best_weights: dict[str, Tensor] = {}
-        self.fork_at = fork_at
+        self.method = method_of(recipe)(
+            Setup(
+                recipe=recipe,
+                model=initial_model(recipe, self.tasks),
+                tasks=self.tasks,
+                train_set=self.train_set,
+                preprocessing=self.preprocessing,
+            )
+        )
+        self._place()
+        self.rate, self.selection = LearningRate(config), Selection(config.patience, config.task_patience)
+        self.step = 0
         if resume:
             self._load(out / "state.safetensors")
-        elif fork is not None:
-            self._start_from(Path(fork))
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        else:
+            self.method.prepare()
+            if fork is not None:
+                self._start_from(Path(fork))
+        if parallel.rank() == 0:
+            out.mkdir(parents=True, exist_ok=True)
+            write_text(out / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         if not resume:
             self._save()  # so that a run killed before its first validation resumes too
 
+    @property
+    def network(self) -> nn.Module:
+        """Return the network that is trained."""
+        return self.method.network
+
+    def _place(self) -> None:
+        """Bring network and optimisers to the device, wrapped for precision and for several processes."""
+        if parallel.processes() > 1:
+            parallel.share_batchnorm_(self.network)
+        self._forward = self.fabric.setup_module(self.network)
+        self.method.weighting.to(self.fabric.device)
+        self._steppers = {id(one): self.fabric.setup_optimizers(one) for one in self.method.optimizers}
+
     def run(self, progress: Progress) -> TrainResult:
         """Train to the end and return the result; on Ctrl-C the step is finished and the state saved first."""
-        config, history = self.recipe.train, History(self.out, self.step)
+        config, history = self.recipe.train, History(self.out, self.step, write=parallel.rank() == 0)
         try:
             with interrupt_flag() as interrupted:
                 while not self._done():
@@ -127,10 +136,10 @@ class Trainer:
                     if self.step % config.eval_every == 0 or self.step == config.steps:
                         evaluation = self._evaluate(self.val_set)
                         history.record(self.step - 1, "val", {"loss": evaluation.loss, **evaluation.metrics})
-                        self._select(evaluation.loss)
+                        self._select(evaluation)
                         self._save()
                     progress(self.step, config.steps, f"loss {losses['loss']:.3f}")
-                    if interrupted():
+                    if parallel.anywhere(interrupted()):
                         self._save()
                         raise KeyboardInterrupt
         finally:
@@ -139,184 +148,157 @@ class Trainer:
 
     def _done(self) -> bool:
         """Return whether all steps are made or the validation loss has stalled for long enough."""
-        patience = self.recipe.train.patience
-        stalled = patience is not None and self.stale >= patience and self.step > (self.fork_at or 0)
+        stalled = self.selection.exhausted and self.step > (self.fork_at or 0)
         return self.step >= self.recipe.train.steps or stalled
 
     def _evaluate(self, dataset: MultiTaskDataset) -> Evaluation:
-        return evaluate(self.model, dataset, self.preprocessing, tasks=self.tasks)
+        return evaluate(self.method.evaluated, dataset, self.preprocessing, tasks=self.tasks)
 
     def _step(self) -> dict[str, float]:
-        images, targets = self.batches(self.step)
-        images = images.to(self.fabric.device, memory_format=torch.channels_last)
-        targets = {name: target.to(self.fabric.device) for name, target in targets.items()}
-        rate = learning_rate(self.step, self.recipe)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        if self.schedule:
-            self.schedule.before(self.step, self.optimizer)
-        self.model.train()
-        self.optimizer.zero_grad()
-        total, losses = multi_task_loss(self.wrapped(images), targets, self.tasks)
-        value = float(total.detach())
-        if not math.isfinite(value):
+        config, method = self.recipe.train, self.method
+        rate = self.rate(self.step)
+        optimizer = method.before(self.step, rate)
+        self.network.train()
+        for one in method.optimizers:
+            one.zero_grad()
+        sums: dict[str, Tensor] = {}
+        for part in range(config.accumulate):
+            for name, loss in self._backward(part).items():
+                sums[name] = sums.get(name, torch.zeros_like(loss)) + loss / config.accumulate
+        parallel.average_gradients(method.weighting)
+        values = {name: float(value) for name, value in parallel.averaged(sums).items()}
+        if not math.isfinite(values["loss"]):
             raise CheckFailed(
-                f"the training diverged: the loss is {value} at step {self.step}; lower train.lr and start anew."
+                f"the training diverged: the loss is {values['loss']} at step {self.step}; lower train.lr and start "
+                "anew."
             )
-        self.fabric.backward(total)
-        if self.recipe.train.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.train.clip_norm)
-        self.wrapped_optimizer.step()
-        if self.schedule:
-            self.schedule.after(self.step, self.optimizer)
+        if config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
+        self._steppers[id(optimizer)].step()
+        method.after(self.step)
         self.step += 1
-        return {"loss": value, **{f"loss/{name}": float(loss.detach()) for name, loss in losses.items()}, "lr": rate}
+        return values | {"lr": rate}
 
-    def _select(self, loss: float) -> None:
-        """Keep the weights with the lowest validation loss, once the sparsity is settled; count stale validations."""
-        if self.schedule is not None and not self.schedule.settled:
+    def _backward(self, part: int) -> dict[str, Tensor]:
+        """Add up the gradients of one part of the batch and return its losses."""
+        config, device = self.recipe.train, self.fabric.device
+        host_images, host_targets = self.method.batch(self.step, part)
+        images = host_images.to(device, memory_format=torch.channels_last)
+        targets = {name: target.to(device) for name, target in host_targets.items()}
+        waits = parallel.processes() > 1 and part < config.accumulate - 1
+        with self.fabric.no_backward_sync(self._forward) if waits else nullcontext():
+            total, losses = self.method.loss(self._forward, images, targets)
+            self.fabric.backward(total / config.accumulate)
+        return {"loss": total.detach(), **{f"loss/{name}": loss.detach() for name, loss in losses.items()}}
+
+    def _select(self, evaluation: Evaluation) -> None:
+        """Let a validation decide about weights, learning rate and tasks, once the sparsity is settled."""
+        self.rate.observe(evaluation.loss)
+        if not self.method.settled:
             return
-        if loss < self.best:
-            self.best, self.stale = loss, 0
-            self.best_weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        else:
-            self.stale += 1
+        self.selection.observe(evaluation.loss, evaluation.losses, self.network)
+        self._freeze(self.selection.stalled)
+
+    def _freeze(self, stalled: tuple[str, ...]) -> None:
+        """Train the heads of ``stalled`` tasks no further, and leave their losses out."""
+        self.method.tasks = tuple(task for task in self.tasks if task.name not in stalled)
+        heads = getattr(self.method.setup.model, "heads", {})
+        for name in stalled:
+            if name in heads:
+                heads[name].requires_grad_(requires_grad=False)
 
     def _sparsity(self) -> dict[str, Any]:
-        return {"sparsity": self.schedule.report(self.optimizer)} if self.schedule else {}
+        report = self.method.report()
+        return {"sparsity": report} if report else {}
 
     def _save(self, name: str = "state.safetensors") -> None:
-        tensors, facts = self.schedule.state() if self.schedule else ({}, {})
+        if parallel.rank() != 0:
+            return
+        tensors, facts = self.method.state()
         sections = {
-            "model": self.model.state_dict(),
-            "best": self.best_weights,
-            "optimizer": flatten_optimizer(self.optimizer.state_dict()),
-            "schedule": tensors,
+            "model": self.network.state_dict(),
+            "best": self.selection.weights,
+            "optimizer": flat_state(self.method.optimizers),
+            "weighting": self.method.weighting.state_dict(),
+            "method": tensors,
         }
-        known = {"step": self.step, "stale": self.stale, "best": self.best if math.isfinite(self.best) else None}
-        save_state(self.out / name, sections, {**known, "schedule": facts})
+        known = {"step": self.step, "rate": self.rate.state(), "selection": self.selection.state(), "method": facts}
+        save_state(self.out / name, sections, known)
 
     def _load(self, path: Path) -> None:
         sections, facts = load_state(path)
         written = yaml.safe_load((self.out / "recipe.yaml").read_text(encoding="utf-8"))
         if written != self.recipe.model_dump(mode="json"):
             raise InputError(f"'{self.out}' was started with another recipe; resume with the one in its recipe.yaml.")
-        self.model.load_state_dict(sections["model"])
-        flat = sections.get("optimizer", {})
-        self.optimizer.load_state_dict(unflatten_optimizer(flat, self.optimizer.state_dict()["param_groups"]))
-        if self.schedule:
-            self.schedule.load_state(sections.get("schedule", {}), facts["schedule"], self.optimizer)
-        self.best_weights = sections.get("best", {})
-        self.step, self.stale = facts["step"], facts["stale"]
-        self.best = math.inf if facts["best"] is None else facts["best"]
+        self.network.load_state_dict(sections["model"])
+        self.method.weighting.load_state_dict(sections.get("weighting", {}))
+        load_flat_state(self.method.optimizers, sections.get("optimizer", {}))
+        self.method.load_state(sections.get("method", {}), facts["method"])
+        self.rate.load_state(facts["rate"])
+        self.selection.load_state(facts["selection"], sections.get("best", {}))
+        self._freeze(self.selection.stalled)
+        self.step = facts["step"]
 
     def _start_from(self, path: Path) -> None:
         """Take over model, moments and step of another run's fork, whose optimiser knew no groups."""
         sections, facts = load_state(path)
-        if self.schedule and facts["step"] > self.schedule.warm_up:
-            raise InputError(f"the fork '{path}' is past the dense warm-up of this recipe; fork earlier.")
-        self.model.load_state_dict(sections["model"])
-        flat = {key: tensor for key, tensor in sections.get("optimizer", {}).items() if key.startswith("state/")}
-        self.optimizer.load_state_dict(unflatten_optimizer(flat, self.optimizer.state_dict()["param_groups"]))
+        self.method.check_fork(path, facts["step"])
+        self.network.load_state_dict(sections["model"])
+        load_flat_state(self.method.optimizers[:1], sections.get("optimizer", {}), only="state/")
         self.step = facts["step"]
 
     def _finish(self) -> TrainResult:
-        if self.best_weights:
-            self.model.load_state_dict(self.best_weights)
-        sparsity = self.schedule.report(self.optimizer) if self.schedule else {}
-        reached = self.schedule is None or self.schedule.reached
-        validation, test = self._evaluate(self.val_set), self._evaluate(self.test_set)
+        if self.selection.weights:
+            self.network.load_state_dict(self.selection.weights)
+        report, reached = self.method.report(), self.method.reached
+        learned = self.method.finish(self.out)
+        validation, test = (
+            evaluate(learned.model, split, self.preprocessing, tasks=self.tasks)
+            for split in (self.val_set, self.test_set)
+        )
         summary = {
             "steps": self.step,
-            "sparsity": sparsity,
+            "sparsity": report,
             "target_reached": reached,
             "validation": finite(validation.metrics),
             "test": finite(test.metrics),
+            **learned.facts,
         }
         path = self.out / "checkpoint.safetensors"
-        Checkpoint(
-            weights=self.model.state_dict(),
-            architecture=Architecture(name="multitask-net", arguments=self.arguments),
-            tasks=self.tasks,
-            preprocessing=self.preprocessing,
-            provenance=json_safe({"recipe": self.recipe.model_dump(mode="json"), **summary}),
-        ).save(path)
-        write_json(self.out / "summary.json", summary)
+        if parallel.rank() == 0:
+            Checkpoint(
+                weights=learned.model.state_dict(),
+                architecture=Architecture(name="multitask-net", arguments=self.recipe.model.model_dump()),
+                tasks=self.tasks,
+                preprocessing=self.preprocessing,
+                edits=learned.edits,
+                provenance=json_safe({"recipe": self.recipe.model_dump(mode="json"), **summary}),
+            ).save(path)
+            write_json(self.out / "summary.json", summary)
         return TrainResult(
-            checkpoint=path, validation=validation, test=test, sparsity=sparsity, steps=self.step, reached=reached
+            checkpoint=path, validation=validation, test=test, sparsity=report, steps=self.step, reached=reached
         )
 
 
-def open_splits(recipe: Recipe) -> tuple[MultiTaskDataset, MultiTaskDataset, MultiTaskDataset]:
-    """Return the train, val and test split, opened before anything is trained; InputError if one is empty."""
-    splits = []
-    for name in ("train", "val", "test"):
-        split = open_dataset(recipe.data, name)
-        if len(split) == 0:
-            raise InputError(f"the {name} split of '{recipe.data.name}' is empty; give it more images.")
-        splits.append(split)
-    return splits[0], splits[1], splits[2]
+def launch(config: TrainConfig) -> Any:
+    """Return a Fabric for the recipe's device and precision; under ``torchrun`` it joins the other processes."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
-
-@contextmanager
-def interrupt_flag() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether Ctrl-C was pressed; a second Ctrl-C stops at once, with nothing saved."""
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(seen)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def weighted(tasks: tuple[TaskSpec, ...], weights: dict[str, float]) -> tuple[TaskSpec, ...]:
-    """Return the tasks with their loss weights replaced; InputError for a task that is not there."""
-    select_tasks(tasks, weights)
-    return tuple(task.model_copy(update={"weight": weights.get(task.name, task.weight)}) for task in tasks)
-
-
-def initial_model(recipe: Recipe, tasks: tuple[TaskSpec, ...]) -> nn.Module:
-    """Return the recipe's network, freshly initialised or with the weights of the checkpoint ``train.init``."""
-    import slimtask.train.models  # noqa: F401  registers the architectures
-
-    if recipe.train.init is None:
-        fresh: nn.Module = build("multitask-net", recipe.model.model_dump(), tasks)
-        return fresh
-    checkpoint = Checkpoint.load(recipe.train.init)
-    kinds = [[(task.name, task.kind, task.channels) for task in some] for some in (checkpoint.tasks, tasks)]
-    if kinds[0] != kinds[1]:
-        raise InputError(f"train.init '{recipe.train.init}' was trained for other tasks than the recipe's.")
-    if checkpoint.architecture.arguments != recipe.model.model_dump() or checkpoint.edits:
-        raise InputError(f"train.init '{recipe.train.init}' holds another network than the recipe's model section.")
-    return rebuild(checkpoint)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return named parameter groups: weight decay for matrices and filters, none for biases and BatchNorm."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return [
-        {"params": [(name, p) for name, p in named if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [(name, p) for name, p in named if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """Return the learning rate of ``step``: linear warm-up, then a half cosine to 2 % of the recipe's rate."""
-    config = recipe.train
-    rising = config.lr_warmup * config.steps
-    if step < rising:
-        return config.lr * (step + 1) / (rising + 1)
-    progress = (step - rising) / max(1, config.steps - rising)
-    return config.lr * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
+    if config.accelerator == "cuda" and not torch.cuda.is_available():
+        raise InputError("train.accelerator is cuda, but no CUDA device is visible; set it to auto or cpu.")
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    fabric = Fabric(
+        accelerator=config.accelerator,
+        devices=local,
+        num_nodes=int(os.environ["WORLD_SIZE"]) // local,
+        strategy=DDPStrategy(find_unused_parameters=True),  # frozen heads, skipped blocks
+        precision=config.precision,
+    )
+    fabric.launch()
+    return fabric
 
 
 def finite(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:

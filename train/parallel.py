@@ -6,6 +6,8 @@ of valid entries of the global batch (``shared_count``), and BatchNorm sees the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -25,9 +27,10 @@ def summed(value: Tensor) -> Tensor:
     """Return the sum of ``value`` over all processes, without gradient; ``value`` itself if there is one."""
     if processes() == 1:
         return value.detach()
-    total = value.detach().clone()
+    device = torch.device("cuda") if dist.get_backend() == "nccl" else value.device  # it takes no host memory
+    total = value.detach().clone().to(device)
     dist.all_reduce(total)
-    return total
+    return total.to(value.device)
 
 
 def shared_count(count: Tensor) -> Tensor:
@@ -38,19 +41,38 @@ def shared_count(count: Tensor) -> Tensor:
     return summed(count).clamp_min(1) / processes()
 
 
+def averaged(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return scalars by name, each the mean over all processes."""
+    return {name: summed(value) / processes() for name, value in values.items()}
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Average the gradients of a module that DistributedDataParallel does not wrap over all processes, in place."""
+    for parameter in module.parameters():
+        if processes() > 1 and parameter.grad is not None:
+            parameter.grad.copy_(summed(parameter.grad) / processes())
+
+
+def anywhere(flag: bool) -> bool:
+    """Return whether ``flag`` is set in any process, so that all of them do the same."""
+    return flag if processes() == 1 else bool(summed(torch.tensor(float(flag))))
+
+
 class SharedBatchNorm(nn.BatchNorm2d):
     """BatchNorm2d whose statistics in training are those of the global batch [processes * batch, c, h, w].
 
     Like torch's SyncBatchNorm, which has no CPU implementation; names and numbers of the state are BatchNorm2d's.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name that nn.BatchNorm2d gives it
+    def forward(self, input: Tensor) -> Tensor:
         """Return the normalised features [batch, c, h, w]."""
         if not self.training or processes() == 1:
             return super().forward(input)
-        from torch.distributed.nn.functional import all_reduce
+        from torch.distributed.nn import functional as reducing  # its sums have gradients
 
-        x = input.float()
+        all_reduce: Callable[[Tensor], Tensor] = reducing.all_reduce
+
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
         count = summed(x.new_tensor(float(x.numel() // x.shape[1])))
         mean = all_reduce(x.sum(dim=(0, 2, 3))) / count
         centred = x - mean[:, None, None]
@@ -59,7 +81,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
         scaled = centred * (variance + self.eps).rsqrt()[:, None, None]
         if self.weight is not None:
             scaled = scaled * self.weight[:, None, None] + self.bias[:, None, None]
-        return scaled.to(input.dtype)
+        out: Tensor = scaled.to(input.dtype)
+        return out
 
     @torch.no_grad()
     def _track(self, mean: Tensor, unbiased: Tensor) -> None:

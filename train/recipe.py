@@ -25,13 +25,28 @@ class ModelConfig(Frozen):
     head_hidden: int | None = Field(default=None, ge=1)
 
 
+class RateConfig(Frozen):
+    """How the learning rate falls after the warm-up: to ``floor`` of it at most, where the kind has one."""
+
+    kind: Literal["cosine", "poly", "step", "plateau", "constant"] = "cosine"
+    floor: float = Field(default=0.02, ge=0, le=1, description="cosine, plateau: the share that is left at last")
+    power: float = Field(default=0.9, gt=0, le=10, description="poly")
+    every: int = Field(default=4000, ge=1, description="step: steps between two multiplications")
+    factor: float = Field(default=0.5, gt=0, le=1, description="step, plateau")
+    patience: int = Field(default=5, ge=0, description="plateau: validations without a better loss")
+
+
 class TrainConfig(Frozen):
     """The optimisation: AdamW, cosine decay after a short linear warm-up, early stopping on the validation loss."""
 
     steps: int = Field(default=1000, ge=1)
-    batch: int = Field(default=16, ge=1)
+    batch: int = Field(default=16, ge=1, description="images of one process in one part of a step")
+    accumulate: int = Field(default=1, ge=1, description="parts of a step, whose gradients are added up")
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
+    schedule: RateConfig = RateConfig()
     lr_warmup: float = Field(default=0.03, ge=0, lt=1, description="fraction of the steps with rising learning rate")
     eval_every: int = Field(default=200, ge=1, description="steps between validations")
     patience: int | None = Field(default=None, ge=1, description="validations without a better loss before stopping")
@@ -39,7 +54,11 @@ class TrainConfig(Frozen):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**31)
+    weighting: Literal["fixed", "sum", "uncertainty"] = "fixed"
     loss_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    task_patience: int | None = Field(
+        default=None, ge=1, description="validations without a better loss of a task before its head is frozen"
+    )
     init: str | None = Field(default=None, description="checkpoint whose weights the training starts from")
 
 

@@ -17,7 +17,10 @@ from slimtask.compress.rebuild import rebuild
 from slimtask.errors import CheckFailed, InputError
 from slimtask.train.history import read_history
 from slimtask.train.loop import Trainer, train
+from slimtask.train.methods.base import Method
+from slimtask.train.methods.group_sparsity import GroupSparsity
 from slimtask.train.recipe import Recipe, parse_recipe
+from slimtask.train.state import load_state
 
 
 def recipe(**sections: dict[str, Any]) -> Recipe:
@@ -92,24 +95,9 @@ def test_a_sparse_run_from_a_fork_equals_one_from_scratch(tmp_path: Path) -> Non
         torch.testing.assert_close(one[name], two[name])
 
 
-def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
-    trainer = Trainer(recipe(train={"patience": 1, "eval_every": 2}), tmp_path / "run", resume=False)
-    losses = iter([3.0, 2.0, 2.5])
-    trainer._select(next(losses))
-    trainer._select(next(losses))
-    best = {name: tensor.clone() for name, tensor in trainer.best_weights.items()}
-    for parameter in trainer.model.parameters():
-        parameter.data.add_(1)
-    trainer._select(next(losses))
-    assert trainer.stale == 1
-    assert all(torch.equal(best[name], tensor) for name, tensor in trainer.best_weights.items())
-
-
 def test_ctrl_c_within_a_step_never_saves_a_torn_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal arrives in the forward pass: the step is finished, then the state saved, then the run stops."""
-    from slimtask.train import loop
-
-    chosen, real, calls = recipe(train={"steps": 12, "eval_every": 4}), loop.multi_task_loss, []
+    chosen, real, calls = recipe(train={"steps": 12, "eval_every": 4}), Method.loss, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(1)
@@ -119,7 +107,7 @@ def test_ctrl_c_within_a_step_never_saves_a_torn_state(tmp_path: Path, monkeypat
 
     whole = train(chosen, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "multi_task_loss", interrupted)
+        patch.setattr(Method, "loss", interrupted)
         train(chosen, tmp_path / "cut")
     assert len(calls) == 3
     resumed = train(chosen, tmp_path / "cut", resume=True)
@@ -134,6 +122,60 @@ def test_patience_stops_and_a_finished_run_resumes_to_itself(tmp_path: Path) -> 
     before = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
     assert train(chosen, tmp_path / "run", resume=True).steps == result.steps
     assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_stalled_task_is_trained_no_further(tmp_path: Path) -> None:
+    chosen = recipe(train={"steps": 12, "eval_every": 2, "task_patience": 1, "weight_decay": 0.1})
+    trainer = Trainer(chosen, tmp_path / "run", resume=False)
+    trainer.selection.observe(1.0, {"segmentation": 1.0, "depth": 1.0, "objects": 1.0}, trainer.network)
+    trainer.selection.observe(0.9, {"segmentation": 0.9, "depth": 1.1, "objects": 0.9}, trainer.network)
+    trainer._freeze(trainer.selection.stalled)
+    before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
+    losses = trainer._step()
+    assert "loss/depth" not in losses
+    assert {"loss/segmentation", "loss/objects"} <= set(losses)
+    changed = {name for name, tensor in trainer.network.named_parameters() if not torch.equal(before[name], tensor)}
+    assert not any(name.startswith("heads.depth") for name in changed)
+    assert any(name.startswith("trunk") for name in changed)
+    assert any(name.startswith("heads.objects") for name in changed)
+
+
+def test_a_run_with_stalled_tasks_resumes_to_bit_equal_weights(tmp_path: Path) -> None:
+    chosen = recipe(
+        train={"steps": 16, "eval_every": 2, "task_patience": 1, "lr": 0.005, "weighting": "uncertainty",
+               "schedule": {"kind": "plateau", "patience": 0}}
+    )  # fmt: skip
+    whole = train(chosen, tmp_path / "whole")
+
+    def interrupt(step: int, steps: int, text: str) -> None:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(chosen, tmp_path / "cut", progress=interrupt)
+    resumed = train(chosen, tmp_path / "cut", resume=True)
+    states = [load_state(tmp_path / name / "state.safetensors") for name in ("whole", "cut")]
+    assert states[0][1] == states[1][1]
+    for section in states[0][0]:
+        assert all(torch.equal(states[0][0][section][n], t) for n, t in states[1][0][section].items()), section
+    assert whole.steps == resumed.steps
+
+
+def test_accumulated_parts_have_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    """Without BatchNorm in training and with as many valid entries in each part, both are the same mean."""
+    whole = Trainer(recipe(train={"batch": 4}, data={"tasks": ["objects"]}), tmp_path / "a", resume=False)
+    parts = Trainer(
+        recipe(train={"batch": 2, "accumulate": 2}, data={"tasks": ["objects"]}), tmp_path / "b", resume=False
+    )
+    for trainer in (whole, parts):
+        for module in trainer.network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.train = lambda mode=True, module=module: module  # type: ignore[method-assign]
+                module.training = False
+        trainer._step()
+    for (name, one), (_, two) in zip(whole.network.named_parameters(), parts.network.named_parameters(), strict=True):
+        assert one.grad is not None
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_selection_uses_the_recipes_loss_weights(tmp_path: Path) -> None:
@@ -152,8 +194,9 @@ def test_min_keep_holds_at_a_fixed_strength_too(tmp_path: Path) -> None:
     trainer = Trainer(recipe(sparsity={"strength": 50.0, "warmup": 0.1}), tmp_path / "run", resume=False)
     for _ in range(8):
         trainer._step()
-    assert trainer.schedule is not None
-    zero, exempt = trainer.optimizer.zero_groups(), trainer.schedule.exempt
+    method = trainer.method
+    assert isinstance(method, GroupSparsity)
+    zero, exempt = method.optimizer.zero_groups(), method.schedule.exempt
     assert exempt is not None
     assert bool(zero.any())
     assert not bool((zero & exempt).any())
@@ -190,7 +233,7 @@ def test_training_starts_from_a_checkpoint(tmp_path: Path) -> None:
     first = train(recipe(train={"steps": 2}), tmp_path / "first")
     trainer = Trainer(recipe(train={"init": str(first.checkpoint)}), tmp_path / "second", resume=False)
     weights = Checkpoint.load(first.checkpoint).weights
-    assert all(torch.equal(weights[name], tensor) for name, tensor in trainer.model.state_dict().items())
+    assert all(torch.equal(weights[name], tensor) for name, tensor in trainer.network.state_dict().items())
     with pytest.raises(InputError, match="holds another network"):
         other = recipe(train={"init": str(first.checkpoint)}, model={"width": 0.25})
         Trainer(other, tmp_path / "third", resume=False)

@@ -1,0 +1,87 @@
+"""Learning rates against their closed forms, optimisers against torch's own."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from slimtask.train.optimizers import LearningRate, build_optimizer, flat_state, load_flat_state, set_rate
+from slimtask.train.recipe import TrainConfig
+
+
+def config(**values: Any) -> TrainConfig:
+    return TrainConfig.model_validate({"steps": 100, "lr": 0.1, "lr_warmup": 0.0, **values})
+
+
+def test_cosine_with_warm_up() -> None:
+    rate = LearningRate(config(lr_warmup=0.1))
+    assert [rate(step) for step in (0, 9)] == pytest.approx([0.1 / 11, 0.1 * 10 / 11])
+    assert rate(55) == pytest.approx(0.1 * (0.02 + 0.98 * 0.5))
+    assert rate(100) == pytest.approx(0.002)
+
+
+def test_polynomial_step_and_constant_rates() -> None:
+    assert LearningRate(config(schedule={"kind": "poly", "power": 0.9}))(75) == pytest.approx(0.1 * 0.25**0.9)
+    stepped = LearningRate(config(schedule={"kind": "step", "every": 30, "factor": 0.5}))
+    assert [stepped(step) for step in (29, 30, 60)] == pytest.approx([0.1, 0.05, 0.025])
+    assert LearningRate(config(schedule={"kind": "constant"}))(99) == pytest.approx(0.1)
+
+
+def test_a_plateau_follows_torch() -> None:
+    losses = [3.0, 2.0, 2.1, 2.2, 2.3, 1.9, 2.0, 2.0, 2.0, 2.0]
+    ours = LearningRate(config(schedule={"kind": "plateau", "patience": 1, "factor": 0.1, "floor": 1e-3}))
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=1, threshold=0.0, min_lr=1e-4)
+    for loss in losses:
+        ours.observe(loss)
+        theirs.step(loss)
+        assert ours(50) == pytest.approx(optimizer.param_groups[0]["lr"])
+    again = LearningRate(ours.config)
+    again.load_state(ours.state())
+    assert again(50) == ours(50)
+    assert math.isfinite(again(0))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_an_optimiser_continues_from_its_flat_state(name: str) -> None:
+    def run(cut: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer = build_optimizer([model], config(optimizer=name))
+        for step in range(4):
+            if cut and step == 2:
+                flat = flat_state([optimizer])
+                optimizer = build_optimizer([model], config(optimizer=name))
+                load_flat_state([optimizer], flat)
+            set_rate(optimizer, 0.1 / (step + 1))
+            optimizer.zero_grad()
+            model(torch.full((1, 3), float(step))).square().sum().backward()
+            optimizer.step()
+        return model.weight.detach()
+
+    assert torch.equal(run(cut=False), run(cut=True))
+
+
+def test_adam_and_sgd_are_torchs() -> None:
+    for name, reference in (
+        ("adam", lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.5, 0.999), weight_decay=0.1)),
+        ("sgd", lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1)),
+    ):
+        torch.manual_seed(0)
+        one, two = nn.Linear(3, 2), nn.Linear(3, 2)
+        two.load_state_dict(one.state_dict())
+        pair = (
+            (one, build_optimizer([one], config(optimizer=name, betas=(0.5, 0.999), weight_decay=0.1))),
+            (two, reference(two.parameters())),
+        )
+        for model, optimizer in pair:
+            for step in range(3):
+                optimizer.zero_grad()
+                model(torch.full((1, 3), float(step + 1))).square().sum().backward()
+                optimizer.step()
+        torch.testing.assert_close(one.weight, two.weight)
+        torch.testing.assert_close(one.bias, two.bias)

@@ -1,0 +1,15 @@
+"""Which method a recipe asks for: the one whose section it has, plain training without any."""
+
+from __future__ import annotations
+
+from slimtask.train.methods.base import Method
+from slimtask.train.recipe import Recipe
+
+
+def method_of(recipe: Recipe) -> type[Method]:
+    """Return the class of the method that ``recipe`` asks for."""
+    if recipe.sparsity is not None:
+        from slimtask.train.methods.group_sparsity import GroupSparsity
+
+        return GroupSparsity
+    return Method

@@ -1,0 +1,47 @@
+"""What a run is made of before it starts: splits, tasks with their weights, the network."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from slimtask.architectures import build
+from slimtask.checkpoint import Checkpoint
+from slimtask.compress.rebuild import rebuild
+from slimtask.errors import InputError
+from slimtask.tasks import TaskSpec, select_tasks
+from slimtask.train.data.config import open_dataset
+from slimtask.train.data.protocol import MultiTaskDataset
+from slimtask.train.recipe import Recipe
+
+
+def open_splits(recipe: Recipe) -> tuple[MultiTaskDataset, MultiTaskDataset, MultiTaskDataset]:
+    """Return the train, val and test split, opened before anything is trained; InputError if one is empty."""
+    splits = []
+    for name in ("train", "val", "test"):
+        split = open_dataset(recipe.data, name)
+        if len(split) == 0:
+            raise InputError(f"the {name} split of '{recipe.data.name}' is empty; give it more images.")
+        splits.append(split)
+    return splits[0], splits[1], splits[2]
+
+
+def weighted(tasks: tuple[TaskSpec, ...], weights: dict[str, float]) -> tuple[TaskSpec, ...]:
+    """Return the tasks with their loss weights replaced; InputError for a task that is not there."""
+    select_tasks(tasks, weights)
+    return tuple(task.model_copy(update={"weight": weights.get(task.name, task.weight)}) for task in tasks)
+
+
+def initial_model(recipe: Recipe, tasks: tuple[TaskSpec, ...]) -> nn.Module:
+    """Return the recipe's network, freshly initialised or with the weights of the checkpoint ``train.init``."""
+    import slimtask.train.models  # noqa: F401  registers the architectures
+
+    if recipe.train.init is None:
+        fresh: nn.Module = build("multitask-net", recipe.model.model_dump(), tasks)
+        return fresh
+    checkpoint = Checkpoint.load(recipe.train.init)
+    kinds = [[(task.name, task.kind, task.channels) for task in some] for some in (checkpoint.tasks, tasks)]
+    if kinds[0] != kinds[1]:
+        raise InputError(f"train.init '{recipe.train.init}' was trained for other tasks than the recipe's.")
+    if checkpoint.architecture.arguments != recipe.model.model_dump() or checkpoint.edits:
+        raise InputError(f"train.init '{recipe.train.init}' holds another network than the recipe's model section.")
+    return rebuild(checkpoint)
