@@ -20,6 +20,7 @@ from slimtask.cli.network import (
     open_foreign,
 )
 from slimtask.cli.per_task import compress_per_task
+from slimtask.cli.staircase import compress_by_table, show_speed_up
 from slimtask.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ def compress_verb(
     calibration: Annotated[Path | None, typer.Option(help="Recipe whose data taylor and snip look at.")] = None,
     align: Annotated[
         str | None,
-        typer.Option(
-            help="Keep multiples of this many channels (8); auto, with --flops or --latency-ms: off the table."
-        ),
+        typer.Option(help="Keep multiples of this many channels (8); auto: counts worth having, measured here."),
     ] = None,
     latency_ms: Annotated[
         str | None, typer.Option("--latency-ms", help="Budget: measured ms, of all or by path: all=12,depth=5.")
@@ -97,6 +96,8 @@ def compress_verb(
         compress_per_task(network, out, masks, policy, words(sets) or (), _alignment(align), json_path)
     elif paths is not None or (align == "auto" and "flops" in budget):
         _measured(network, out, paths, on, budget, choices, align, json_path)
+    elif align == "auto":
+        _by_table(network, out, budget, choices, json_path)
     else:
         _compress(network, out, budget, choices, _alignment(align), json_path)
 
@@ -130,6 +131,21 @@ def _measured(
     _show(done.compressed, before, after)
     rows = show_paths(done)
     emit(_result(out, before, after, done.compressed) | {"paths": rows}, json_path)
+
+
+def _by_table(
+    network: Network, out: Path, budget: dict[str, float], choices: dict[str, Any], json_path: Path | None
+) -> None:
+    """Remove zeros, or what matters least of channels or parameters, with counts off the measured staircase."""
+    from slimtask.compress.compress import cost
+    from slimtask.compress.rebuild import rebuild
+
+    smaller, compressed, found = compress_by_table(network, _how(network, budget, choices))
+    example = network.checkpoint.example()
+    before, after = cost(network.rebuild(), example), cost(rebuild(smaller, network.factory), example)
+    smaller.save(out)
+    _show(compressed, before, after)
+    emit(_result(out, before, after, compressed) | {"latency": show_speed_up(found)}, json_path)
 
 
 def _compress(
@@ -219,7 +235,8 @@ def _alignment(text: str | None) -> int:
         return DEFAULT_ALIGN
     if text == "auto":
         raise InputError(
-            "--align auto takes counts off a measured table; it needs --flops or --latency-ms, else give a number."
+            "--align auto takes counts off a table measured with one network; of an ONNX file and with --per-task give "
+            "a number."
         )
     if not (text.isascii() and text.isdecimal() and 1 <= len(text) <= 6 and int(text) >= 1):
         raise InputError(f"--align takes a count of channels, 1 or more, or auto, not '{text}'.")

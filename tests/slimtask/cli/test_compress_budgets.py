@@ -75,7 +75,7 @@ def test_a_network_is_cut_to_two_measured_budgets(
         (["--latency-ms", "8", "--vote", "all"], "--vote is decided by the integer program"),
         (["--latency-ms", "sound=8"], "no path 'sound'"),
         (["--latency-ms", "8", "--on", "abacus"], "one backend with a layer table"),
-        (["--keep", "0.5", "--align", "auto"], "it needs --flops or --latency-ms"),
+        (["--per-task", "--align", "auto"], "--align auto takes counts off a"),
         (["--flops", "-1", "--align", "auto"], "--flops -1 is no budget"),
         (["--masks", "m.safetensors"], "add --per-task"),
         (["--per-task", "--keep", "0.5"], "leave the budget out"),

@@ -1,0 +1,51 @@
+"""`slimtask compress --align auto`: channel counts off the measured staircase, and the proof that they pay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from slimtask.cli.common import console, progress_bar, working
+from slimtask.cli.network import Network
+from slimtask.errors import InputError
+
+if TYPE_CHECKING:
+    from slimtask.bench.staircase import SpeedUp
+    from slimtask.checkpoint import Checkpoint
+    from slimtask.compress.remove import Compressed
+
+
+def compress_by_table(network: Network, how: dict[str, Any]) -> tuple[Checkpoint, Compressed, SpeedUp]:
+    """Return the checkpoint compressed as ``how`` says, with counts worth having on this machine, and what that bought.
+
+    Under a budget no group shrinks to what nobody can train. Raises InputError for a network of several inputs, and
+    CheckFailed if the smaller network is measured slower than the dense one.
+    """
+    from torch import Tensor
+
+    from slimtask.bench.staircase import TRAINABLE, measured_counts, speed_up
+    from slimtask.compress.compress import compress_checkpoint
+    from slimtask.compress.rebuild import rebuild
+
+    example = network.checkpoint.example()
+    if not isinstance(example, Tensor):
+        raise InputError("--align auto needs a network of one input; this one has several, give a number.")
+    model, least_share = network.rebuild(), TRAINABLE if "budget" in how else 0.0
+    with progress_bar("measuring layers") as report:
+        counts = measured_counts(
+            model, example, least_share=least_share, progress=lambda count, total: report(count, total, "")
+        )
+    with working("finding what may go, removing it, proving it"):
+        smaller, compressed = compress_checkpoint(network.checkpoint, align=counts, factory=network.factory, **how)
+    with working("timing both networks"):
+        found = speed_up(model, rebuild(smaller, network.factory), example)
+    return smaller, compressed, found
+
+
+def show_speed_up(found: SpeedUp) -> dict[str, Any]:
+    """Print how the compressed network compares with the dense one and return it as JSON."""
+    console.print(
+        f"latency: {found.measured_ms:.3g} ms, dense {found.dense_ms:.3g} ms: {found.ratio} under ONNX Runtime here",
+        markup=False,
+        highlight=False,
+    )
+    return found.model_dump(mode="json")
