@@ -30,6 +30,7 @@ from slimtask.train.prepare import initial_model, open_splits, weighted
 from slimtask.train.recipe import Recipe, TrainConfig
 from slimtask.train.selection import Selection
 from slimtask.train.state import load_state, save_state
+from slimtask.train.trackers import open_trackers
 
 Progress = Callable[[int, int, str], None]
 _LOG_EVERY = 20
@@ -124,7 +125,7 @@ class Trainer:
 
     def run(self, progress: Progress) -> TrainResult:
         """Train to the end and return the result; on Ctrl-C the step is finished and the state saved first."""
-        config, history = self.recipe.train, History(self.out, self.step, write=parallel.rank() == 0)
+        config, history = self.recipe.train, self._history()
         try:
             with interrupt_flag() as interrupted:
                 while not self._done():
@@ -145,6 +146,12 @@ class Trainer:
         finally:
             history.close()
         return self._finish()
+
+    def _history(self) -> History:
+        first = parallel.rank() == 0
+        names = self.recipe.train.trackers if first else ()
+        trackers = open_trackers(names, self.out, self.recipe.name, self.recipe.model_dump(mode="json"))
+        return History(self.out, self.step, write=first, trackers=trackers)
 
     def _done(self) -> bool:
         """Return whether all steps are made or the validation loss has stalled for long enough."""

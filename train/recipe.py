@@ -59,6 +59,7 @@ class TrainConfig(Frozen):
     task_patience: int | None = Field(
         default=None, ge=1, description="validations without a better loss of a task before its head is frozen"
     )
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
     init: str | None = Field(default=None, description="checkpoint whose weights the training starts from")
 
 
