@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 from collections.abc import Callable
@@ -304,6 +305,8 @@ def launch(config: TrainConfig) -> Any:
         strategy=DDPStrategy(find_unused_parameters=True),  # frozen heads, skipped blocks
         precision=config.precision,
     )
+    if parallel.processes() == 1:
+        atexit.register(parallel.leave)
     fabric.launch()
     return fabric
 

@@ -6,7 +6,7 @@ of valid entries of the global batch (``shared_count``), and BatchNorm sees the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -53,9 +53,27 @@ def average_gradients(module: nn.Module) -> None:
             parameter.grad.copy_(summed(parameter.grad) / processes())
 
 
+def leave() -> None:
+    """Leave the process group, if there is one: a process that ends without it may be killed by its own threads."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def anywhere(flag: bool) -> bool:
     """Return whether ``flag`` is set in any process, so that all of them do the same."""
     return flag if processes() == 1 else bool(summed(torch.tensor(float(flag))))
+
+
+class _GlobalSum(torch.autograd.Function):
+    """The sum over all processes; each one's gradient is the sum of theirs, as all losses depend on it."""
+
+    @staticmethod
+    def forward(_: Any, value: Tensor) -> Tensor:
+        return summed(value)
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        return summed(gradients[0])
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -68,15 +86,11 @@ class SharedBatchNorm(nn.BatchNorm2d):
         """Return the normalised features [batch, c, h, w]."""
         if not self.training or processes() == 1:
             return super().forward(input)
-        from torch.distributed.nn import functional as reducing  # its sums have gradients
-
-        all_reduce: Callable[[Tensor], Tensor] = reducing.all_reduce
-
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         count = summed(x.new_tensor(float(x.numel() // x.shape[1])))
-        mean = all_reduce(x.sum(dim=(0, 2, 3))) / count
+        mean = _GlobalSum.apply(x.sum(dim=(0, 2, 3))) / count
         centred = x - mean[:, None, None]
-        variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
+        variance = _GlobalSum.apply(centred.square().sum(dim=(0, 2, 3))) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1).clamp_min(1))
         scaled = centred * (variance + self.eps).rsqrt()[:, None, None]
         if self.weight is not None:
