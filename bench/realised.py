@@ -14,10 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slimtask.bench.backends import BACKENDS
 from slimtask.bench.environment import environment
+from slimtask.bench.graphs import measure_graphs
 from slimtask.bench.measure import Measurement
-from slimtask.bench.protocol import measure_interleaved
 from slimtask.bench.realised_networks import (
     MODELS,
     Cut,
@@ -163,10 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _measure(paths: Mapping[str, Path], *, threads: int, rounds: int) -> dict[str, Measurement]:
-    opened = {key: BACKENDS["onnxruntime-cpu"].open(path, threads=threads) for key, path in paths.items()}
-    calls = {key: one.call for key, one in opened.items()}
-    conditions = {key: one.conditions for key, one in opened.items()}
-    return measure_interleaved(calls, conditions, rounds=rounds, min_sample_ms=4.0)
+    return measure_graphs(paths, threads=threads, rounds=rounds, min_sample_ms=4.0)
 
 
 def _side(made: Cut, measured: Measurement, dense: Measurement, dense_flops: int) -> dict[str, Any]:

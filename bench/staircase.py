@@ -8,11 +8,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from slimtask.bench.backends import BACKENDS
 from slimtask.bench.environment import usable_cores
-from slimtask.bench.latency_table import BACKEND, measure_table
-from slimtask.bench.measure import Measurement, Ratio
-from slimtask.bench.protocol import measure_interleaved
+from slimtask.bench.graphs import measure_graphs
+from slimtask.bench.latency_table import measure_table
+from slimtask.bench.measure import Ratio
 from slimtask.bench.realised_networks import export
 from slimtask.compress.groups import Group, find_groups
 from slimtask.compress.latency.align import allowed_counts
@@ -79,7 +78,7 @@ def speed_up(dense: nn.Module, smaller: nn.Module, example: Tensor, *, threads: 
     with tempfile.TemporaryDirectory(prefix="slimtask-") as folder:
         networks = {"dense": dense, "compressed": smaller}
         graphs = {name: export(network, example, Path(folder) / f"{name}.onnx") for name, network in networks.items()}
-        timed = _timed(graphs, threads or usable_cores())
+        timed = measure_graphs(graphs, threads=threads or usable_cores())
     before, after = timed["dense"], timed["compressed"]
     found = SpeedUp(dense_ms=before.median_ms, measured_ms=after.median_ms, ratio=before.ratio(after))
     if found.ratio.below_one:
@@ -88,9 +87,3 @@ def speed_up(dense: nn.Module, smaller: nn.Module, example: Tensor, *, threads: 
             "dense one."
         )
     return found
-
-
-def _timed(graphs: dict[str, Path], threads: int) -> dict[str, Measurement]:
-    opened = {name: BACKENDS[BACKEND].open(path, threads=threads) for name, path in graphs.items()}
-    calls = {name: one.call for name, one in opened.items()}
-    return measure_interleaved(calls, {name: one.conditions for name, one in opened.items()}, rounds=30)

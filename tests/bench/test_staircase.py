@@ -55,7 +55,7 @@ def fake_times(monkeypatch: pytest.MonkeyPatch, milliseconds: Callable[[str], tu
         conditions = CONDITIONS.model_copy(update={"run_id": "one"})
         return {name: Measurement(samples_ms=milliseconds(name), conditions=conditions) for name in graphs}
 
-    monkeypatch.setattr(staircase, "_timed", timed)
+    monkeypatch.setattr(staircase, "measure_graphs", timed)
 
 
 def _touched(network: nn.Module, example: torch.Tensor, path: Path) -> Path:

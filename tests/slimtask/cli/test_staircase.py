@@ -42,7 +42,7 @@ def _made_up_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(latency_table, "time_layer", blocks)
     monkeypatch.setattr(staircase, "export", export)
-    monkeypatch.setattr(staircase, "_timed", by_size(1e-4))
+    monkeypatch.setattr(staircase, "measure_graphs", by_size(1e-4))
 
 
 def by_size(milliseconds: float) -> Callable[[dict[str, Path], int], dict[str, Measurement]]:
@@ -108,7 +108,7 @@ def test_slower_than_dense_is_a_failed_check(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(staircase, "_timed", by_size(-1e4))
+    monkeypatch.setattr(staircase, "measure_graphs", by_size(-1e4))
     words = ["compress", "net.safetensors", "--out", "small.safetensors", "--align", "auto"]
     assert slimtask(*words, "--keep", "0.6") == 1
     assert "keep the dense one" in capsys.readouterr().err
