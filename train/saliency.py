@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -18,10 +18,13 @@ from torch import Tensor, nn
 from slimtask.compress.masks import Masks
 from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec
+from slimtask.train import parallel
 from slimtask.train.batches import Batch
 from slimtask.train.losses import task_loss
 
 Saliencies = dict[str, dict[str, Float[Tensor, "..."]]]
+Tensors = dict[str, Tensor]
+Losses = Callable[[Tensors, Tensors], Tensors]
 _LAYERS = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d
 )  # fmt: skip
@@ -44,6 +47,29 @@ def task_saliencies(
     are left as they were. A weight that a task's loss does not depend on, such as another task's head, is left out.
     InputError without batches, or if a loss is not finite.
     """
+
+    def losses(predictions: Tensors, targets: Tensors) -> Tensors:
+        return {task.name: task_loss(predictions[task.name].float(), targets[task.name], task) for task in tasks}
+
+    return gradient_scores(model, batches, losses, power=1, init=init, seed=seed)
+
+
+def gradient_scores(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    losses: Losses,
+    *,
+    power: int,
+    init: Literal["xavier", "keep"] = "keep",
+    seed: int = 0,
+) -> Saliencies:
+    """Return by name of a loss, then by parameter name, |W|^``power`` times the sum over ``batches`` of |dL/dW|.
+
+    ``losses`` maps predictions and targets to scalar losses by name. Power 0 is what RigL grows by, 1 the saliency of
+    SNIP, 2 DiSparse's score of trained weights. Of several processes each brings its own batches; gradients are
+    averaged over them before the absolute value, so all return the scores of the global batches. Everything else, and
+    the errors, as in ``task_saliencies``.
+    """
     work = copy.deepcopy(model).train()
     device = next(work.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
@@ -54,14 +80,15 @@ def task_saliencies(
             parameter.requires_grad_(False)
         for weight in weights.values():
             weight.requires_grad_(True)
-        totals: Saliencies = {task.name: {} for task in tasks}
-        count = 0
+        totals: Saliencies = {}
         for count, (images, targets) in enumerate(batches, start=1):
             torch.manual_seed(seed * _SEED_STRIDE + count)
-            _accumulate(totals, work, images.to(device), targets, tasks, weights)
-    if not count:
+            given = {name: target.to(device) for name, target in targets.items()}
+            _accumulate(totals, losses(work(images.to(device)), given), weights)
+    if not totals:
         raise InputError("saliencies were asked for without a batch; give at least one.")
-    return totals
+    factors = {name: weight.detach().abs() ** power for name, weight in weights.items()}
+    return {loss: {name: total * factors[name] for name, total in sums.items()} for loss, sums in totals.items()}
 
 
 def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -120,25 +147,16 @@ def task_masks(
     return Masks(per_task=made)
 
 
-def _accumulate(
-    totals: Saliencies,
-    model: nn.Module,
-    images: Tensor,
-    targets: dict[str, Tensor],
-    tasks: Sequence[TaskSpec],
-    weights: dict[str, nn.Parameter],
-) -> None:
-    """Add |W * dL_k/dW| of one batch: one forward pass, then one backward pass per task through the shared graph."""
-    predictions = model(images)
-    for index, task in enumerate(tasks):
-        loss = task_loss(predictions[task.name].float(), targets[task.name].to(images.device), task)
+def _accumulate(totals: Saliencies, losses: Tensors, weights: dict[str, nn.Parameter]) -> None:
+    """Add |dL/dW| of one batch: one backward pass per loss through the shared graph."""
+    for index, (loss_name, loss) in enumerate(losses.items()):
         if not bool(loss.isfinite()):
-            raise InputError(f"the loss of task '{task.name}' is {float(loss.detach())}; check its targets.")
+            raise InputError(f"the loss of task '{loss_name}' is {float(loss.detach())}; check its targets.")
         gradients = torch.autograd.grad(
-            loss, list(weights.values()), retain_graph=index < len(tasks) - 1, allow_unused=True
+            loss, list(weights.values()), retain_graph=index < len(losses) - 1, allow_unused=True
         )
-        sums = totals[task.name]
-        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+        sums = totals.setdefault(loss_name, {})
+        for name, gradient in zip(weights, gradients, strict=True):
             if gradient is not None:
-                product = (weight.detach() * gradient).abs()
-                sums[name] = sums[name] + product if name in sums else product
+                size = (parallel.summed(gradient) / parallel.processes()).abs()
+                sums[name] = sums[name] + size if name in sums else size
