@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Bool
 from torch import Tensor, nn
 
 from slimtask.bench.backends import BACKENDS
@@ -18,20 +17,23 @@ from slimtask.bench.latency_table import measure_table
 from slimtask.bench.measure import Measurement
 from slimtask.bench.protocol import measure_interleaved
 from slimtask.bench.realised_networks import export
-from slimtask.compress.groups import find_groups
+from slimtask.compress.groups import Group, find_groups
 from slimtask.compress.importance import score_channels
+from slimtask.compress.latency.apply import remove_chosen
+from slimtask.compress.latency.blocks import residual_blocks
 from slimtask.compress.latency.choose import Align, Chosen, LatencyChooser
+from slimtask.compress.latency.close import close_loop
 from slimtask.compress.latency.specs import axis_ranges, layer_specs, task_paths
 from slimtask.compress.prune import nothing_prunable
-from slimtask.compress.remove import Compressed, remove_channels
+from slimtask.compress.remove import Compressed
 from slimtask.compress.saliency import Loss
+from slimtask.compress.skip import SkipBlocks
 from slimtask.compress.task_outputs import Selected, task_names
 from slimtask.errors import CheckFailed, InputError, nearest
 from slimtask.tasks import Frozen
 
 ALL = "all"
 BACKEND = "onnxruntime-cpu"
-Keep = Sequence[Bool[Tensor, " _channels"]]
 
 
 class PathLatency(Frozen):
@@ -52,11 +54,16 @@ class PathLatency(Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class ToLatency:
-    """The cut network with its proof, and every budget with what it came to."""
+    """The cut network with its proof, and every budget with what it came to.
+
+    ``skip`` is the edit that came first, if whole blocks went. They went by score: the certificate in ``compressed``
+    proves the removal of the channels that followed.
+    """
 
     compressed: Compressed
     paths: tuple[PathLatency, ...]
     tries: int
+    skip: SkipBlocks | None = None
 
 
 def prune_to_latency(
@@ -72,13 +79,15 @@ def prune_to_latency(
     threads: int | None = None,
     table_seconds: float | int = 60.0,
     tries: int = 6,
+    blocks: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> ToLatency:
-    """Return ``model`` with the channels of most importance that meet every latency budget on ``on``.
+    """Return ``model`` with the channels and blocks of most importance that meet every latency budget on ``on``.
 
     ``budgets_ms`` maps a path to milliseconds: "all" for the whole network, or tasks joined by "+", e.g. "depth". The
     integer program over the measured layer table (HALP, NeurIPS 2022; MDP, CVPR 2025) proposes; the network is cut,
     each path exported and timed interleaved with the dense one; after a miss that path's target shrinks by the ratio.
+    With ``blocks`` a residual block may go whole: it is worth the scores of the channels that are only its own.
     Raises InputError for an unknown path, a backend without a layer table, or a budget out of reach, and CheckFailed,
     with the figures, if the measured latency still misses a budget after ``tries``.
     """
@@ -104,10 +113,17 @@ def prune_to_latency(
             dense_ms,
             paths={path: some.get(path, modules) for path in tasks},
             align=align,
+            blocks=residual_blocks(model, groups, specs, example) if blocks else (),
         )
-        return _closed(
-            chooser, budgets_ms, tasks, tries, lambda keep: _cut(model, example, groups, keep, tasks, dense, threads)
-        )
+
+        def make(chosen: Chosen) -> tuple[dict[str, float], ToLatency]:
+            done = _made(model, example, groups, chosen, budgets_ms, tasks, dense, threads)
+            return {row.path: row.measured_ms for row in done.paths}, done
+
+        closed = close_loop(chooser.for_latency, make, budgets_ms, tries=tries)
+    if not closed.met:
+        raise CheckFailed(_missed(closed.made.paths))
+    return replace(closed.made, tries=closed.tries)
 
 
 def prune_to_flops(
@@ -142,81 +158,50 @@ def prune_to_flops(
         least = [max(1, group.channels // 16) for group in groups]  # the fastest network is not one nobody can train
         chooser = LatencyChooser(groups, specs, scores, table, {ALL: before}, paths=paths, smallest=least)
         chosen = chooser.for_flops(flops, path=ALL)
-        compressed, smaller, again = _cut(model, example, groups, chosen.keep, tasks, dense, threads)
-    row = _row(ALL, (), again[ALL].median_ms, chosen, smaller, again)
+        done = _made(model, example, groups, chosen, {}, tasks, dense, threads)
+    (row,) = done.paths
     if not row.met:
         raise CheckFailed(
             f"the cut network takes {row.measured_ms:.3g} ms, the dense one {row.dense_ms:.3g}; keep the dense one."
         )
-    return ToLatency(compressed=compressed, paths=(row,), tries=1)
+    return done
 
 
-Cut = tuple[Compressed, dict[str, Measurement], dict[str, Measurement]]
-
-
-def _closed(
-    chooser: LatencyChooser,
-    budgets_ms: Mapping[str, float],
-    tasks: Mapping[str, tuple[str, ...]],
-    tries: int,
-    cut: Callable[[Keep], Cut],
-) -> ToLatency:
-    """Return the first cut whose measured latencies meet all budgets."""
-    targets = dict(budgets_ms)
-    rows: tuple[PathLatency, ...] = ()
-    for attempt in range(1, tries + 1):
-        try:
-            chosen = chooser.for_latency(targets)
-        except InputError:
-            if not rows:
-                raise
-            break
-        compressed, smaller, dense = cut(chosen.keep)
-        rows = tuple(_row(path, tasks[path], budgets_ms[path], chosen, smaller, dense) for path in budgets_ms)
-        if all(row.met for row in rows):
-            return ToLatency(compressed=compressed, paths=rows, tries=attempt)
-        for row in rows:
-            if not row.met:
-                targets[row.path] *= 0.95 * row.budget_ms / row.measured_ms
+def _missed(rows: tuple[PathLatency, ...]) -> str:
     missed = ", ".join(
         f"{row.path} took {row.measured_ms:.3g} ms of {row.budget_ms:.3g}" for row in rows if not row.met
     )
-    raise CheckFailed(f"the latency budget is not met by measurement ({missed}); nothing was written.")
+    return f"the latency budget is not met by measurement ({missed}); nothing was written."
 
 
-def _row(
-    path: str,
-    tasks: tuple[str, ...],
-    budget_ms: float,
-    chosen: Chosen,
-    smaller: Mapping[str, Measurement],
-    dense: Mapping[str, Measurement],
-) -> PathLatency:
-    return PathLatency(
-        path=path,
-        tasks=tasks,
-        budget_ms=budget_ms,
-        dense_ms=dense[path].median_ms,
-        predicted_ms=chosen.predicted_ms[path],
-        measured_ms=smaller[path].median_ms,
-    )
-
-
-def _cut(
+def _made(
     model: nn.Module,
     example: Tensor,
-    groups: Any,
-    keep: Keep,
+    groups: tuple[Group, ...],
+    chosen: Chosen,
+    budgets_ms: Mapping[str, float],
     tasks: Mapping[str, tuple[str, ...]],
     dense: Mapping[str, Path],
     threads: int,
-) -> Cut:
-    """Return the network cut as ``keep`` says, and the latencies of its paths and of the dense ones beside them."""
-    compressed = remove_channels(model, example, groups, keep, why="chosen for latency")
+) -> ToLatency:
+    """Return the network cut as chosen, its paths timed beside the dense ones, which are the budget where none is."""
+    skip, compressed = remove_chosen(model, example, groups, chosen)
     with _graphs(compressed.model, example, tasks) as graphs:
-        both = {**{f"dense {path}": graph for path, graph in dense.items()}, **graphs}
-        timed = _timed(both, threads)
-    return compressed, {path: timed[path] for path in graphs}, {path: timed[f"dense {path}"] for path in dense}
+        timed = _timed({**{f"dense {path}": graph for path, graph in dense.items()}, **graphs}, threads)
+    rows = []
+    for path, names in tasks.items():
+        dense_ms = timed[f"dense {path}"].median_ms
+        rows.append(
+            PathLatency(
+                path=path,
+                tasks=names,
+                budget_ms=budgets_ms.get(path, dense_ms),
+                dense_ms=dense_ms,
+                predicted_ms=chosen.predicted_ms[path],
+                measured_ms=timed[path].median_ms,
+            )
+        )
+    return ToLatency(compressed=compressed, paths=tuple(rows), tries=1, skip=skip)
 
 
 def _tasks_of(path: str, model: nn.Module, example: Tensor) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from slimtask.compress.counts import Align
 from slimtask.compress.groups import find_groups
 from slimtask.compress.inputs import Inputs
 from slimtask.compress.prune import nothing_prunable, prune
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.rebuild import Edit, rebuild
 from slimtask.compress.remove import Compressed, remove_zeros
 from slimtask.compress.saliency import Loss
 from slimtask.errors import InputError
@@ -103,11 +103,19 @@ def compress_checkpoint(
     return with_compressed(checkpoint, compressed, told), compressed
 
 
+def with_edit(checkpoint: Checkpoint, edit: Edit) -> Checkpoint:
+    """Return ``checkpoint`` with ``edit`` after its edits; the weights are those from before it."""
+    return checkpoint.with_changes(edits=(*checkpoint.edits, json_safe(edit.model_dump())))
+
+
 def with_compressed(checkpoint: Checkpoint, compressed: Compressed, told: dict[str, Any]) -> Checkpoint:
-    """Return ``checkpoint`` as the compressed network's: weights, the plan among the edits, and what was ``told``."""
-    return checkpoint.with_changes(
+    """Return ``checkpoint`` as the compressed network's: weights, the plan among the edits, and what was ``told``.
+
+    A plan that cuts nothing is no edit.
+    """
+    edited = with_edit(checkpoint, compressed.plan) if compressed.plan else checkpoint
+    return edited.with_changes(
         weights=compressed.model.state_dict(),
-        edits=(*checkpoint.edits, json_safe(compressed.plan.model_dump())),
         provenance=_provenance(checkpoint, compressed, told),
     )
 

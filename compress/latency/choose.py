@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from slimtask.compress.groups import Group
 from slimtask.compress.latency.align import aligned_counts, allowed_counts, counts_around, spread_counts
-from slimtask.compress.latency.program import Choice, CostOf, Limit, Program
+from slimtask.compress.latency.blocks import Block
+from slimtask.compress.latency.program import Choice, CostOf, Limit, Program, priced
 from slimtask.compress.latency.specs import LayerSpec
 from slimtask.compress.latency.table import LatencyTable
 from slimtask.errors import InputError
@@ -24,26 +25,20 @@ _WHOLE = "the network"
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Which channels stay, and what the table predicts of it: milliseconds per path, kept share of all scores."""
+    """Which channels stay, and what the table predicts of it: milliseconds per path, kept share of all scores.
+
+    ``blocks`` names the residual blocks that go whole; their own groups keep nothing.
+    """
 
     keep: tuple[Bool[Tensor, " _channels"], ...]
     predicted_ms: Mapping[str, float]
     importance: float
+    blocks: tuple[str, ...] = ()
 
     @property
     def kept(self) -> tuple[int, ...]:
         """Return how many channels every group keeps."""
         return tuple(int(mask.sum()) for mask in self.keep)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Closed:
-    """The last try of the closing loop: what was chosen, predicted and measured, and whether that met the budget."""
-
-    chosen: Chosen
-    measured_ms: float
-    tries: int
-    met: bool
 
 
 class LatencyChooser:
@@ -53,7 +48,8 @@ class LatencyChooser:
     a path takes beyond its layers in the table (pools, sums, activations) is spread over the elements of their outputs,
     so it shrinks with the channels; if the layers alone come out slower than the path, they are scaled down to it.
     ``align`` "auto" takes counts off the measured staircase, a number takes its multiples; ``smallest`` is the least
-    count of every group, or one least count per group.
+    count of every group, or one least count per group. ``blocks`` may go whole; what one is worth is the sum of the
+    scores of its own channels.
     """
 
     def __init__(
@@ -67,8 +63,10 @@ class LatencyChooser:
         paths: Mapping[str, Collection[str]] | None = None,
         align: Align = "auto",
         smallest: int | Sequence[int] = 1,
+        blocks: Sequence[Block] = (),
     ) -> None:
         self._groups, self._specs, self._paths = groups, specs, paths or {_WHOLE: {spec.module for spec in specs}}
+        self._blocks, self._removable = blocks, {group for block in blocks for group in block.groups}
         if set(self._paths) != set(dense_ms):
             raise InputError(f"the dense latency of every path is needed: give one for each of {sorted(self._paths)}.")
         least = [smallest] * len(groups) if isinstance(smallest, int) else list(smallest)
@@ -115,7 +113,7 @@ class LatencyChooser:
         raise AssertionError("the last share is zero")
 
     def predicted_ms(self, kept: Sequence[int]) -> dict[str, float]:
-        """Return the milliseconds of every path when group g keeps ``kept[g]`` channels."""
+        """Return the milliseconds of every path when group g keeps ``kept[g]`` channels; at 0 its block is gone."""
         return {name: self._predict(name, kept) for name in self._paths}
 
     def _limit(self, name: str, budget: float) -> Limit:
@@ -125,54 +123,39 @@ class LatencyChooser:
 
     def _solve(self, limits: Sequence[Limit], minimise: str | None, around: Sequence[int] | None = None) -> Choice:
         """Return the best choice among a few counts spread over each group, then among the neighbours of those."""
+        wide = [spread_counts(mine) for mine in self.counts]
         if around is None:
-            around = self._program([spread_counts(mine) for mine in self.counts]).solve(limits, minimise=minimise).kept
-        near = [counts_around(mine, centre) for mine, centre in zip(self.counts, around, strict=True)]
+            around = self._program(wide).solve(limits, minimise=minimise).kept
+        near = [
+            counts_around(mine, centre) if centre else spread  # a block that went may come back at any size
+            for mine, spread, centre in zip(self.counts, wide, around, strict=True)
+        ]
         return self._program(near).solve(limits, minimise=minimise)
 
     def _program(self, counts: Sequence[Sequence[int]]) -> Program:
+        counts = [(0, *mine) if group in self._removable else mine for group, mine in enumerate(counts)]
         values = [worth[list(mine)].tolist() for worth, mine in zip(self._worth, counts, strict=True)]
-        return Program(self._specs, counts, values, self._costs)
+        return Program(self._specs, counts, values, self._costs, self._blocks)
 
     def _predict(self, path: str, kept: Sequence[int]) -> float:
-        cost, modules = self._costs[path], self._paths[path]
-        pairs = [(s, [s.inputs.count(kept)], [s.outputs.count(kept)]) for s in self._specs if s.module in modules]
-        return sum(float(cost(spec, inputs, outputs)[0, 0]) for spec, inputs, outputs in pairs)
+        cost, gone = self._costs[path], {layer for block in self._gone(kept) for layer in block.layers}
+        layers = [spec for spec in self._specs if spec.module in self._paths[path] and spec.module not in gone]
+        return sum(
+            float(priced(cost, spec, [spec.inputs.count(kept)], [spec.outputs.count(kept)])[0, 0]) for spec in layers
+        )
+
+    def _gone(self, kept: Sequence[int]) -> list[Block]:
+        return [block for block in self._blocks if kept[block.groups[0]] == 0]
 
     def _chosen(self, choice: Choice) -> Chosen:
         keep = tuple(top_channels(score, count) for score, count in zip(self._scores, choice.kept, strict=True))
         total = sum(float(worth[-1]) for worth in self._worth)
-        return Chosen(keep=keep, predicted_ms=self.predicted_ms(choice.kept), importance=choice.value / total)
-
-
-def close_loop(
-    choose: Callable[[float], Chosen],
-    measure: Callable[[Sequence[Bool[Tensor, " _channels"]]], float],
-    budget_ms: float,
-    *,
-    tries: int = 4,
-) -> Closed:
-    """Return the first choice whose really measured latency is within ``budget_ms``, else the last one tried.
-
-    ``choose(target_ms)`` asks the program, ``measure(keep)`` cuts, exports and times the network. After a miss the
-    target shrinks by the ratio of budget to measurement. Raises InputError where ``choose`` does at the first target;
-    a later target out of reach ends the loop.
-    """
-    target, last = budget_ms, None
-    for attempt in range(1, tries + 1):
-        try:
-            chosen = choose(target)
-        except InputError:
-            if last is None:
-                raise
-            return last
-        measured = measure(chosen.keep)
-        last = Closed(chosen=chosen, measured_ms=measured, tries=attempt, met=measured <= budget_ms)
-        if last.met:
-            return last
-        target *= budget_ms / measured
-    assert last is not None
-    return last
+        return Chosen(
+            keep=keep,
+            predicted_ms=self.predicted_ms(choice.kept),
+            importance=choice.value / total,
+            blocks=tuple(block.name for block in self._gone(choice.kept)),
+        )
 
 
 def path_cost(specs: Sequence[LayerSpec], table: LatencyTable, dense_ms: float, full: Sequence[int]) -> CostOf:

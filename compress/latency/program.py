@@ -4,6 +4,7 @@ Per group one count out of a few is chosen (one-hot). A layer's cost is a table 
 pairs of choices; the product of two choices is linearised by a weight per pair whose row and column sums are the two
 one-hot vectors (the transportation polytope, exact when both are one-hot). Layers between the same two groups share
 their pair weights. An axis made of several groups (a concatenation) is a convex combination of grid counts instead.
+A residual block is removed as a whole: count 0 of all its own groups at once, after which its layers cost nothing.
 Follows the latency-aware program of MDP (CVPR 2025, arXiv 2504.02168, section 3.2), there with a mixed-integer
 non-linear solver; several budgets, one per set of layers, are rows of the same program here.
 """
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from slimtask.compress.latency.blocks import Block
 from slimtask.compress.latency.specs import Axis, LayerSpec
 from slimtask.errors import InputError
 
@@ -51,7 +53,8 @@ class Choice:
 class Program:
     """Choices of counts, their values and costs, ready to be solved under different limits.
 
-    ``counts[g]`` are the counts group g may keep, ``values[g]`` what each is worth, ``costs`` prices a layer.
+    ``counts[g]`` are the rising counts group g may keep, ``values[g]`` what each is worth, ``costs`` prices a layer.
+    The groups of a block start with count 0, which all of them take or none: then the block is gone.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Program:
         counts: Sequence[Sequence[int]],
         values: Sequence[Sequence[float]],
         costs: Mapping[str, CostOf],
+        blocks: Sequence[Block] = (),
     ) -> None:
         self._specs, self._counts, self._costs = specs, counts, costs
         sizes = [len(mine) for mine in counts]
@@ -70,6 +74,8 @@ class Program:
             self._rows.add({int(self._first[group]) + i: 1.0 for i in range(size)}, 1.0, 1.0)
         self._mixed: dict[str, tuple[list[int], list[int]]] = {}
         self._pairs: dict[tuple[int, int], list[int]] = {}
+        self._gates: dict[tuple[tuple[int, ...], int], list[int]] = {}
+        self._removed = {layer: self._gone(block) for block in blocks for layer in block.layers}
         self._terms = [self._spread(spec) for spec in specs]
 
     def solve(
@@ -130,13 +136,41 @@ class Program:
         row = np.zeros(len(self._integral))
         for spec, (variables, inputs, outputs) in zip(self._specs, self._terms, strict=True):
             if modules is None or spec.module in modules:
-                prices = self._costs[cost](spec, sorted(set(inputs)), sorted(set(outputs)))
+                prices = priced(self._costs[cost], spec, sorted(set(inputs)), sorted(set(outputs)))
                 rows, columns = (np.searchsorted(sorted(set(axis)), axis) for axis in (inputs, outputs))
                 np.add.at(row, variables, prices[rows, columns])
         return row
 
     def _spread(self, spec: LayerSpec) -> tuple[list[int], list[int], list[int]]:
-        """Return the variables that carry a layer's cost, with the input and output count each stands for.
+        """Return the variables that carry a layer's cost, with the input and output count each stands for."""
+        variables, inputs, outputs = self._carried(spec)
+        if spec.module in self._removed and min(inputs) > 0 and min(outputs) > 0:
+            variables = self._gate(variables, self._removed[spec.module])
+        return variables, inputs, outputs
+
+    def _gone(self, block: Block) -> int:
+        """Return the variable that is 1 where the block is removed: the first choice, 0, of its first group."""
+        first, *others = (int(self._first[group]) for group in block.groups)
+        for other in others:
+            self._rows.add({first: 1.0, other: -1.0})
+        return first
+
+    def _gate(self, variables: list[int], removed: int) -> list[int]:
+        """Return variables that equal ``variables`` (whose sum is one), or nothing where ``removed`` is 1.
+
+        For the layers of a block that no count of its own brings to zero, e.g. a depthwise one on the residual stream.
+        """
+        key = tuple(variables), removed
+        if key not in self._gates:
+            gates = self._new(len(variables))
+            for gate, variable in zip(gates, variables, strict=True):
+                self._rows.add({gate: 1.0, variable: -1.0}, -1.0, 0.0)
+            self._rows.add({**dict.fromkeys(gates, 1.0), removed: 1.0}, 1.0, 1.0)
+            self._gates[key] = gates
+        return self._gates[key]
+
+    def _carried(self, spec: LayerSpec) -> tuple[list[int], list[int], list[int]]:
+        """Return what ``_spread`` does of a layer that no block takes with it.
 
         A cost that depends on nothing is carried by the choices of the first group, of which exactly one is 1.
         """
@@ -166,10 +200,11 @@ class Program:
     def _mix(self, axis: Axis, free: Mapping[int, int], least: int) -> tuple[list[int], list[int]]:
         key = str(sorted(axis.parts.items())) + str(axis.fixed)
         if key not in self._mixed:
-            most = axis.count([mine[-1] for mine in self._counts])
-            counts = sorted({round(n) for n in np.linspace(least, most, _MIXED_POINTS)})
+            counts = self._grid(axis, least)
             weights = self._new(len(counts))
             self._rows.add(dict.fromkeys(weights, 1.0), 1.0, 1.0)
+            if least == 0:  # all of it goes with its block, or nothing: between 0 and the rest lies no straight line
+                self._rows.add({weights[0]: 1.0, int(self._first[min(free)]): -1.0})
             total = {weight: float(count - least) for weight, count in zip(weights, counts, strict=True)}
             for group, entries in free.items():
                 for i, count in enumerate(self._counts[group]):
@@ -177,6 +212,14 @@ class Program:
             self._rows.add(total, 0.0, 0.0)
             self._mixed[key] = weights, counts
         return self._mixed[key]
+
+    def _grid(self, axis: Axis, least: int) -> list[int]:
+        """Return the rising counts that a mixed axis is interpolated between; 0 on its own if it may vanish."""
+        most = axis.count([mine[-1] for mine in self._counts])
+        if least > 0:
+            return sorted({round(n) for n in np.linspace(least, most, _MIXED_POINTS)})
+        smallest = axis.count([next(count for count in mine if count > 0) for mine in self._counts])
+        return [0, *sorted({round(n) for n in np.linspace(smallest, most, _MIXED_POINTS)})]
 
     def _pair(self, inputs: list[int], outputs: list[int]) -> list[int]:
         """Return the pair weights of two axes, inputs first; made once for both directions."""
@@ -218,6 +261,15 @@ class _Rows:
         values, rows, columns = zip(*entries, strict=True)
         matrix = csr_array((values, (rows, columns)), shape=(len(self._rows), variables))
         return matrix, [low for _, low, _ in self._rows], [high for _, _, high in self._rows]
+
+
+def priced(
+    cost: CostOf, spec: LayerSpec, inputs: Sequence[int], outputs: Sequence[int]
+) -> Float64[np.ndarray, "inputs outputs"]:
+    """Return the cost of a layer for every pair of counts: nothing where it reads or writes no channel."""
+    there = np.outer(np.asarray(inputs) > 0, np.asarray(outputs) > 0)
+    prices = cost(spec, [max(1, count) for count in inputs], [max(1, count) for count in outputs])
+    return np.where(there, prices, 0.0)
 
 
 def _repeated(counts: list[int], length: int) -> list[int]:

@@ -77,11 +77,6 @@ def task_paths(model: nn.Module, example: Tensor, task_sets: Mapping[str, Sequen
     return paths
 
 
-def total_flops(specs: Sequence[LayerSpec], kept: Sequence[int]) -> float:
-    """Return the FLOPs of these layer calls when group g keeps ``kept[g]`` channels."""
-    return sum(spec.shape.flops(spec.inputs.count(kept), spec.outputs.count(kept)) for spec in specs)
-
-
 def axis_ranges(
     specs: Sequence[LayerSpec], groups: Sequence[Group], smallest: int = 1
 ) -> dict[LayerShape, tuple[tuple[int, int], tuple[int, int]]]:

@@ -36,7 +36,7 @@ def compress_to_latency(
     from torch import Tensor
 
     from slimtask.bench.to_latency import prune_to_latency
-    from slimtask.compress.compress import with_compressed
+    from slimtask.compress.compress import with_compressed, with_edit
 
     example = network.checkpoint.example()
     if not isinstance(example, Tensor):
@@ -52,7 +52,8 @@ def compress_to_latency(
             **how,
         )
     told = {"criterion": how.get("criterion", "l2"), "budgets_ms": budgets, "on": on, "align": align or "auto"}
-    return with_compressed(network.checkpoint, done.compressed, told), done
+    skipped = network.checkpoint if done.skip is None else with_edit(network.checkpoint, done.skip)
+    return with_compressed(skipped, done.compressed, told), done
 
 
 def compress_to_flops(network: Network, flops: float, how: dict[str, Any]) -> tuple[Checkpoint, ToLatency]:
@@ -76,7 +77,13 @@ def compress_to_flops(network: Network, flops: float, how: dict[str, Any]) -> tu
 
 
 def show_paths(done: ToLatency) -> list[dict[str, Any]]:
-    """Print the table of budgets and return it as JSON."""
+    """Print the blocks that went and the table of budgets, and return the latter as JSON."""
+    if done.skip is not None:
+        console.print(
+            f"{len(done.skip.blocks)} block(s) went whole, by score: {', '.join(done.skip.blocks)} (the certificate is "
+            "about the channels that followed)",
+            markup=False,
+        )
     rows = table("Latency, ms", "path", "budget", "dense", "predicted", "measured", "speed-up")
     for row in done.paths:
         numbers = (row.budget_ms, row.dense_ms, row.predicted_ms, row.measured_ms)

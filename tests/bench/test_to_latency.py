@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchvision.models.resnet import BasicBlock
 
-from slimtask.bench import to_latency
+from slimtask.bench import latency_table, to_latency
 from slimtask.bench.measure import Conditions, Measurement
 from slimtask.bench.to_latency import prune_to_latency
 from slimtask.errors import CheckFailed, InputError
@@ -83,3 +84,59 @@ def test_a_budget_that_measurement_never_meets_is_a_failed_check(monkeypatch: py
 def test_what_cannot_be_budgeted_is_one_sentence(budgets: Any, options: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         prune_to_latency(Two().eval(), IMAGE, budgets, **options)
+
+
+class Chain(nn.Module):
+    """A stem, four residual blocks and a head; the second block has kernels of its own, which may have any price."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 2, 1)
+        self.blocks = nn.Sequential(*[BasicBlock(16, 16) for _ in range(4)])
+        self.blocks[1].conv1 = nn.Conv2d(16, 16, 5, padding=2)
+        self.blocks[1].conv2 = nn.Conv2d(16, 16, 5, padding=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.stem(x)).relu())
+
+
+def layers_ms(flat: float) -> Callable[..., float]:
+    """Layers of 5 x 5 take ``flat`` milliseconds whatever their channels, all others a microsecond a channel pair."""
+    return lambda shape, inputs, outputs, **_: flat if shape.kernel == (5, 5) else 1e-3 * inputs * outputs
+
+
+def graph_ms(flat: float) -> Callable[[Path], float]:
+    """What a graph takes by the same law, read off its initialisers."""
+
+    def read(path: Path) -> float:
+        import onnx
+
+        weights = [t.dims for t in onnx.load(str(path)).graph.initializer if len(t.dims) == 4]
+        return sum(flat if list(dims[2:]) == [5, 5] else 1e-3 * dims[0] * dims[1] for dims in weights)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("flat", "share", "expected"), [(4.0, 0.3, ("blocks.1",)), (0.001, 0.75, None), (4.0, 0.1, ("blocks.1",))]
+)
+def test_a_block_goes_where_its_time_does_not_follow_its_channels(
+    monkeypatch: pytest.MonkeyPatch, flat: float, share: float, expected: tuple[str, ...] | None
+) -> None:
+    fake_times(monkeypatch, graph_ms(flat))
+    monkeypatch.setattr(latency_table, "time_layer", layers_ms(flat))
+    model, image = Chain().eval(), torch.zeros(1, 3, 16, 16)
+    dense = 3 * 16e-3 + 32e-3 + 6 * 256e-3 + 2 * flat
+    done = prune_to_latency(model, image, {"all": share * dense}, threads=1, align=4)
+    (row,) = done.paths
+    assert row.dense_ms == pytest.approx(dense)
+    assert row.measured_ms == pytest.approx(row.predicted_ms, rel=1e-3)
+    assert row.measured_ms <= share * dense
+    assert (done.skip.blocks if done.skip else None) == expected
+    if expected:
+        whole = {name for name, _ in done.compressed.model.named_parameters() if name.startswith("blocks.1")}
+        assert not whole
+        assert bool(done.compressed.plan) == (share < 0.2)  # else the block alone met the budget
+        with pytest.raises(InputError, match="smallest reachable"):
+            prune_to_latency(model, image, {"all": share * dense}, threads=1, align=4, blocks=False)

@@ -1,16 +1,17 @@
-"""From scores and a table to keep masks: budgets hold, the best channels stay, the loop closes on the measurement."""
+"""From scores and a table to keep masks: budgets hold, the best channels stay, and whole blocks go where that pays."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 import torch
 
+from slimtask.compress.cost import count_flops
 from slimtask.compress.groups import find_groups
-from slimtask.compress.latency.choose import Chosen, LatencyChooser, close_loop, path_cost, top_channels
-from slimtask.compress.latency.specs import axis_ranges, layer_specs, task_paths, total_flops
+from slimtask.compress.latency.blocks import residual_blocks
+from slimtask.compress.latency.choose import LatencyChooser, path_cost, top_channels
+from slimtask.compress.latency.specs import axis_ranges, layer_specs, task_paths
 from slimtask.compress.latency.table import Entry, LatencyTable
 from slimtask.compress.remove import remove_channels
 from slimtask.errors import InputError
@@ -69,12 +70,11 @@ def test_only_the_budgeted_path_is_cut(chooser) -> None:
 
 
 def test_flops_are_at_most_the_budget_and_near_it(chooser) -> None:
-    model, groups, specs, _, made = chooser
-    dense = total_flops(specs, [group.channels for group in groups])
+    model, groups, _, _, made = chooser
+    dense = count_flops(model, EXAMPLE)
     chosen = made.for_flops(0.4 * dense, path="all")
-    assert 0.9 * 0.4 * dense <= total_flops(specs, chosen.kept) <= 0.4 * dense
     cut = remove_channels(model, EXAMPLE, groups, chosen.keep).model
-    assert total_flops(layer_specs(cut, (), EXAMPLE), []) == total_flops(specs, chosen.kept)
+    assert 0.9 * 0.4 * dense <= count_flops(cut, EXAMPLE) <= 0.4 * dense
 
 
 def test_a_latency_out_of_reach_names_the_smallest(chooser) -> None:
@@ -106,38 +106,49 @@ def test_top_channels_prefers_the_first_of_equal_scores() -> None:
     assert top_channels(torch.tensor([1.0, 3.0, 1.0, 2.0]), 3).tolist() == [True, True, False, True]
 
 
-def fake(target: float) -> Chosen:
-    return Chosen(keep=(torch.ones(2, dtype=torch.bool),), predicted_ms={"the network": target}, importance=target)
+def as_one_path(chooser, blocks) -> LatencyChooser:
+    """The network of ``chooser`` as one path of 5 ms."""
+    _, groups, specs, scores, _ = chooser
+    table = table_for(specs, groups)
+    return LatencyChooser(groups, specs, scores, table, {"the network": 5.0}, blocks=blocks, align=4)
 
 
-@pytest.mark.parametrize(("slower", "tries"), [(1.0, 1), (1.3, 2)])
-def test_the_loop_tightens_the_target_until_the_measurement_fits(slower: float, tries: int) -> None:
-    targets: list[float] = []
-
-    def choose(target: float) -> Chosen:
-        targets.append(target)
-        return fake(target)
-
-    def measure(_: Sequence[torch.Tensor]) -> float:
-        return slower * targets[-1] * (1 - 1e-9)
-
-    closed = close_loop(choose, measure, 2.0)
-    assert closed.met
-    assert closed.tries == tries
-    assert closed.measured_ms <= 2.0
-    assert closed.chosen.predicted_ms["the network"] == targets[-1]
+@pytest.mark.parametrize("budget", [1.2, 1.8, 2.5, 4.0])
+def test_with_blocks_no_budget_keeps_less(chooser, budget: float) -> None:
+    model, groups, specs, scores, _ = chooser
+    channels = as_one_path(chooser, ())
+    chosen = as_one_path(chooser, residual_blocks(model, groups, specs, EXAMPLE)).for_latency({"the network": budget})
+    assert chosen.predicted_ms["the network"] <= budget * (1 + 1e-6)
+    kept = sum(float(s[mask].sum()) for s, mask in zip(scores, chosen.keep, strict=True))
+    assert chosen.importance == pytest.approx(kept / sum(float(s.sum()) for s in scores), rel=1e-5)
+    assert chosen.importance >= channels.for_latency({"the network": budget}).importance * (1 - 0.03)
+    gone = {f"{block}.residual.0" for block in chosen.blocks}
+    assert gone == {group.name for group, count in zip(groups, chosen.kept, strict=True) if count == 0}
 
 
-def test_the_loop_gives_up_honestly() -> None:
-    floor = itertools.repeat(5.0)
-    closed = close_loop(fake, lambda _: next(floor), 2.0)
-    assert (closed.met, closed.tries, closed.measured_ms) == (False, 4, 5.0)
+def test_blocks_reach_what_channels_alone_cannot(chooser) -> None:
+    model, groups, specs, *_ = chooser
+    channels = as_one_path(chooser, ())
+    least = channels.predicted_ms([mine[0] for mine in channels.counts])["the network"]
+    with pytest.raises(InputError, match="smallest reachable"):
+        channels.for_latency({"the network": 0.95 * least})
+    blocks = residual_blocks(model, groups, specs, EXAMPLE)
+    chosen = as_one_path(chooser, blocks).for_latency({"the network": 0.95 * least})
+    assert chosen.predicted_ms["the network"] <= 0.95 * least * (1 + 1e-6)
+    assert chosen.blocks
+    assert {i for i, count in enumerate(chosen.kept) if count == 0} == {
+        group for block in blocks if block.name in chosen.blocks for group in block.groups
+    }
 
-    def refuses(target: float) -> Chosen:
-        if target < 2.0:
-            raise InputError("too small")
-        return fake(target)
 
-    assert close_loop(refuses, lambda _: 5.0, 2.0).tries == 1
-    with pytest.raises(InputError, match="too small"):
-        close_loop(refuses, lambda _: 5.0, 1.0)
+def test_a_removed_block_costs_nothing_on_any_layer(chooser) -> None:
+    model, groups, specs, *_ = chooser
+    full = [group.channels for group in groups]
+    block, *others = residual_blocks(model, groups, specs, EXAMPLE)
+    made = as_one_path(chooser, [block, *others])
+    kept = [0 if index in block.groups else count for index, count in enumerate(full)]
+    rest = [spec for spec in specs if spec.module not in block.layers]
+    assert len(rest) == len(specs) - 2
+    cost = path_cost(specs, table_for(specs, groups), 5.0, full)
+    left = sum(float(cost(s, [s.inputs.count(full)], [s.outputs.count(full)])[0, 0]) for s in rest)
+    assert made.predicted_ms(kept)["the network"] == pytest.approx(left)

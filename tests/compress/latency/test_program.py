@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from slimtask.compress.latency.blocks import Block
 from slimtask.compress.latency.program import Limit, Program
 from slimtask.compress.latency.specs import Axis, LayerSpec
 from slimtask.compress.latency.table import LayerShape
@@ -122,3 +123,79 @@ def test_a_budget_out_of_reach_is_refused_with_the_smallest_reachable_latency() 
     limit = Limit(cost="ms", at_most=0.5 * least, constant=2.0, name="path 'depth'")
     with pytest.raises(InputError, match=rf"path 'depth' cannot be brought .* reachable is {least:.4g}"):
         Program(specs, counts, values, COSTS).solve([limit])
+
+
+def with_blocks(seed: int):
+    """A stream 0 and three blocks on it.
+
+    One of a single group, one of two groups and a concatenation of both, and one of a single group behind a depthwise
+    layer of the stream, which no count of that block's own brings to zero.
+    """
+    rng = np.random.default_rng(seed)
+    stream, one, two, three, four = (Axis(fixed=0, parts={group: 1}) for group in range(5))
+    specs = [
+        layer("stem", Axis(fixed=3), stream, size=16),
+        layer("a.in", stream, one),
+        layer("a.out", one, stream),
+        layer("b.left", stream, two, size=4),
+        layer("b.right", stream, three, size=4),
+        layer("b.join", Axis(fixed=0, parts={2: 1, 3: 1}), stream, size=4),
+        layer("c.deep", stream, stream, kind="depthwise", size=12),
+        layer("c.in", stream, four, size=6),
+        layer("c.out", four, stream, size=6),
+        layer("head", stream, Axis(fixed=10), size=1),
+    ]
+    blocks = [
+        Block(name=name, groups=groups, layers=frozenset(s.module for s in specs if s.module.startswith(name)))
+        for name, groups in (("a", (1,)), ("b", (2, 3)), ("c", (4,)))
+    ]
+    counts = [tuple(sorted(rng.choice(np.arange(8, 40), 2, replace=False).tolist()))]
+    counts += [(0, *sorted(rng.choice(np.arange(8, 40), 2, replace=False).tolist())) for _ in range(4)]
+    values = [[0.0] * (len(mine) > 2) + np.sort(rng.uniform(0.2, 1.0, 2)).tolist() for mine in counts]
+    return specs, blocks, counts, values
+
+
+def blocks_cost(kind: str, specs, blocks, kept) -> float:
+    gone = {name for block in blocks if kept[block.groups[0]] == 0 for name in block.layers}
+    return cost_of(kind, [spec for spec in specs if spec.module not in gone], kept)
+
+
+@pytest.mark.parametrize("share", [0.15, 0.35, 0.6])
+@pytest.mark.parametrize("seed", range(4))
+def test_blocks_go_whole_or_not_as_brute_force_says(seed: int, share: float) -> None:
+    """In FLOPs, which a concatenation interpolates without error; a block of two groups never loses one of them."""
+    specs, blocks, counts, values = with_blocks(seed)
+    limit = Limit(cost="flops", at_most=share * cost_of("flops", specs, [mine[-1] for mine in counts]))
+    choice = Program(specs, counts, values, COSTS, blocks).solve([limit], gap=1e-9)
+    legal = [
+        (kept, value)
+        for kept, value in combinations(counts, values)
+        if (kept[2] == 0) == (kept[3] == 0) and blocks_cost("flops", specs, blocks, kept) <= limit.at_most
+    ]
+    assert choice.value == pytest.approx(max(value for _, value in legal), rel=1e-6)
+    assert choice.spent[0] == pytest.approx(blocks_cost("flops", specs, blocks, choice.kept), rel=1e-6)
+    assert (choice.kept[2] == 0) == (choice.kept[3] == 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_staircase_of_milliseconds_and_blocks_is_that_of_brute_force(seed: int) -> None:
+    specs, blocks, counts, values = with_blocks(seed)
+    specs = [spec for spec in specs if spec.module != "b.join"]  # only an approximation: tested in FLOPs
+    full = cost_of("ms", specs, [mine[-1] for mine in counts])
+    for share in (0.3, 0.6):
+        limit = Limit(cost="ms", at_most=share * full)
+        choice = Program(specs, counts, values, COSTS, blocks).solve([limit], gap=1e-9)
+        best = max(
+            value
+            for kept, value in combinations(counts, values)
+            if (kept[2] == 0) == (kept[3] == 0) and blocks_cost("ms", specs, blocks, kept) <= limit.at_most
+        )
+        assert choice.value == pytest.approx(best, rel=1e-6)
+        assert choice.spent[0] == pytest.approx(blocks_cost("ms", specs, blocks, choice.kept), rel=1e-5)
+
+
+def test_the_smallest_reachable_latency_is_that_without_any_block() -> None:
+    specs, blocks, counts, values = with_blocks(0)
+    bare = blocks_cost("ms", specs, blocks, [counts[0][0], 0, 0, 0, 0])
+    with pytest.raises(InputError, match=rf"smallest reachable is {bare:.4g} ms"):
+        Program(specs, counts, values, COSTS, blocks).solve([Limit(cost="ms", at_most=0.5 * bare)])
