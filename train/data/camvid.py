@@ -21,13 +21,13 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from slimtask.errors import InputError
-from slimtask.tasks import TaskSpec
+from slimtask.tasks import TaskSpec, select_tasks
+from slimtask.train.data.boundaries import VOID, label_edges
 from slimtask.train.data.protocol import Sample
 from slimtask.train.data.reading import read_labels, read_rgb, require_files, same_size
 from slimtask.train.data.transforms import LabelMap
 
 CLASSES = (*("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"),)
-IGNORE = 255
 PRESENCE = 0.01  # a class is present when it covers more than this share of all pixels
 TASKS = tuple(
     TaskSpec.model_validate({"name": name, "kind": kind, "channels": channels, "classes": classes})
@@ -42,11 +42,12 @@ _VOID = len(CLASSES)
 
 
 class CamVidSource:
-    """The frames of one split of CamVid."""
+    """The frames of one split of CamVid. Every task is read off the one label map."""
 
-    tasks = TASKS
-
-    def __init__(self, root: Path, split: str, *, holdout: float = HOLDOUT, seed: int = 0) -> None:
+    def __init__(
+        self, root: Path, split: str, *, holdout: float = HOLDOUT, seed: int = 0, tasks: Sequence[str] | None = None
+    ) -> None:
+        self.tasks = select_tasks(TASKS, tasks)
         folder = root / ("val" if split == "test" else "train")
         images = folder / "images"
         if not images.is_dir():
@@ -80,7 +81,7 @@ class CamVidSource:
             raise InputError(
                 f"the label map '{path}' has the value {int(labels.max())}; CamVid labels are 0 .. {_VOID}."
             )
-        labels = labels.masked_fill(labels == _VOID, IGNORE)
+        labels = labels.masked_fill(labels == _VOID, VOID)
         return {"image": tv_tensors.Image(image), "segmentation": LabelMap(labels)}
 
 
@@ -95,27 +96,7 @@ def held_out_stretches(names: list[str], share: float, seed: int) -> list[bool]:
     return held
 
 
-def label_edges(labels: Tensor) -> Tensor:
-    """Return the boundaries between labels, float32 [1, h, w] of {0, 1, 255}, from a label map [h, w] (255 void).
-
-    A labelled pixel is an edge if one of its four neighbours carries another label: so a boundary is two pixels wide,
-    one on either side, at whatever size the map has. Void pixels, and labelled ones that touch void but no other label,
-    are 255 (ignored): nobody knows what the annotator would have drawn there.
-    """
-    edge = torch.zeros_like(labels, dtype=torch.bool)
-    near_void = labels == IGNORE
-    void = near_void.clone()
-    for dim in (-1, -2):
-        size = labels.shape[dim] - 1
-        p, q = labels.narrow(dim, 0, size), labels.narrow(dim, 1, size)
-        differ = (p != q) & (p != IGNORE) & (q != IGNORE)
-        for start, other in ((0, q), (1, p)):
-            edge.narrow(dim, start, size).logical_or_(differ)
-            near_void.narrow(dim, start, size).logical_or_(other == IGNORE)
-    return edge.float().masked_fill(near_void & ~edge | void, float(IGNORE))[None]
-
-
 def presence(labels: Tensor) -> Tensor:
     """Return which classes cover more than PRESENCE of the map [h, w], float32 [11] of {0, 1}."""
-    counts = torch.bincount(labels.flatten().long(), minlength=IGNORE + 1)[: len(CLASSES)]
+    counts = torch.bincount(labels.flatten().long(), minlength=VOID + 1)[: len(CLASSES)]
     return (counts > PRESENCE * labels.numel()).float()

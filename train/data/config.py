@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from slimtask.errors import InputError, nearest
 from slimtask.tasks import Frozen, select_tasks
-from slimtask.train.data.camvid import HOLDOUT as CAMVID_HOLDOUT
 from slimtask.train.data.camvid import CamVidSource
+from slimtask.train.data.celeba import CelebASource
+from slimtask.train.data.cityscapes import CityscapesSource
 from slimtask.train.data.dataset import TransformedDataset
-from slimtask.train.data.nyu_v2 import HOLDOUT as NYU_HOLDOUT
 from slimtask.train.data.nyu_v2 import NyuV2Source
+from slimtask.train.data.nyud import NyudMtSource, NyudSource
+from slimtask.train.data.partition import partition
+from slimtask.train.data.pascal_context import PascalContextSource
 from slimtask.train.data.protocol import Source
 from slimtask.train.data.reading import data_root
 from slimtask.train.data.scenes.source import ScenesSource
+from slimtask.train.data.taskonomy import TaskonomySource
 from slimtask.train.data.transforms import training_transform, validation_transform
 
-DATASETS = ("scenes", "nyu_v2", "camvid")
-SPLITS = ("train", "val", "test")
+# The data sets on disk: what opens one, and whether all its pictures come from one camera (see transforms).
+ON_DISK: dict[str, tuple[Callable[..., Source], bool]] = {
+    "nyu_v2": (NyuV2Source, True),
+    "camvid": (CamVidSource, True),
+    "cityscapes": (CityscapesSource, True),
+    "taskonomy": (TaskonomySource, False),
+    "nyud_mt": (NyudMtSource, True),
+    "nyud": (NyudSource, True),
+    "celeba": (CelebASource, False),
+    "pascal_context": (PascalContextSource, False),
+}
+DATASETS = ("scenes", *ON_DISK)
+SPLITS = ("train", "val", "test", "train1", "train2")
+SHARE = 0.8  # of train1 in train, as in AdaShare's Taskonomy (400 batches of weights to 100 of policy)
 Factor = Annotated[float, Field(ge=1.0, le=4.0)]
 
 
@@ -45,7 +62,9 @@ class DataConfig(Frozen):
     colour: float = Field(default=0.2, ge=0.0, le=1.0)
     """Strength of brightness, contrast and saturation jitter of training images."""
     holdout: float | None = Field(default=None, gt=0.0, lt=1.0)
-    """Share of the training data held out for validation where the data set does not say (camvid .15, nyu_v2 .2)."""
+    """Share of the training data held out for validation where the data set does not say; see docs/data.md."""
+    classes: int | None = None
+    """Which label map to read: 2, 7 or 19 classes (cityscapes only; 19 if not given)."""
     cache: bool = False
     """Keep raw samples in memory after they were first read or rendered."""
 
@@ -57,12 +76,17 @@ class DataConfig(Frozen):
 
 
 def open_dataset(config: DataConfig, split: str) -> TransformedDataset:
-    """Return a split ("train", "val" or "test") with its transforms: augmentation for train, a resize for the others.
+    """Return a split with its transforms: augmentation for the training splits, a resize for the others.
+
+    Splits: "train", "val", "test", and "train1" and "train2", a seeded partition of train for methods that learn
+    weights on one part and structure on the other. Selection looks at "val" only, which train has no part of.
 
     Raises InputError for an unknown data set, split or task (with the nearest right word) and for missing data.
     """
     if split not in SPLITS:
         raise InputError(f"unknown split '{split}'{nearest(split, SPLITS)}")
+    if split in ("train1", "train2"):
+        return partition(open_dataset(config, "train"), SHARE, config.seed)[split == "train2"]
     source, fixed_lens = _source(config, split)
     tasks = select_tasks(source.tasks, config.tasks)
     if not tasks:
@@ -78,14 +102,15 @@ def open_dataset(config: DataConfig, split: str) -> TransformedDataset:
 
 def _source(config: DataConfig, split: str) -> tuple[Source, bool]:
     """Return the source and whether all its pictures come from one camera."""
+    if config.name not in DATASETS:
+        raise InputError(f"unknown data set '{config.name}'{nearest(config.name, DATASETS)}")
+    if config.classes is not None and config.name != "cityscapes":
+        raise InputError(f"data.classes chooses a label map of cityscapes; '{config.name}' has one, leave it out.")
     if config.name == "scenes":
         count = {"train": config.train, "val": config.val, "test": config.test}[split]
         size = {"height": config.height, "width": config.width}
         return ScenesSource(**size, split=split, count=count, seed=config.seed), False
-    if config.name == "nyu_v2":
-        root = data_root(config.root, config.name)
-        return NyuV2Source(root, split, holdout=config.holdout or NYU_HOLDOUT, seed=config.seed), True
-    if config.name == "camvid":
-        root = data_root(config.root, config.name)
-        return CamVidSource(root, split, holdout=config.holdout or CAMVID_HOLDOUT, seed=config.seed), True
-    raise InputError(f"unknown data set '{config.name}'{nearest(config.name, DATASETS)}")
+    opener, one_camera = ON_DISK[config.name]
+    chosen = {key: getattr(config, key) for key in ("holdout", "classes") if getattr(config, key) is not None}
+    root = data_root(config.root, config.name)
+    return opener(root, split, seed=config.seed, tasks=config.tasks, **chosen), one_camera

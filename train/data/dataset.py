@@ -33,6 +33,11 @@ class TransformedDataset:
         self.epoch = 0
         self._cache: dict[int, Sample] | None = {} if cache else None
 
+    @property
+    def cached(self) -> bool:
+        """Whether raw samples are kept in memory."""
+        return self._cache is not None
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the augmentation of the coming epoch."""
         self.epoch = epoch

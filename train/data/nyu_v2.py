@@ -1,8 +1,8 @@
 """NYU-v2 in AdaShare's format: indoor photographs with 40 classes, surface normals and depth.
 
-``nyu_v2_3task.json`` in the root lists, per split, [image, seg, normal_mask, depth] paths relative to the root. Its
-``train1`` and ``train2`` (a partition of ``train``) become ``train`` and ``val``; if they are missing, a seeded 20 % of
-``train`` is ``val``. A folder without the list (a few sample frames) is indexed from ``img/`` and has no test split.
+``nyu_v2_3task.json`` in the root lists, per split, [image, seg, normal_mask, depth] paths relative to the root; for
+which are train and val see ``lists.adashare_split`` (a seeded 20 % of ``train`` is held out if need be). A folder
+without the list (a few sample frames) is indexed from ``img/`` and has no test split.
 
 * image: 8-bit RGB PNG.  * seg: 8-bit PNG, classes 0 .. 39, 255 void.  * depth: float32 .npy, metres, 0 unknown.
 * normal_mask: RGB PNG, vector = value / 255 * 2 - 1. Unknown are (255, 255, 255) and, around the frame,
@@ -19,19 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from random import Random
-from typing import Any
 
-import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn import functional as F
-from torchvision import tv_tensors
 
 from slimtask.errors import InputError
-from slimtask.files import read_json
 from slimtask.tasks import TaskSpec
-from slimtask.train.data.protocol import Sample
-from slimtask.train.data.reading import read_depth, read_labels, read_rgb, require_files, same_size
+from slimtask.train.data import vectors
+from slimtask.train.data.frames import FrameSource, Reader, by_pattern
+from slimtask.train.data.lists import adashare_split, hold_out
+from slimtask.train.data.reading import read_depth, read_labels, read_rgb
 from slimtask.train.data.transforms import Depth, LabelMap, Normals
 
 CLASSES = (
@@ -52,106 +49,47 @@ CLASSES = (
     *("person", "night_stand", "toilet", "sink", "lamp", "bathtub", "bag", "other_structure", "other_furniture"),
     "other_prop",
 )
-TASKS = tuple(
-    TaskSpec.model_validate({"name": name, "kind": name, "channels": channels, "classes": classes})
-    for name, channels, classes in (("segmentation", 40, CLASSES), ("depth", 1, ()), ("normals", 3, ()))
+# Weights of AdaShare and DiSparse.
+TASKS = (
+    TaskSpec(name="segmentation", kind="segmentation", channels=40, classes=CLASSES),
+    TaskSpec(name="depth", kind="depth", channels=1, weight=3.0),
+    TaskSpec(name="normals", kind="normals", channels=3, weight=20.0),
 )
 LIST = "nyu_v2_3task.json"
 HOLDOUT = 0.2
-_FOLDERS = (("img", ".png"), ("seg", ".png"), ("normal_mask", ".png"), ("depth", ".npy"))
-Frame = tuple[Path, Path, Path, Path]
+_FIELDS = ("img", "seg", "normal_mask", "depth")
+_COLUMNS = ("image", "segmentation", "normals", "depth")
+_PATTERNS = {"image": "img/*.png", "segmentation": "seg/*.png", "normals": "normal_mask/*.png", "depth": "depth/*.npy"}
 
 
-class NyuV2Source:
+class NyuV2Source(FrameSource):
     """The frames of one split of NYU-v2."""
 
-    tasks = TASKS
-
-    def __init__(self, root: Path, split: str, *, holdout: float = HOLDOUT, seed: int = 0) -> None:
-        frames = _listed(root, split, holdout, seed) if (root / LIST).is_file() else _found(root, split, holdout, seed)
-        require_files([path for frame in frames for path in frame], "nyu_v2")
-        self.frames = frames
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def load(self, indices: Sequence[int]) -> list[Sample]:
-        """Return the raw frames ``indices``."""
-        return [self._load(self.frames[index]) for index in indices]
-
-    def finish(self, sample: Sample) -> Sample:
-        """Return the sample: nothing is derived."""
-        return sample
-
-    def _load(self, frame: Frame) -> Sample:
-        image_path, seg_path, normals_path, depth_path = frame
-        image, seg = read_rgb(image_path), read_labels(seg_path)
-        normals, depth = decode_normals(read_rgb(normals_path)), read_depth(depth_path)
-        same_size(image, {seg_path: seg, normals_path: normals, depth_path: depth}, image_path)
-        if ((seg >= len(CLASSES)) & (seg != 255)).any():
-            raise InputError(
-                f"the label map '{seg_path}' has classes beyond {len(CLASSES) - 1} that are not 255 (void)."
-            )
-        return {
-            "image": tv_tensors.Image(image),
-            "segmentation": LabelMap(seg),
-            "depth": Depth(depth),
-            "normals": Normals(normals),
+    def __init__(
+        self, root: Path, split: str, *, holdout: float = HOLDOUT, seed: int = 0, tasks: Sequence[str] | None = None
+    ) -> None:
+        frames = (
+            adashare_split(root / LIST, split, _FIELDS, what="NYU-v2", holdout=holdout, seed=seed)
+            if (root / LIST).is_file()
+            else _found(root, split, holdout, seed)
+        )
+        readers: dict[str, Reader] = {
+            "segmentation": lambda path: LabelMap(read_labels(path, len(CLASSES))),
+            "depth": lambda path: Depth(read_depth(path)),
+            "normals": lambda path: Normals(decode_normals(read_rgb(path))),
         }
+        super().__init__("nyu_v2", root, TASKS, tasks, frames, _COLUMNS, readers)
 
 
-def decode_normals(pixels: Tensor) -> Tensor:
-    """Return unit normals float32 [3, h, w] (x right, y up, z towards the camera; 0 unknown) from uint8 [3, h, w]."""
-    right, away, up = (pixels.float() / 255.0 * 2.0 - 1.0).unbind(0)
-    normals = torch.stack([right, up, -away])
-    unknown = (pixels == 255).all(0) | (normals.square().sum(0) < 0.25)
-    return F.normalize(normals, dim=0).masked_fill(unknown, 0.0)
+def decode_normals(pixels: UInt8[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:
+    """Return unit normals (x right, y up, z towards the camera; 0 unknown) from the file's pixels."""
+    return vectors.decode_normals(pixels, ((0, 1), (2, 1), (1, -1)))
 
 
-def _listed(root: Path, split: str, holdout: float, seed: int) -> list[Frame]:
-    lists = read_json(root / LIST, "the list of NYU-v2")
-    if not isinstance(lists, dict):
-        raise InputError(f"the list '{root / LIST}' is not a table of splits; it is damaged, copy it again.")
-    if split == "test":
-        return _entries(root, lists, "test")
-    if "train1" in lists and "train2" in lists:
-        return _entries(root, lists, "train1" if split == "train" else "train2")
-    if "val" in lists:
-        return _entries(root, lists, split)
-    return _hold_out(_entries(root, lists, "train"), split, holdout, seed)
-
-
-def _entries(root: Path, lists: dict[str, Any], name: str) -> list[Frame]:
-    entries = lists.get(name)
-    if not isinstance(entries, list) or not entries:
-        raise InputError(f"the list '{root / LIST}' has no frames under '{name}'; copy it again.")
-    inside = root.resolve()
-    frames: list[Frame] = []
-    for entry in entries:
-        if not (isinstance(entry, list) and len(entry) == 4 and all(isinstance(path, str) for path in entry)):
-            raise InputError(f"'{name}' in '{root / LIST}' has an entry that is not [img, seg, normal_mask, depth].")
-        image, seg, normals, depth = (root / path for path in entry)
-        for path in (image, seg, normals, depth):
-            if not path.resolve().is_relative_to(inside):
-                raise InputError(f"'{name}' in '{root / LIST}' names '{path}' outside the data folder; mend the list.")
-        frames.append((image, seg, normals, depth))
-    return frames
-
-
-def _found(root: Path, split: str, holdout: float, seed: int) -> list[Frame]:
+def _found(root: Path, split: str, holdout: float, seed: int) -> list[tuple[str, ...]]:
     if split == "test":
         raise InputError(f"'{root}' has no {LIST}, so nothing says which frames are for testing; use 'train' or 'val'.")
     stems = sorted(path.stem for path in (root / "img").glob("*.png"))
     if not stems:
         raise InputError(f"'{root}' has neither {LIST} nor images in img/; set data.root to the NYU-v2 folder.")
-    frames: list[Frame] = []
-    for stem in stems:
-        image, seg, normals, depth = (root / folder / f"{stem}{suffix}" for folder, suffix in _FOLDERS)
-        frames.append((image, seg, normals, depth))
-    return _hold_out(frames, split, holdout, seed)
-
-
-def _hold_out(frames: list[Frame], split: str, share: float, seed: int) -> list[Frame]:
-    """Return the seeded hold-out for ``val`` (at least one frame), the rest for ``train``, each in the list's order."""
-    held = set(Random(seed).sample(range(len(frames)), max(1, round(share * len(frames)))))
-    return [frame for i, frame in enumerate(frames) if (i in held) == (split == "val")]
+    return hold_out(by_pattern(stems, _PATTERNS), split, holdout, seed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ def data_root(root: str | None, name: str) -> Path:
     return path
 
 
-def require_files(paths: list[Path], name: str) -> None:
+def require_files(paths: Iterable[Path], name: str) -> None:
     """Raise InputError naming the first of ``paths`` that is not a file of the data set ``name``."""
     missing = [path for path in paths if not path.is_file()]
     if missing:
@@ -36,20 +38,60 @@ def read_rgb(path: Path) -> Tensor:
     return torch.from_numpy(_pixels(path, "RGB")).permute(2, 0, 1).contiguous()
 
 
-def read_labels(path: Path) -> Tensor:
-    """Return a single-channel 8-bit label map as uint8 [h, w]; InputError if it is something else or damaged."""
-    return torch.from_numpy(_pixels(path, None))
+def read_labels(path: Path, classes: int | None = None) -> Tensor:
+    """Return a single-channel 8-bit label map as uint8 [h, w]; InputError if it is something else or damaged.
+
+    With ``classes`` the values must be 0 .. classes - 1, or 255 (void).
+    """
+    labels = torch.from_numpy(_pixels(path, None))
+    return labels if classes is None else check_classes(labels, classes, path)
+
+
+def check_classes(labels: Tensor, classes: int, path: Path) -> Tensor:
+    """Return ``labels``; InputError names the file ``path`` if one is neither 0 .. classes - 1 nor 255 (void)."""
+    if ((labels >= classes) & (labels != 255)).any():
+        raise InputError(f"the label map '{path}' has classes beyond {classes - 1} that are not 255 (void).")
+    return labels
+
+
+def read_wide(path: Path) -> Tensor:
+    """Return a single-channel 16-bit PNG as int32 [h, w]; InputError if it is something else or damaged."""
+    pixels = _pixels(path, None, modes=("I;16", "I;16B", "I"))
+    return torch.from_numpy(pixels.astype(np.int32))
+
+
+def read_array(path: Path, what: str) -> np.ndarray:
+    """Return an array saved by NumPy, never unpickled; ``what`` names it in the InputError if it is damaged."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"the {what} '{path}' does not exist; complete the folder or its list.") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"the {what} '{path}' is damaged ({error}); copy it again.") from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"the {what} '{path}' is an archive of arrays, not one array; copy it again.")
+    return array
+
+
+def read_mat(path: Path, key: str) -> Any:
+    """Return the value ``key`` of a MATLAB file (up to version 7), structs as dictionaries; InputError if damaged."""
+    from scipy.io import loadmat
+
+    if not path.is_file():
+        raise InputError(f"the annotation '{path}' does not exist; complete the folder or its list.")
+    try:
+        content = loadmat(path, simplify_cells=True, variable_names=[key], appendmat=False)
+    except Exception as error:  # SciPy raises whatever its parser stumbles over
+        raise InputError(f"the annotation '{path}' is damaged ({error}); copy it again.") from None
+    if key not in content:
+        raise InputError(f"the annotation '{path}' has no '{key}'; copy it again.")
+    return content[key]
 
 
 def read_depth(path: Path) -> Tensor:
     """Return a depth map saved by NumPy as float32 [1, h, w] in metres, 0 where it is not a positive finite number."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"the depth map '{path}' does not exist; complete the folder or its list.") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"the depth map '{path}' is damaged ({error}); copy it again.") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.squeeze().ndim != 2:
+    array = read_array(path, "depth map")
+    if array.dtype.kind != "f" or array.squeeze().ndim != 2:
         raise InputError(f"the depth map '{path}' is not a float array [height, width]; copy it again.")
     depth = torch.from_numpy(array.squeeze().astype(np.float32))[None]
     return depth.where(depth.isfinite() & (depth > 0), 0.0)
@@ -65,12 +107,14 @@ def same_size(image: Tensor, maps: dict[Path, Tensor], path: Path) -> None:
             )
 
 
-def _pixels(path: Path, mode: str | None) -> np.ndarray:
+def _pixels(path: Path, mode: str | None, modes: tuple[str, ...] = ("L", "P")) -> np.ndarray:
+    """Return the pixels converted to ``mode``; as they are for None, then the file must have one of ``modes``."""
     try:
         with Image.open(path) as file:
             file.load()
-            if mode is None and file.mode not in ("L", "P"):
-                raise InputError(f"the label map '{path}' is not an 8-bit single-channel image but '{file.mode}'.")
+            if mode is None and file.mode not in modes:
+                bits = "an 8-bit" if "L" in modes else "a 16-bit"
+                raise InputError(f"the map '{path}' is not {bits} single-channel image but '{file.mode}'.")
             return np.array(file.convert(mode) if mode else file)
     except FileNotFoundError:
         raise InputError(f"the image '{path}' does not exist; complete the folder or its list.") from None

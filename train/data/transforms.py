@@ -3,8 +3,8 @@
 Geometry of a zoom by the factor s (crop, then enlarge). A camera with an s times longer lens takes the same picture,
 and no depth and no normal changes: right where the lens varies from image to image anyway (generated scenes). Where all
 images come from one camera, the network may rely on its lens; with that lens the same picture shows a scene whose
-points (X, Y, Z) lie at (X, Y, Z / s): depth is divided by s (Eigen et al. 2014) and a normal (x, y, z) becomes
-(x, y, s z), renormalised. ``fixed_lens`` chooses. A resize of the whole image changes neither.
+points (X, Y, Z) lie at (X, Y, Z / s): depth is divided by s (Eigen et al. 2014), inverse depth multiplied, and a normal
+(x, y, z) becomes (x, y, s z), renormalised. ``fixed_lens`` chooses. A resize of the whole image changes neither.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ class LabelMap(tv_tensors.Mask):  # type: ignore[misc]
 
 class Depth(LabelMap):
     """Metric depth [1, H, W]; 0 where unknown."""
+
+
+class InverseDepth(LabelMap):
+    """Inverse depth or disparity [1, H, W]; 0 where unknown."""
 
 
 class Normals(LabelMap):
@@ -65,6 +69,11 @@ def _nearest(maps: Tensor, size: list[int]) -> Tensor:
     """Resize [..., H, W] to the pixel whose centre is nearest; torch's plain "nearest" would shift by half a pixel."""
     flat = maps.reshape(1, -1, *maps.shape[-2:])
     return nn_functional.interpolate(flat, size=list(size), mode="nearest-exact").reshape(*maps.shape[:-2], *size)
+
+
+def resize_map(inpt: Tensor, size: list[int]) -> Tensor:
+    """Return a map at ``size`` (height, width), every pixel the one whose centre is nearest."""
+    return inpt if list(inpt.shape[-2:]) == size else F.resize(inpt, size)
 
 
 def _wrap(values: Tensor, like: _Map) -> _Map:
@@ -113,6 +122,8 @@ class ZoomTo(v2.Transform):  # type: ignore[misc]
         )
         if self.fixed_lens and zoom != 1.0 and isinstance(inpt, Depth):
             return _wrap(output.as_subclass(Tensor) / zoom, inpt)
+        if self.fixed_lens and zoom != 1.0 and isinstance(inpt, InverseDepth):
+            return _wrap(output.as_subclass(Tensor) * zoom, inpt)
         if self.fixed_lens and zoom != 1.0 and isinstance(inpt, Normals):
             return _wrap(_squash(output.as_subclass(Tensor), zoom), inpt)
         return output

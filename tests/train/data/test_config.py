@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from slimtask.errors import InputError
-from slimtask.train.data.config import DataConfig, open_dataset
+from slimtask.train.data.config import ON_DISK, DataConfig, open_dataset
 
 
 def test_every_split_of_scenes_has_its_own_count_and_scenes():
@@ -25,7 +25,7 @@ def test_unknown_names_get_the_nearest_right_word():
         open_dataset(DataConfig(tasks=()), "train")
 
 
-@pytest.mark.parametrize("name", ["nyu_v2", "camvid"])
+@pytest.mark.parametrize("name", ON_DISK)
 def test_a_missing_folder_is_named(name):
     with pytest.raises(InputError, match=r"set data\.root"):
         open_dataset(DataConfig(name=name), "train")
@@ -37,3 +37,15 @@ def test_a_missing_folder_is_named(name):
 def test_bad_values_are_refused(wrong):
     with pytest.raises(ValidationError):
         DataConfig(**wrong)
+
+
+def test_classes_belong_to_cityscapes():
+    with pytest.raises(InputError, match=r"data\.classes chooses a label map of cityscapes; 'scenes' has one"):
+        open_dataset(DataConfig(classes=7), "train")
+
+
+@pytest.mark.parametrize("name", ON_DISK)
+def test_an_empty_folder_is_explained_by_every_data_set(name, tmp_path):
+    for split in ("train", "val", "test"):
+        with pytest.raises(InputError, match=str(tmp_path)):
+            open_dataset(DataConfig(name=name, root=str(tmp_path)), split)

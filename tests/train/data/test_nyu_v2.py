@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def folder(tmp_path):
 
 
 def _stems(source):
-    return [frame[0].stem for frame in source.frames]
+    return [Path(frame[0]).stem for frame in source.frames]
 
 
 def test_a_sample_has_every_target_in_its_layout(folder):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
 from slimtask.errors import InputError
-from slimtask.train.data.reading import read_depth, read_labels, read_rgb, require_files
+from slimtask.train.data.reading import read_depth, read_labels, read_mat, read_rgb, read_wide, require_files
 
 
 def test_pictures_come_as_rgb(tmp_path):
@@ -68,3 +69,35 @@ def test_missing_files_are_counted_and_the_first_named(tmp_path):
     (tmp_path / "here").touch()
     with pytest.raises(InputError, match=r"lacks 2 file.*gone1"):
         require_files([tmp_path / "here", tmp_path / "gone1", tmp_path / "gone2"], "camvid")
+
+
+def test_16_bit_pictures_keep_their_values(tmp_path):
+    Image.fromarray(np.array([[0, 65535], [300, 40000]], np.uint16)).save(tmp_path / "w.png")
+    assert read_wide(tmp_path / "w.png").tolist() == [[0, 65535], [300, 40000]]
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "8.png")
+    with pytest.raises(InputError, match=r"8\.png' is not a 16-bit single-channel image but 'L'"):
+        read_wide(tmp_path / "8.png")
+
+
+def test_labels_beyond_the_classes_are_named(tmp_path):
+    Image.fromarray(np.array([[0, 255], [3, 2]], np.uint8)).save(tmp_path / "l.png")
+    assert read_labels(tmp_path / "l.png", 4).tolist() == [[0, 255], [3, 2]]
+    with pytest.raises(InputError, match=r"l\.png' has classes beyond 2 that are not 255"):
+        read_labels(tmp_path / "l.png", 3)
+
+
+def test_matlab_files_are_read_by_key(tmp_path):
+    path = tmp_path / "a.mat"
+    savemat(path, {"LabelMap": np.array([[1, 459], [2, 3]], np.uint16)})
+    value = read_mat(path, "LabelMap")
+    assert value.dtype == np.uint16
+    assert value.tolist() == [[1, 459], [2, 3]]
+    with pytest.raises(InputError, match=r"a\.mat' has no 'anno'"):
+        read_mat(path, "anno")
+    with pytest.raises(InputError, match=r"none\.mat' does not exist"):
+        read_mat(tmp_path / "none.mat", "anno")
+    content = path.read_bytes()
+    for damaged in (b"", b"MATLAB 7.3 MAT-file" + b"\x00" * 300, content[:-20], b"x" * 500):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"a\.mat' (is damaged|has no 'LabelMap')"):
+            read_mat(path, "LabelMap")

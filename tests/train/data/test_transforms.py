@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import functional as F
 from slimtask.errors import Unsupported
 from slimtask.train.data.transforms import (
     Depth,
+    InverseDepth,
     LabelMap,
     Normals,
     ZoomTo,
@@ -94,6 +95,7 @@ def test_a_zoom_with_a_fixed_lens_brings_the_scene_nearer_consistently():
     sample = {
         "image": tv_tensors.Image(torch.zeros(3, 40, 40)),
         "depth": depth,
+        "inverse": InverseDepth(1 / _plain(depth)),
         "normals": Normals(normal[:, None, None].expand(3, 40, 40).contiguous()),
     }
 
@@ -105,6 +107,7 @@ def test_a_zoom_with_a_fixed_lens_brings_the_scene_nearer_consistently():
     # Each old pixel became a block of 2 x 2; its centre is the middle of the block.
     centre = (ray[:, ::2, ::2] + ray[:, 1::2, 1::2]) / 2
     points = centre * _plain(out["depth"])[:, ::2, ::2]
+    torch.testing.assert_close(_plain(out["inverse"]), 1 / _plain(out["depth"]))
     n = _plain(out["normals"])[:, ::2, ::2]
     assert (n.norm(dim=0) - 1).abs().max() < 1e-9
     step = points[:, :, 1:] - points[:, :, :-1]
