@@ -11,6 +11,7 @@ files; for which are train and val see ``lists.adashare_split``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ class CityscapesSource(FrameSource):
         readers: dict[str, Reader] = {
             "image": read_image,
             "depth": read_inverse_depth,
-            "segmentation": lambda path: _labels(path, classes),
+            "segmentation": partial(read_classes, count=classes),
         }
         super().__init__("cityscapes", root, tasks_of(classes), tasks, frames, columns, readers)
 
@@ -91,11 +92,12 @@ def read_inverse_depth(path: Path) -> Tensor:
     return InverseDepth(depth.where(depth.isfinite() & (depth > SMALLEST), 0.0))
 
 
-def _labels(path: Path, classes: int) -> Tensor:
+def read_classes(path: Path, count: int) -> Tensor:
+    """Return the classes 0 .. count - 1 and 255 (void) of an array [h, w] of whole numbers with -1 for void."""
     array = read_array(path, "label map").squeeze()
     if array.ndim != 2 or array.dtype.kind not in "iuf" or not (array == np.round(array)).all():
         raise InputError(f"the label map '{path}' is not an array [height, width] of whole numbers; copy it again.")
     if not (array.size and array.min() >= -1):
         raise InputError(f"the label map '{path}' has values below -1 (void), or none; copy it again.")
     labels = torch.from_numpy(array.astype(np.int64))
-    return LabelMap(check_classes(labels.masked_fill(labels == -1, 255), classes, path).to(torch.uint8))
+    return LabelMap(check_classes(labels.masked_fill(labels == -1, 255), count, path).to(torch.uint8))

@@ -6,19 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
-from torchvision import tv_tensors
 
 from slimtask.tasks import TaskSpec, select_tasks
 from slimtask.train.data.protocol import Sample
-from slimtask.train.data.reading import read_rgb, require_files, same_size
+from slimtask.train.data.readers import image
+from slimtask.train.data.reading import require_files, same_size
 
 Reader = Callable[[Path], Tensor]
-
-
-def read_image(path: Path) -> Tensor:
-    """Return a picture as tv_tensors.Image, uint8 [3, h, w], RGB."""
-    image: Tensor = tv_tensors.Image(read_rgb(path))
-    return image
 
 
 class FrameSource:
@@ -30,7 +24,8 @@ class FrameSource:
         tasks: what it can offer. wanted: names of the tasks to read (all for None).
         frames: per frame, the path below ``root`` of every column.
         columns: what the paths of a frame are: "image" or the name of a task; others are skipped.
-        readers: per column, how its file is read (a tensor of a class that the transforms know).
+        readers: per column, how its file is read (a tensor of a class that the transforms know); "image" has a default.
+            Functions of a module, not lambdas: a source must be able to go to the process of a loader.
     """
 
     def __init__(
@@ -49,7 +44,7 @@ class FrameSource:
         self.columns = tuple(columns[i] for i in kept)
         # Strings, not Path objects: Taskonomy has 1.5 million files.
         self.frames = [tuple(frame[i] for i in kept) for frame in frames]
-        self.readers = {"image": read_image, **readers}
+        self.readers = {"image": image, **readers}
         require_files((root / path for frame in self.frames for path in frame), name)
 
     def __len__(self) -> int:

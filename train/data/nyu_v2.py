@@ -18,6 +18,7 @@ and at least 24.7 degrees in each of the 47 other permutations and signs; the me
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from jaxtyping import Float, UInt8
@@ -25,11 +26,9 @@ from torch import Tensor
 
 from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec
-from slimtask.train.data import vectors
+from slimtask.train.data import readers, vectors
 from slimtask.train.data.frames import FrameSource, Reader, by_pattern
 from slimtask.train.data.lists import adashare_split, hold_out
-from slimtask.train.data.reading import read_depth, read_labels, read_rgb
-from slimtask.train.data.transforms import Depth, LabelMap, Normals
 
 CLASSES = (
     *("wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf"),
@@ -57,6 +56,7 @@ TASKS = (
 )
 LIST = "nyu_v2_3task.json"
 HOLDOUT = 0.2
+AXES: vectors.Axes = ((0, 1), (2, 1), (1, -1))
 _FIELDS = ("img", "seg", "normal_mask", "depth")
 _COLUMNS = ("image", "segmentation", "normals", "depth")
 _PATTERNS = {"image": "img/*.png", "segmentation": "seg/*.png", "normals": "normal_mask/*.png", "depth": "depth/*.npy"}
@@ -73,17 +73,17 @@ class NyuV2Source(FrameSource):
             if (root / LIST).is_file()
             else _found(root, split, holdout, seed)
         )
-        readers: dict[str, Reader] = {
-            "segmentation": lambda path: LabelMap(read_labels(path, len(CLASSES))),
-            "depth": lambda path: Depth(read_depth(path)),
-            "normals": lambda path: Normals(decode_normals(read_rgb(path))),
+        reading: dict[str, Reader] = {
+            "segmentation": partial(readers.classes, count=len(CLASSES)),
+            "depth": readers.metres,
+            "normals": partial(readers.normals, axes=AXES),
         }
-        super().__init__("nyu_v2", root, TASKS, tasks, frames, _COLUMNS, readers)
+        super().__init__("nyu_v2", root, TASKS, tasks, frames, _COLUMNS, reading)
 
 
 def decode_normals(pixels: UInt8[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:
     """Return unit normals (x right, y up, z towards the camera; 0 unknown) from the file's pixels."""
-    return vectors.decode_normals(pixels, ((0, 1), (2, 1), (1, -1)))
+    return vectors.decode_normals(pixels, AXES)
 
 
 def _found(root: Path, split: str, holdout: float, seed: int) -> list[tuple[str, ...]]:

@@ -23,12 +23,13 @@ from torch import Tensor
 
 from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec
+from slimtask.train.data import readers
 from slimtask.train.data.frames import FrameSource, Reader, by_pattern
 from slimtask.train.data.lists import hold_out, read_ids
 from slimtask.train.data.nyu_v2 import CLASSES
-from slimtask.train.data.reading import check_classes, read_array, read_depth, read_labels, read_rgb
-from slimtask.train.data.transforms import Depth, LabelMap, Normals
-from slimtask.train.data.vectors import decode_normals, read_normals_array
+from slimtask.train.data.reading import check_classes, read_array, read_labels
+from slimtask.train.data.transforms import LabelMap
+from slimtask.train.data.vectors import read_normals_array
 
 HOLDOUT = 0.2
 _ARRAYS = {
@@ -64,13 +65,13 @@ class NyudMtSource(FrameSource):
         ids = _ids(root, split if own_val or split == "test" else "train")
         if not own_val and split != "test":
             ids = hold_out(ids, split, holdout, seed)
-        readers: dict[str, Reader] = {
+        reading: dict[str, Reader] = {
             "segmentation": read_segmentation,
-            "depth": lambda path: Depth(read_depth(path)),
+            "depth": readers.metres,
             "normals": read_normals_array,
             "edges": read_edge_array,
         }
-        super().__init__("nyud_mt", root, MT_TASKS, tasks, by_pattern(ids, _ARRAYS), tuple(_ARRAYS), readers)
+        super().__init__("nyud_mt", root, MT_TASKS, tasks, by_pattern(ids, _ARRAYS), tuple(_ARRAYS), reading)
 
 
 class NyudSource(FrameSource):
@@ -80,13 +81,13 @@ class NyudSource(FrameSource):
         self, root: Path, split: str, *, holdout: float = HOLDOUT, seed: int = 0, tasks: Sequence[str] | None = None
     ) -> None:
         ids = _ids(root, "val") if split == "test" else hold_out(_ids(root, "train"), split, holdout, seed)
-        readers: dict[str, Reader] = {
+        reading: dict[str, Reader] = {
             "segmentation": read_segmentation,
-            "depth": lambda path: Depth(read_depth(path)),
-            "normals": lambda path: Normals(decode_normals(read_rgb(path))),
-            "edges": lambda path: LabelMap((read_labels(path) > 127).float()[None]),
+            "depth": readers.metres,
+            "normals": readers.normals,
+            "edges": readers.mask,
         }
-        super().__init__("nyud", root, TASKS, tasks, by_pattern(ids, _PICTURES), tuple(_PICTURES), readers)
+        super().__init__("nyud", root, TASKS, tasks, by_pattern(ids, _PICTURES), tuple(_PICTURES), reading)
 
 
 def read_segmentation(path: Path) -> Tensor:

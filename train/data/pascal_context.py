@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,14 @@ from torch import Tensor
 from slimtask.errors import InputError
 from slimtask.files import read_json
 from slimtask.tasks import TaskSpec, select_tasks
+from slimtask.train.data import readers
 from slimtask.train.data.boundaries import boundaries, thin
 from slimtask.train.data.frames import FrameSource, Reader, by_pattern
 from slimtask.train.data.lists import hold_out, read_ids
 from slimtask.train.data.pascal_parts import PARTS, read_parts, with_people
 from slimtask.train.data.protocol import Sample
-from slimtask.train.data.reading import read_labels, read_mat, read_rgb, require_files, same_size
+from slimtask.train.data.reading import read_mat, require_files, same_size
 from slimtask.train.data.transforms import LabelMap, Normals
-from slimtask.train.data.vectors import decode_normals
 
 HOLDOUT = 0.1
 CLASSES = (
@@ -68,16 +69,16 @@ class PascalContextSource(FrameSource):
             "saliency": "sal_distill/*.png",
             "normals": "normals_distill/*.png",
         }
-        readers: dict[str, Reader] = {
-            "segmentation": lambda path: LabelMap(read_labels(path, len(CLASSES))),
-            "saliency": lambda path: LabelMap((read_labels(path) > 127).float()[None]),
-            "normals": lambda path: Normals(decode_normals(read_rgb(path))),
+        reading: dict[str, Reader] = {
+            "segmentation": partial(readers.classes, count=len(CLASSES)),
+            "saliency": readers.mask,
+            "normals": readers.normals,
         }
         frames = by_pattern(self.ids, columns)
         if "segmentation" in names:
             own = by_pattern(self.ids, columns | {"segmentation": _OWN})
             frames = [one if (root / one[1]).is_file() else other for one, other in zip(frames, own, strict=True)]
-        super().__init__("pascal_context", root, TASKS, tasks, frames, tuple(columns), readers)
+        super().__init__("pascal_context", root, TASKS, tasks, frames, tuple(columns), reading)
         self.names = names
         annotations = [_PARTS] * ("human_parts" in names) + [_CONTEXT] * bool({"edges", "normals"} & names)
         require_files((root / one.replace("*", image) for one in annotations for image in self.ids), "pascal_context")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -26,11 +27,12 @@ from torch import Tensor
 
 from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec
+from slimtask.train.data import readers
 from slimtask.train.data.frames import FrameSource, Reader
 from slimtask.train.data.lists import Entry, adashare_split
-from slimtask.train.data.reading import check_classes, read_array, read_labels, read_rgb, read_wide
-from slimtask.train.data.transforms import LabelMap, Normals
-from slimtask.train.data.vectors import Axes, decode_normals
+from slimtask.train.data.reading import check_classes, read_array, read_labels, read_wide
+from slimtask.train.data.transforms import LabelMap
+from slimtask.train.data.vectors import Axes
 
 LIST = "taskonomy.json"
 PRIORS = "semseg_prior_factor.npy"
@@ -72,14 +74,14 @@ class TaskonomySource(FrameSource):
         )
         if not (root / frames[0][0]).is_file() and (root / _omnidata(frames[0][0])).is_file():
             frames = [tuple(_omnidata(path) for path in frame) for frame in frames]
-        readers: dict[str, Reader] = {
+        reading: dict[str, Reader] = {
             "segmentation": read_segmentation,
-            "normals": lambda path: Normals(decode_normals(read_rgb(path), AXES)),
-            "depth": lambda path: LabelMap(encode_depth(read_wide(path))),
-            "keypoints": lambda path: LabelMap(encode_response(read_wide(path), KEYPOINT_LIMIT)),
-            "edges": lambda path: LabelMap(encode_response(read_wide(path), EDGE_LIMIT)),
+            "normals": partial(readers.normals, axes=AXES),
+            "depth": read_log_depth,
+            "keypoints": partial(read_response, limit=KEYPOINT_LIMIT),
+            "edges": partial(read_response, limit=EDGE_LIMIT),
         }
-        super().__init__("taskonomy", root, TASKS, tasks, frames, _COLUMNS, readers)
+        super().__init__("taskonomy", root, TASKS, tasks, frames, _COLUMNS, reading)
         self.class_weights = {"segmentation": prior_factors(root)}
 
 
@@ -92,6 +94,16 @@ def encode_depth(depth: Int32[Tensor, "height width"]) -> Float[Tensor, "1 heigh
 def encode_response(response: Int32[Tensor, "height width"], limit: float) -> Float[Tensor, "1 height width"]:
     """Return a 16-bit response with 0 .. ``limit`` (of 2^16) stretched to -1 .. 1, clipped beyond."""
     return ((response.float() / 2**16).clamp(0.0, limit) / limit * 2.0 - 1.0)[None]
+
+
+def read_log_depth(path: Path) -> Tensor:
+    """Return the encoded depth of a 16-bit picture, see ``encode_depth``."""
+    return LabelMap(encode_depth(read_wide(path)))
+
+
+def read_response(path: Path, limit: float) -> Tensor:
+    """Return the encoded response of a 16-bit picture, see ``encode_response``."""
+    return LabelMap(encode_response(read_wide(path), limit))
 
 
 def read_segmentation(path: Path) -> Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -105,3 +106,9 @@ def test_wrong_arrays_are_named(folder, column, array, message):
 def test_a_wrong_folder_is_explained(tmp_path):
     with pytest.raises(InputError, match=r"has no cityscape\.json; set data\.root"):
         CityscapesSource(tmp_path, "train")
+
+
+def test_a_source_can_go_to_another_process(folder):
+    source = CityscapesSource(folder, "test")
+    copy = pickle.loads(pickle.dumps(source)).load([0])[0]
+    assert all(torch.equal(copy[name], value) for name, value in source.load([0])[0].items())

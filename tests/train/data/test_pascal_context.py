@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -181,3 +182,9 @@ def test_without_the_tables_of_classes_normals_are_refused_by_name(folder):
 def test_a_wrong_folder_is_explained(tmp_path):
     with pytest.raises(InputError, match=r"val\.txt' does not exist; set data\.root"):
         PascalContextSource(tmp_path, "test")
+
+
+def test_a_data_set_can_go_to_another_process(folder):
+    dataset = open_dataset(_config(folder), "test")
+    copy = pickle.loads(pickle.dumps(dataset))[0]
+    assert all(torch.equal(copy[name], value) for name, value in dataset[0].items())

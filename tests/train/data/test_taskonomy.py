@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -130,3 +131,9 @@ def test_missing_and_wrong_files_are_named(folder):
         TaskonomySource(folder, "test", tasks=("segmentation",)).load([0])
     with pytest.raises(InputError, match=r"has no taskonomy\.json"):
         TaskonomySource(folder / "ihlen", "test")
+
+
+def test_a_source_can_go_to_another_process(folder):
+    source = TaskonomySource(folder, "test")
+    copy = pickle.loads(pickle.dumps(source)).load([0])[0]
+    assert all(torch.equal(copy[name], value) for name, value in source.load([0])[0].items())
