@@ -46,6 +46,8 @@ class TaskSpec(Frozen):
     kind: Kind
     channels: int = Field(ge=1, le=4096)
     weight: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    loss: str = Field(default="", max_length=64)  # by name, see train/losses.py; empty: the kind's first
+    class_weights: tuple[Positive, ...] = ()  # of the loss weighted_cross_entropy
     # these four default to what the kind says, see _DEFAULTS
     ignore: float = 255
     metric: str = ""
@@ -69,6 +71,10 @@ class TaskSpec(Frozen):
             raise ValueError(f"task '{self.name}': a {self.kind} task has {fixed} channel(s), not {self.channels}")
         if self.classes and len(self.classes) != self.channels:
             raise ValueError(f"task '{self.name}': {len(self.classes)} class names for {self.channels} channels")
+        if self.class_weights and len(self.class_weights) != self.channels:
+            raise ValueError(
+                f"task '{self.name}': {len(self.class_weights)} class weights for {self.channels} channels"
+            )
         return self
 
     @property

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from slimtask.errors import InputError
 from slimtask.tasks import Preprocessing, TaskSpec
-from slimtask.train.batches import in_order
-from slimtask.train.data.protocol import MultiTaskDataset
-from slimtask.train.losses import multi_task_loss
-from slimtask.train.metrics import TaskMetrics
+from slimtask.train import parallel
+from slimtask.train.batches import Batch, fetch
+from slimtask.train.data.protocol import MultiTaskDataset, collate
+from slimtask.train.losses import loss_terms
+from slimtask.train.metrics import Extra, TaskMetrics, check_metrics, metric_names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Mean weighted loss per image, mean loss of each task, and the metrics of each task by name."""
+    """Weighted sum of the task losses, the loss of each task, and the metrics of each task by name.
+
+    All are over the whole set: neither the batch size nor the number of processes matters. A loss is that of one batch
+    that holds the whole set.
+    """
 
     loss: float
     losses: dict[str, float]
@@ -31,29 +38,57 @@ def evaluate(
     *,
     tasks: Sequence[TaskSpec] | None = None,
     batch: int = 32,
+    extra: Extra = (),
 ) -> Evaluation:
     """Return the Evaluation of ``model`` (any module with forward(x) -> dict) in eval mode on every sample.
 
-    ``tasks`` are the data set's, with the loss weights to use (None: those the data set has).
+    ``tasks`` are the data set's, with the loss weights to use (None: those the data set has). ``extra`` names metrics
+    beyond the usual ones (docs/metrics.md), or is "all"; each goes to the tasks whose kind has it. In a process group
+    every process must call this: each takes a share of the samples, and all return the same. Raises InputError for a
+    metric that no task has, and for an empty data set.
     """
+    if len(dataset) == 0:
+        raise InputError("there are no samples to evaluate the network on; give at least one.")
     device = next(model.parameters()).device
     tasks = dataset.tasks if tasks is None else tasks
-    meters = {task.name: TaskMetrics(task, device) for task in tasks}
+    check_metrics(tasks, extra)
+    meters = {task.name: TaskMetrics(task, device, _of_kind(extra, task)) for task in tasks}
     sums: dict[str, Tensor] = {}
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for host_images, host_targets in in_order(dataset, preprocessing, batch):
-            images = host_images.to(device, memory_format=torch.channels_last)
-            targets = {name: target.to(device) for name, target in host_targets.items()}
-            predictions = {name: value.float() for name, value in model(images).items()}
-            total, losses = multi_task_loss(predictions, targets, tasks)
-            for name, value in {"": total, **losses}.items():
-                sums[name] = sums.get(name, torch.zeros(())) + value.cpu() * len(images)
-            for name, meter in meters.items():
-                meter.update(predictions[name], targets[name])
+        for host_images, host_targets in _share(dataset, preprocessing, batch):
+            predictions = model(host_images.to(device, memory_format=torch.channels_last))
+            for task in tasks:
+                prediction, target = predictions[task.name].float(), host_targets[task.name].to(device)
+                terms = torch.stack([torch.stack(term) for term in loss_terms(prediction, target, task)]).double()
+                sums[task.name] = sums.get(task.name, torch.zeros_like(terms)) + terms
+                meters[task.name].update(prediction, target)
     model.train(was_training)
-    means = {name: float(value) / len(dataset) for name, value in sums.items()}
+    losses = {task.name: _mean_loss(sums[task.name]) for task in tasks}
     return Evaluation(
-        loss=means.pop(""), losses=means, metrics={name: meter.compute() for name, meter in meters.items()}
+        loss=sum(task.weight * losses[task.name] for task in tasks),
+        losses=losses,
+        metrics={name: meter.compute() for name, meter in meters.items()},
     )
+
+
+def _of_kind(extra: Extra, task: TaskSpec) -> Extra:
+    return extra if isinstance(extra, str) else [name for name in extra if name in metric_names(task.kind)]
+
+
+def _share(dataset: MultiTaskDataset, preprocessing: Preprocessing, batch: int) -> Iterator[Batch]:
+    """Yield this process's samples in batches, the last one as small as it is.
+
+    With fewer samples than processes all take every sample, which changes no mean, so that none has nothing to share.
+    """
+    alone = len(dataset) < parallel.processes()
+    indices = list(range(len(dataset)))[0 if alone else parallel.rank() :: 1 if alone else parallel.processes()]
+    for start in range(0, len(indices), batch):
+        yield collate(fetch(dataset, indices[start : start + batch]), preprocessing)
+
+
+def _mean_loss(terms: Float[Tensor, "terms 2"]) -> float:
+    """Return the loss of the whole set from the sums over its batches, of all processes."""
+    total, count = parallel.summed(terms).unbind(dim=1)
+    return float((total / count.clamp_min(1)).mean())

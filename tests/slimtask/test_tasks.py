@@ -26,3 +26,12 @@ def test_an_unknown_task_is_named_with_the_nearest(tasks: tuple[TaskSpec, ...]) 
     assert [task.name for task in select_tasks(tasks, ["edges", "depth"])] == ["depth", "edges"]
     with pytest.raises(InputError, match="unknown task 'dept'; did you mean 'depth'"):
         select_tasks(tasks, ["dept"])
+
+
+def test_class_weights_are_one_a_class_and_positive() -> None:
+    task = TaskSpec(name="s", kind="segmentation", channels=2, class_weights=(0.5, 2.0), loss="weighted_cross_entropy")
+    assert TaskSpec.model_validate_json(task.model_dump_json()) == task
+    with pytest.raises(ValueError, match="1 class weights for 2 channels"):
+        TaskSpec(name="s", kind="segmentation", channels=2, class_weights=(0.5,))
+    with pytest.raises(ValueError, match="greater than 0"):
+        TaskSpec(name="s", kind="segmentation", channels=2, class_weights=(0.5, 0.0))
