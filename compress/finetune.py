@@ -15,6 +15,7 @@ from slimtask.compress.modes import modes_kept
 from slimtask.errors import InputError
 
 OwnLoss = Callable[[Any, Any], Tensor]
+Progress = Callable[[int, int, str], None]
 _Norm = nn.modules.batchnorm._BatchNorm
 
 
@@ -26,15 +27,22 @@ def inputs_of(batch: Any) -> Tensor:
     return images
 
 
+def batchnorms(model: nn.Module) -> list[_Norm]:
+    """Return the BatchNorms of ``model`` that keep running statistics."""
+    return [module for module in model.modules() if isinstance(module, _Norm) and module.track_running_stats]
+
+
 @torch.no_grad()
 def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
     """Return how many batches the running statistics of ``model`` were estimated anew from, in place.
 
     They become the plain average over the batches (momentum None); dropout is off, and nothing else changes. A removal
     shifts what the later layers see, so the dense statistics no longer fit (Yu and Huang, ICCV 2019, section 3.4).
-    Raises InputError if there is no batch; the old statistics come back on any error.
+    Raises InputError if there is no batch or no such BatchNorm; the old statistics come back on any error.
     """
-    norms = [module for module in model.modules() if isinstance(module, _Norm) and module.track_running_stats]
+    norms = batchnorms(model)
+    if not norms:
+        raise InputError("the network has no BatchNorm with running statistics, so there is nothing to recalibrate.")
     supply = iter(batches)
     first = next(supply, None)
     if first is None:
@@ -50,9 +58,11 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
             for batch in chain([first], supply):
                 model(inputs_of(batch))
                 count += 1
-        except BaseException:
+        except BaseException as error:
             for norm, _, buffers in before:
                 norm.load_state_dict(buffers, strict=False)
+            if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
+                raise InputError("BatchNorm needs more than one value per channel; take larger batches.") from error
             raise
         finally:
             for norm, momentum, _ in before:
@@ -60,49 +70,84 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
     return count
 
 
-def distil(
-    student: nn.Module,
-    teacher: nn.Module,
+def finetune(
+    model: nn.Module,
     batches: Iterable[Any],
     *,
     steps: int,
     lr: float,
     loss: OwnLoss | None = None,
+    teacher: nn.Module | None = None,
     alpha: float = 0.5,
+    progress: Progress | None = None,
 ) -> list[float]:
-    """Return the loss of every step of training ``student``, in place, towards the outputs of ``teacher``.
+    """Return the loss of every step of training ``model``, in place: by the tasks' own loss, a teacher, or both.
 
-    The distance of an output is its mean squared error divided by the mean square of the teacher's, so that every task
-    counts alike whatever its unit. With ``loss(outputs, batch)``, the tasks' own loss on the student's outputs, the sum
-    is alpha * distance + (1 - alpha) * loss. Adam, cosine decay to zero, BatchNorm as in training; ``batches`` starts
-    over when it ends. Raises InputError if the outputs differ in name or shape, or the loss is not finite.
+    ``loss(outputs, batch)`` is the tasks' own, on the outputs in training mode. ``teacher`` is the dense network, whose
+    outputs are aimed at (Hinton et al., arXiv 1503.02531; here ``output_distance``, which any kind of task has). With
+    both the sum is alpha * distance + (1 - alpha) * loss. Adam; the rate rises over the first 5 % of the steps to
+    ``lr``, then decays by a cosine to zero; BatchNorm as in training. ``batches`` starts over when it ends;
+    ``progress(step, steps, text)`` is called after each step. Raises InputError if there is nothing to train or to aim
+    at, the network does not run in training mode, its outputs differ from the teacher's in name or shape, or the loss
+    is not finite; the network is then half-trained, so drop it.
     """
-    if steps < 1 or not 0 <= alpha <= 1:
-        raise InputError(f"distil needs at least one step and alpha in 0..1; they are {steps} and {alpha}.")
-    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    if steps < 1 or not 0 <= alpha <= 1 or not 0 < lr < math.inf:
+        raise InputError(
+            f"fine-tuning needs at least one step, a learning rate above 0 and alpha in 0..1; they are {steps}, {lr} "
+            f"and {alpha}."
+        )
+    if loss is None and teacher is None:
+        raise InputError("fine-tuning needs something to aim at; give the tasks' own loss, a teacher, or both.")
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise InputError("every parameter of the network is frozen (requires_grad is False), so nothing can be tuned.")
     optimiser = torch.optim.Adam(parameters, lr=lr)
     history: list[float] = []
-    with modes_kept(student, teacher), torch.enable_grad():
-        student.train()
-        teacher.eval()
+    with modes_kept(model, *([] if teacher is None else [teacher])), torch.enable_grad():
+        model.train()
+        if teacher is not None:
+            teacher.eval()
         for step, batch in zip(range(steps), _cycle(batches), strict=False):
             for group in optimiser.param_groups:
-                group["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
-            images = inputs_of(batch)
-            with torch.no_grad():
-                wanted = teacher(images)
-            outputs = student(images)
-            total = output_distance(outputs, wanted)
-            if loss is not None:
-                total = alpha * total + (1 - alpha) * loss(outputs, batch)
+                group["lr"] = _rate(step, steps, lr)
+            total = _aim(model, batch, loss, teacher, alpha)
             if not bool(total.isfinite()):
                 raise InputError(f"the loss of step {step} is not finite; take a smaller learning rate than {lr}.")
             optimiser.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             history.append(float(total.detach()))
+            if progress is not None:
+                progress(step + 1, steps, f"loss {history[-1]:.3f}")
     optimiser.zero_grad(set_to_none=True)
     return history
+
+
+def _rate(step: int, steps: int, lr: float) -> float:
+    """Return the learning rate of ``step``; Adam's first steps are as long as the rate, whatever the gradient."""
+    rising = math.ceil(steps / 20)
+    if step < rising:
+        return lr * (step + 1) / (rising + 1)
+    return lr * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+
+
+def _aim(model: nn.Module, batch: Any, loss: OwnLoss | None, teacher: nn.Module | None, alpha: float) -> Tensor:
+    """Return the loss of one batch."""
+    images = inputs_of(batch)
+    try:
+        outputs = model(images)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # e.g. a detector, which wants targets
+        raise InputError(
+            f"the network does not run in training mode on images of shape {list(images.shape)} "
+            f"({(str(error).splitlines() or [type(error).__name__])[0]}); tune it in its own training script."
+        ) from error
+    if teacher is None:
+        assert loss is not None
+        return loss(outputs, batch)
+    with torch.no_grad():
+        wanted = teacher(images)
+    distance = output_distance(outputs, wanted)
+    return distance if loss is None else alpha * distance + (1 - alpha) * loss(outputs, batch)
 
 
 def output_distance(outputs: Any, wanted: Any) -> Tensor:
@@ -110,40 +155,14 @@ def output_distance(outputs: Any, wanted: Any) -> Tensor:
     ours, theirs = named_outputs(outputs), named_outputs(wanted)
     if {name: x.shape for name, x in ours.items()} != {name: x.shape for name, x in theirs.items()}:
         raise InputError(
-            "the student's outputs differ from the teacher's in name or shape; give its own dense network."
+            "the student's outputs differ from the teacher's in name or shape; give its own dense network, one that "
+            "returns the same in training mode as in eval mode."
         )
     terms = []
     for name, target in theirs.items():
         scale = target.square().mean().clamp_min(torch.finfo(target.dtype).tiny)
         terms.append((ours[name] - target).square().mean() / scale)
     return torch.stack(terms).mean()
-
-
-def keep_schedule(keep: float, rounds: int) -> list[float]:
-    """Return the share of what is there that each round keeps so that all together keep ``keep``: a constant one."""
-    if not 0 < keep <= 1 or rounds < 1:
-        raise InputError(f"the schedule needs a share in 0..1 and at least one round; they are {keep} and {rounds}.")
-    return [keep ** (1 / rounds)] * rounds
-
-
-def iterative(
-    model: nn.Module,
-    keep: float,
-    rounds: int,
-    prune_once: Callable[[nn.Module, float], nn.Module],
-    between: Callable[[nn.Module, int], None] | None = None,
-) -> nn.Module:
-    """Return the network pruned to ``keep`` of ``model`` in several ``rounds``, with ``between`` called after each.
-
-    ``prune_once(model, share)`` returns a new network with that share of what it was given (a ratio of channels,
-    parameters or FLOPs, as the caller's Budget says); ``between(network, round)`` trains it in place after each round.
-    Several small rounds with training between them lose less than one large one (Han et al., NeurIPS 2015, section 3).
-    """
-    for number, share in enumerate(keep_schedule(keep, rounds)):
-        model = prune_once(model, share)
-        if between is not None:
-            between(model, number)
-    return model
 
 
 def _cycle(batches: Iterable[Any]) -> Iterator[Any]:

@@ -1,7 +1,8 @@
-"""Batches and losses for the criteria that look at the loss: from the recipe that a checkpoint or the user names."""
+"""Training data of a network on the command line: from the recipe that its checkpoint or the user names."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,29 @@ from slimtask.errors import InputError
 if TYPE_CHECKING:
     from slimtask.checkpoint import Checkpoint
     from slimtask.compress.saliency import Loss
+    from slimtask.tasks import Preprocessing, TaskSpec
+    from slimtask.train.data.config import DataConfig
+    from slimtask.train.data.dataset import TransformedDataset
     from slimtask.train.recipe import Recipe
 
 IMAGES = 64
 BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A recipe, its data at the network's size, and those of the network's tasks that it has targets for."""
+
+    recipe: Recipe
+    config: DataConfig
+    tasks: tuple[TaskSpec, ...]
+    size: Preprocessing
+
+    def split(self, name: str) -> TransformedDataset:
+        """Return the split "train" or "val"."""
+        from slimtask.train.data.config import open_dataset
+
+        return open_dataset(self.config, name)
 
 
 def calibration(checkpoint: Checkpoint, recipe: Path | None, criterion: str) -> tuple[list[Any], Loss]:
@@ -23,32 +43,16 @@ def calibration(checkpoint: Checkpoint, recipe: Path | None, criterion: str) -> 
     is none, or its data set has not the checkpoint's tasks.
     """
     from slimtask.compress.foreign import by_task
-    from slimtask.train.data.config import open_dataset
     from slimtask.train.data.protocol import collate
     from slimtask.train.losses import task_loss
 
-    if not checkpoint.tasks or checkpoint.preprocessing is None:
-        raise InputError(
-            f"--importance {criterion} needs the losses of tasks on RGB images; give --tasks, or --importance l2."
-        )
-    tasks, size = checkpoint.tasks, checkpoint.preprocessing
-    data = _recipe(checkpoint, recipe, criterion).data
-    names = tuple(task.name for task in tasks)
-    dataset = open_dataset(
-        data.model_copy(update={"tasks": names, "height": size.height, "width": size.width}), "train"
-    )
-    theirs = {task.name: (task.kind, task.channels) for task in dataset.tasks}
-    for task in tasks:
-        if theirs[task.name] != (task.kind, task.channels):
-            raise InputError(
-                f"task '{task.name}' is {task.kind} with {task.channels} channels in the network and "
-                f"{theirs[task.name][0]} with {theirs[task.name][1]} in the data '{data.name}'; give the "
-                "recipe of its data."
-            )
+    data = open_data(checkpoint, recipe, f"--importance {criterion}", "or --importance l2, which needs none")
+    dataset, tasks = data.split("train"), data.tasks
     count = min(IMAGES, len(dataset))
     chosen = [index * len(dataset) // count for index in range(count)]
     batches = [
-        collate([dataset[index] for index in chosen[start : start + BATCH]], size) for start in range(0, count, BATCH)
+        collate([dataset[index] for index in chosen[start : start + BATCH]], data.size)
+        for start in range(0, count, BATCH)
     ]
 
     def loss(model: Any, batch: Any) -> dict[str, Any]:
@@ -59,7 +63,39 @@ def calibration(checkpoint: Checkpoint, recipe: Path | None, criterion: str) -> 
     return batches, loss
 
 
-def _recipe(checkpoint: Checkpoint, path: Path | None, criterion: str) -> Recipe:
+def open_data(checkpoint: Checkpoint, recipe: Path | None, what: str, instead: str, *, targets: bool = True) -> Data:
+    """Return the data of ``recipe``, or of the recipe that the checkpoint was trained with, for the option ``what``.
+
+    With ``targets`` every task of the network needs targets; without, its images suffice, and ``tasks`` are those that
+    happen to have some. Raises InputError, which offers ``instead``, where that is not so.
+    """
+    from slimtask.train.data.config import open_dataset
+
+    if checkpoint.preprocessing is None:
+        raise InputError(f"{what} needs a network of one RGB image, this one takes other inputs; {instead}.")
+    if targets and not checkpoint.tasks:
+        raise InputError(f"{what} needs the losses of tasks on RGB images; give --tasks, {instead}.")
+    chosen, size = _recipe(checkpoint, recipe, what, instead), checkpoint.preprocessing
+    sized = chosen.data.model_copy(update={"height": size.height, "width": size.width})
+    names = tuple(task.name for task in checkpoint.tasks) if targets else None
+    dataset = open_dataset(sized.model_copy(update={"tasks": names}), "train")
+    if len(dataset) == 0:
+        raise InputError(f"the train split of '{sized.name}' is empty; give it more images.")
+    theirs = {task.name: (task.kind, task.channels) for task in dataset.tasks}
+    fitting = tuple(task for task in checkpoint.tasks if theirs.get(task.name) == (task.kind, task.channels))
+    if targets and len(fitting) < len(checkpoint.tasks):
+        task = next(task for task in checkpoint.tasks if task not in fitting)
+        raise InputError(
+            f"task '{task.name}' is {task.kind} with {task.channels} channels in the network and "
+            f"{theirs[task.name][0]} with {theirs[task.name][1]} in the data '{sized.name}'; give the "
+            "recipe of its data."
+        )
+    read = tuple(task.name for task in fitting) or (dataset.tasks[0].name,)
+    config = sized.model_copy(update={"tasks": read})
+    return Data(recipe=chosen, config=config, tasks=fitting, size=size)
+
+
+def _recipe(checkpoint: Checkpoint, path: Path | None, what: str, instead: str) -> Recipe:
     from slimtask.train.recipe import load_recipe, parse_recipe
 
     if path is not None:
@@ -67,7 +103,7 @@ def _recipe(checkpoint: Checkpoint, path: Path | None, criterion: str) -> Recipe
     written = checkpoint.provenance.get("recipe")
     if not isinstance(written, dict):
         raise InputError(
-            f"--importance {criterion} needs data, and the network comes without the recipe it was trained with; give "
-            "--calibration RECIPE (its data section is used), or --importance l2, which needs none."
+            f"{what} needs data, and the network comes without the recipe it was trained with; give "
+            f"--calibration RECIPE (its data section is used), {instead}."
         )
     return parse_recipe(written, "the recipe in the checkpoint")

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slimtask.cli.common import JsonOption, console, emit, table, words, working
+from slimtask.cli.common import JsonOption, console, emit, interruptible, table, words, working
+from slimtask.cli.finetune import (
+    DistilOption,
+    FinetuneOption,
+    RateOption,
+    RecalibrateOption,
+    RoundsOption,
+    Tuner,
+    Wanted,
+    cut_in_rounds,
+)
 from slimtask.cli.latency import compress_to_flops, compress_to_latency, parse_budgets, show_paths
 from slimtask.cli.network import (
     InputOption,
@@ -24,9 +36,11 @@ from slimtask.cli.staircase import compress_by_table, show_speed_up
 from slimtask.errors import InputError
 
 if TYPE_CHECKING:
+    from slimtask.checkpoint import Checkpoint
     from slimtask.compress.compress import Cost
     from slimtask.compress.remove import Compressed
 
+INTERRUPTED = "interrupted; nothing was written."
 DEFAULT_ALIGN = 8
 """The count that vector units and tensor cores take at once."""
 
@@ -43,7 +57,12 @@ def compress_verb(
     ] = None,
     scope: Annotated[str | None, typer.Option(help="global (default) or layer: equal shares everywhere.")] = None,
     vote: Annotated[str | None, typer.Option(help="Tasks decide together: all, min, mean, max.")] = None,
-    calibration: Annotated[Path | None, typer.Option(help="Recipe whose data taylor and snip look at.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Recipe whose data taylor, snip and training see.")] = None,
+    recalibrate: RecalibrateOption = None,
+    finetune: FinetuneOption = None,
+    distil: DistilOption = None,
+    lr: RateOption = None,
+    rounds: RoundsOption = None,
     align: Annotated[
         str | None,
         typer.Option(help="Keep multiples of this many channels (8); auto: counts worth having, measured here."),
@@ -79,27 +98,35 @@ def compress_verb(
     choices = {name: value for name, value in choices.items() if value is not None}
     _check_choices(zeros, budget | ({} if paths is None else {"latency-ms": 0.0}), choices)
     _check_per_task(per_task, bool(budget or paths or zeros), masks=masks, policy=policy, sets=sets)
+    wanted = Wanted(recalibrate=recalibrate, finetune=finetune, distil=distil, lr=lr, rounds=rounds)
+    wanted.check(budgeted=bool(budget or paths), measured=paths is not None or align == "auto")
     if checkpoint is not None and checkpoint.suffix == ".onnx":
         only_for_foreign(checkpoint, model=model, weights=weights, tasks=tasks, input=shape)
         if paths or per_task:
             raise InputError("of an ONNX file only zeros are removed; leave out --latency-ms and --per-task.")
         _onnx(checkpoint, out, budget, _alignment(align), json_path)
         return
-    if checkpoint is not None:
-        only_for_foreign(checkpoint, weights=weights, tasks=tasks, input=shape)
-        network = open_checkpoint(checkpoint, model)
-    elif model is not None:
-        network = open_foreign(model, weights, tasks, shape)
-    else:
-        raise InputError("there is nothing to compress; give a checkpoint, or --model with --input.")
+    network = _opened(checkpoint, model, weights, tasks, shape)
     if per_task:
         compress_per_task(network, out, masks, policy, words(sets) or (), _alignment(align), json_path)
     elif paths is not None or (align == "auto" and "flops" in budget):
-        _measured(network, out, paths, on, budget, choices, align, json_path)
+        _measured(network, out, paths, on, budget, choices, align, wanted, json_path)
     elif align == "auto":
-        _by_table(network, out, budget, choices, json_path)
+        _by_table(network, out, budget, choices, wanted, json_path)
     else:
-        _compress(network, out, budget, choices, _alignment(align), json_path)
+        _compress(network, out, budget, choices, _alignment(align), wanted, json_path)
+
+
+def _opened(
+    checkpoint: Path | None, model: str | None, weights: Path | None, tasks: Path | None, shape: str | None
+) -> Network:
+    """Return the network to compress: of a checkpoint, or of the user's own."""
+    if checkpoint is not None:
+        only_for_foreign(checkpoint, weights=weights, tasks=tasks, input=shape)
+        return open_checkpoint(checkpoint, model)
+    if model is not None:
+        return open_foreign(model, weights, tasks, shape)
+    raise InputError("there is nothing to compress; give a checkpoint, or --model with --input.")
 
 
 def _measured(
@@ -110,72 +137,101 @@ def _measured(
     budget: dict[str, float],
     choices: dict[str, Any],
     align: str | None,
+    wanted: Wanted,
     json_path: Path | None,
 ) -> None:
     """Compress to latency budgets, or to FLOPs with counts off the measured staircase."""
-    from slimtask.compress.compress import cost
-    from slimtask.compress.rebuild import rebuild
-
     for name in ("scope", "vote"):
         if name in choices:
             raise InputError(f"--{name} is decided by the integer program of measured counts; leave it out.")
     if paths is None:
-        _how(network, budget, {})  # refuses what is no budget
-        smaller, done = compress_to_flops(network, budget["flops"], _importance(network, choices))
-    else:
-        counts = None if align in (None, "auto") else _alignment(align)
-        smaller, done = compress_to_latency(network, paths, on, counts, _importance(network, choices))
-    example = network.checkpoint.example()
-    before, after = cost(network.rebuild(), example), cost(rebuild(smaller, network.factory), example)
-    smaller.save(out)
-    _show(done.compressed, before, after)
-    rows = show_paths(done)
-    emit(_result(out, before, after, done.compressed) | {"paths": rows}, json_path)
+        _how(network, budget, {}, wanted)  # refuses what is no budget
+    how = _importance(network, choices, wanted)
+    with interruptible(INTERRUPTED):
+        tuner = wanted.tuner(network, choices.get("calibration"))
+        if paths is None:
+            smaller, done = compress_to_flops(network, budget["flops"], how)
+        else:
+            counts = None if align in (None, "auto") else _alignment(align)
+            smaller, done = compress_to_latency(network, paths, on, counts, how)
+        smaller = tuner(smaller, 1) if tuner else smaller
+    result = _written(network, smaller, (done.compressed,), out, tuner)
+    emit(result | {"paths": show_paths(done)}, json_path)
 
 
 def _by_table(
-    network: Network, out: Path, budget: dict[str, float], choices: dict[str, Any], json_path: Path | None
+    network: Network,
+    out: Path,
+    budget: dict[str, float],
+    choices: dict[str, Any],
+    wanted: Wanted,
+    json_path: Path | None,
 ) -> None:
     """Remove zeros, or what matters least of channels or parameters, with counts off the measured staircase."""
-    from slimtask.compress.compress import cost
-    from slimtask.compress.rebuild import rebuild
-
-    smaller, compressed, found = compress_by_table(network, _how(network, budget, choices))
-    example = network.checkpoint.example()
-    before, after = cost(network.rebuild(), example), cost(rebuild(smaller, network.factory), example)
-    smaller.save(out)
-    _show(compressed, before, after)
-    emit(_result(out, before, after, compressed) | {"latency": show_speed_up(found)}, json_path)
+    how = _how(network, budget, choices, wanted)
+    with interruptible(INTERRUPTED):
+        tuner = wanted.tuner(network, choices.get("calibration"))
+        smaller, compressed, found = compress_by_table(network, how)
+        smaller = tuner(smaller, 1) if tuner else smaller
+    result = _written(network, smaller, (compressed,), out, tuner)
+    emit(result | {"latency": show_speed_up(found)}, json_path)
 
 
 def _compress(
-    network: Network, out: Path, budget: dict[str, float], choices: dict[str, Any], align: int, json_path: Path | None
+    network: Network,
+    out: Path,
+    budget: dict[str, float],
+    choices: dict[str, Any],
+    align: int,
+    wanted: Wanted,
+    json_path: Path | None,
 ) -> None:
-    from slimtask.compress.compress import compress_checkpoint, cost
+    """Remove zeros, or what matters least until a budget is met, in one cut or in rounds with training between."""
+    from slimtask.compress.compress import compress_checkpoint
+    from slimtask.compress.rounds import compress_in_rounds
+
+    how = _how(network, budget, choices, wanted) | {"align": align, "factory": network.factory}
+    with interruptible(INTERRUPTED):
+        tuner = wanted.tuner(network, choices.get("calibration"))
+        if tuner is None:
+            with working("finding what may go, removing it, proving it"):
+                smaller, compressed = compress_checkpoint(network.checkpoint, **how)
+            cuts: tuple[Compressed, ...] = (compressed,)
+        else:
+            cut = partial(compress_in_rounds, network.checkpoint, rounds=tuner.rounds, **how)
+            smaller, cuts = cut_in_rounds(tuner, cut)
+    emit(_written(network, smaller, cuts, out, tuner), json_path)
+
+
+def _written(
+    network: Network, smaller: Checkpoint, cuts: Sequence[Compressed], out: Path, tuner: Tuner | None
+) -> dict[str, Any]:
+    """Write the checkpoint, print what was done to it and return it as JSON."""
+    from slimtask.compress.compress import cost
     from slimtask.compress.rebuild import rebuild
 
-    how = _how(network, budget, choices)
-    with working("finding what may go, removing it, proving it"):
-        smaller, compressed = compress_checkpoint(network.checkpoint, align=align, factory=network.factory, **how)
     example = network.checkpoint.example()
     before, after = cost(network.rebuild(), example), cost(rebuild(smaller, network.factory), example)
     smaller.save(out)
-    _show(compressed, before, after)
-    emit(_result(out, before, after, compressed), json_path)
+    _show(cuts, before, after)
+    result = {"checkpoint": str(out), "before": vars(before), "after": vars(after), **_proved(cuts[-1])}
+    if len(cuts) > 1:
+        result["rounds"] = [_proved(cut) for cut in cuts]
+    if tuner is not None:
+        result |= {"training": smaller.provenance["compressed"][-1]["training"], "validation": tuner.show()}
+    return result
 
 
-def _result(out: Path, before: Cost, after: Cost, compressed: Compressed) -> dict[str, Any]:
+def _proved(compressed: Compressed) -> dict[str, Any]:
+    """Return one cut and its proof as JSON."""
     proof = compressed.certificate
     return {
-        "checkpoint": str(out),
-        "before": vars(before),
-        "after": vars(after),
         "certificate": {**proof.model_dump(mode="json"), "max_rel_error": proof.max_rel_error, "holds": proof.holds},
         "plan": compressed.plan.model_dump(mode="json"),
     }
 
 
-def _how(network: Network, budget: dict[str, float], choices: dict[str, Any]) -> dict[str, Any]:
+def _how(network: Network, budget: dict[str, float], choices: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
     """Return the arguments of ``compress`` beside the network."""
     from pydantic import ValidationError
 
@@ -190,10 +246,10 @@ def _how(network: Network, budget: dict[str, float], choices: dict[str, Any]) ->
         example = "0.5" if name == "keep" else "0.5, or a count above 1"
         raise InputError(f"--{name} {value:g} is no budget ({problem.lower()}); give {example}.") from None
     chosen_how = {"budget": chosen, "scope": choices.get("scope", "global"), "vote": choices.get("vote")}
-    return chosen_how | _importance(network, choices)
+    return chosen_how | _importance(network, choices, wanted)
 
 
-def _importance(network: Network, choices: dict[str, Any]) -> dict[str, Any]:
+def _importance(network: Network, choices: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
     """Return the criterion of ``choices`` and, if it looks at the loss, its data."""
     from slimtask.cli.calibration import calibration
     from slimtask.compress.importance import GRADIENTS, check_criterion
@@ -204,7 +260,7 @@ def _importance(network: Network, choices: dict[str, Any]) -> dict[str, Any]:
     if criterion in GRADIENTS:
         with working("reading calibration data"):
             how["calibration"], how["loss"] = calibration(network.checkpoint, choices.get("calibration"), criterion)
-    elif "calibration" in choices:
+    elif "calibration" in choices and wanted.first is None:
         raise InputError(f"--importance {criterion} looks at no data; leave out --calibration, or take taylor or snip.")
     return how
 
@@ -243,8 +299,11 @@ def _alignment(text: str | None) -> int:
     return int(text)
 
 
-def _show(compressed: Compressed, before: Cost, after: Cost) -> None:
-    console.print(str(compressed.plan), markup=False, highlight=False)
+def _show(cuts: Sequence[Compressed], before: Cost, after: Cost) -> None:
+    for number, cut in enumerate(cuts, start=1):
+        if len(cuts) > 1:
+            console.print(f"cut {number} of {len(cuts)}")
+        console.print(str(cut.plan), markup=False, highlight=False)
     rows = table("Removed", "", "before", "after", "ratio")
     for name, old, new in (
         ("parameters", before.params, after.params),
@@ -254,7 +313,8 @@ def _show(compressed: Compressed, before: Cost, after: Cost) -> None:
         if name != "trunk parameters" or before.trunk_params != before.params:
             rows.add_row(name, f"{old:,}", f"{new:,}", f"{old / new:.2f}" if new else "-")
     console.print(rows)
-    _show_proof(compressed.certificate)
+    for cut in cuts:
+        _show_proof(cut.certificate)
 
 
 def _show_proof(proof: Any) -> None:

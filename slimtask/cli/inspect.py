@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slimtask.cli.common import JsonOption, console, emit, table
+from slimtask.cli.finetune import show_training
 from slimtask.cli.network import (
     InputOption,
     ModelOption,
@@ -95,6 +96,7 @@ def _network(network: Network, title: str) -> object:
     proof = checkpoint.provenance.get("certificate")
     if proof is not None:
         _show_certificate(proof)
+    show_training(checkpoint.provenance)
     refused = [refusal.model_dump() for refusal in covered.refused]
     return {
         "architecture": architecture.model_dump(),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from slimtask.compress.finetune import distil, iterative, keep_schedule, output_distance, recalibrate_batchnorm
+from slimtask.compress.finetune import finetune, output_distance, recalibrate_batchnorm
 from slimtask.errors import InputError
 from slimtask.train.models import MultiTaskNet
 
@@ -75,7 +76,7 @@ def test_a_damaged_student_learns_the_teachers_outputs(small_net: NetMaker) -> N
     kept, theirs = frozen.clone(), copy.deepcopy(teacher.state_dict())
     batches = [(torch.randn(2, 3, 32, 32), "no targets")]
     student.eval()
-    history = distil(student, teacher, batches, steps=12, lr=2e-3)
+    history = finetune(student, batches, steps=12, lr=2e-3, teacher=teacher)
     assert len(history) == 12
     assert history[-1] < 0.5 * history[0]
     assert not student.training
@@ -95,34 +96,71 @@ def test_alpha_weighs_the_distance_against_the_own_loss() -> None:
     with torch.no_grad():
         distance = float(output_distance(student(batches[0][0]), teacher(batches[0][0])))
         task = float(own(student(batches[0][0]), batches[0]))
-    (mixed,) = distil(copy.deepcopy(student), teacher, batches, steps=1, lr=1e-3, loss=own, alpha=0.25)
+    (mixed,) = finetune(copy.deepcopy(student), batches, steps=1, lr=1e-3, loss=own, teacher=teacher, alpha=0.25)
     assert mixed == pytest.approx(0.25 * distance + 0.75 * task)
-    (alone,) = distil(copy.deepcopy(student), teacher, batches, steps=1, lr=1e-3)
+    (alone,) = finetune(copy.deepcopy(student), batches, steps=1, lr=1e-3, teacher=teacher)
     assert alone == pytest.approx(distance)
-    away = distil(student, teacher, batches, steps=200, lr=0.1, loss=own, alpha=0.0)
+    (own_alone,) = finetune(copy.deepcopy(student), batches, steps=1, lr=1e-3, loss=own)
+    assert own_alone == pytest.approx(task)
+    away = finetune(student, batches, steps=200, lr=0.1, loss=own, teacher=teacher, alpha=0.0)
     assert away[-1] < 1e-3
+
+
+def test_the_rate_rises_then_falls_to_zero() -> None:
+    """Adam's first step is as long as its learning rate, whatever the gradient, so the weight tells the rate."""
+    model, weights = nn.Linear(1, 1, bias=False), []
+    model.weight.data.fill_(100.0)
+
+    def constant_slope(outputs: torch.Tensor, batch: Any) -> torch.Tensor:
+        weights.append(model.weight.item())
+        return outputs.sum()
+
+    finetune(model, [torch.ones(1, 1)], steps=40, lr=0.5, loss=constant_slope)
+    moved = [before - after for before, after in pairwise([*weights, model.weight.item()])]
+    assert moved[:3] == [pytest.approx(x, rel=1e-3) for x in (0.5 / 3, 1.0 / 3, 0.5)]
+    assert all(before >= after for before, after in pairwise(moved[2:]))
+    assert 0 < moved[-1] < 0.01
+
+
+def test_progress_is_told_and_modes_come_back() -> None:
+    model, told = with_dropout(), []
+    model[2].eval()
+    modes = [module.training for module in model.modules()]
+    batches = [torch.randn(2, 3, 4, 4)]
+    finetune(
+        model, batches, steps=2, lr=0.1, loss=lambda y, _: y.square().mean(), progress=lambda *args: told.append(args)
+    )
+    assert [(done, steps) for done, steps, _ in told] == [(1, 2), (2, 2)]
+    assert modes == [module.training for module in model.modules()]
+
+
+class Detector(nn.Linear):
+    """Wants targets in training mode, as detectors do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert not self.training, "targets should not be none when in training mode"
+        return super().forward(x)
 
 
 def test_bad_input_is_refused() -> None:
     teacher, student = nn.Linear(2, 1), nn.Linear(2, 1)
+    batches = [torch.ones(1, 2)]
     with pytest.raises(InputError, match="at least one step"):
-        distil(student, teacher, [torch.ones(1, 2)], steps=0, lr=0.1)
+        finetune(student, batches, steps=0, lr=0.1, teacher=teacher)
+    with pytest.raises(InputError, match="something to aim at"):
+        finetune(student, batches, steps=1, lr=0.1)
+    with pytest.raises(InputError, match="learning rate above 0"):
+        finetune(student, batches, steps=1, lr=0.0, teacher=teacher)
     with pytest.raises(InputError, match="ended after 2"):
-        distil(student, teacher, iter([torch.ones(1, 2)] * 2), steps=3, lr=0.1)
+        finetune(student, iter(batches * 2), steps=3, lr=0.1, teacher=teacher)
+    with pytest.raises(InputError, match="every parameter of the network is frozen"):
+        finetune(copy.deepcopy(student).requires_grad_(False), batches, steps=1, lr=0.1, teacher=teacher)
+    with pytest.raises(InputError, match=r"does not run in training mode .*targets should not be none"):
+        finetune(Detector(2, 1), batches, steps=1, lr=0.1, teacher=teacher)
+    with pytest.raises(InputError, match="no BatchNorm with running statistics"):
+        recalibrate_batchnorm(student, batches)
+    with pytest.raises(InputError, match="take larger batches"):
+        recalibrate_batchnorm(nn.BatchNorm2d(2), [torch.ones(1, 2, 1, 1)])
     student.weight.data.fill_(float("inf"))
     with pytest.raises(InputError, match="the loss of step 0 is not finite"):
-        distil(student, teacher, [torch.ones(1, 2)], steps=1, lr=0.1)
-    with pytest.raises(InputError, match=r"share in 0\.\.1"):
-        keep_schedule(1.5, 2)
-
-
-def test_rounds_multiply_to_the_share_asked_for() -> None:
-    calls: list[Any] = []
-
-    def prune_once(model: nn.Module, share: float) -> nn.Module:
-        calls.append(share)
-        return nn.Linear(round(model.in_features * share), 1)
-
-    done = iterative(nn.Linear(1000, 1), 0.125, 3, prune_once, lambda model, number: calls.append(number))
-    assert done.in_features == 125
-    assert calls == [pytest.approx(0.5), 0, pytest.approx(0.5), 1, pytest.approx(0.5), 2]
+        finetune(student, batches, steps=1, lr=0.1, teacher=teacher)

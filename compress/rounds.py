@@ -1,0 +1,95 @@
+"""Pruning in several rounds with training between them, down to the same budget as one cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from torch import nn
+
+from slimtask.checkpoint import Checkpoint, json_safe
+from slimtask.compress.budget import Budget
+from slimtask.compress.compress import compress_checkpoint
+from slimtask.compress.cost import count_flops, count_parameters
+from slimtask.compress.groups import find_groups
+from slimtask.compress.inputs import Inputs
+from slimtask.compress.rebuild import rebuild
+from slimtask.compress.remove import Compressed
+from slimtask.errors import InputError
+
+Between = Callable[[Checkpoint, int], Checkpoint]
+
+
+def compress_in_rounds(
+    checkpoint: Checkpoint,
+    *,
+    budget: Budget,
+    rounds: int,
+    between: Between,
+    factory: Callable[[], nn.Module] | None = None,
+    **choices: Any,
+) -> tuple[Checkpoint, tuple[Compressed, ...]]:
+    """Return the checkpoint that meets ``budget`` after ``rounds`` cuts, and each cut with its own certificate.
+
+    Every round keeps the same share of what the one before left, so that the last one ends at the budget that a single
+    cut would meet; ``between(checkpoint, round)`` returns the checkpoint trained after each (rounds count from 1).
+    Several small cuts with training between them lose less than one large one (Han et al., NeurIPS 2015, section 3).
+    A round whose budget is met already, as channels go in blocks of ``align``, is left out. ``choices`` are further
+    arguments of ``compress_checkpoint``; batches of ``calibration`` are looked at in every round, so give a list.
+
+    Raises InputError, before ``between`` is called for the first time, if the budget cannot be met.
+    """
+    if rounds < 1:
+        raise InputError(f"pruning takes at least one round, not {rounds}.")
+    if rounds > 1:  # a single cut tells whether the budget can be met, before hours of training
+        compress_checkpoint(checkpoint, budget=budget, factory=factory, **choices)
+    dense, example = rebuild(checkpoint, factory), checkpoint.example()
+    cuts: list[Compressed] = []
+    closed: set[str] = set()
+    model = dense
+    for number in range(1, rounds + 1):
+        share = round_share(
+            budget, _size(dense, example, budget, closed), _size(model, example, budget, closed), number, rounds
+        )
+        if rounds > 1 and share >= 1:
+            continue
+        chosen = budget if rounds == 1 else Budget.model_validate({_field(budget): share})
+        checkpoint, cut = compress_checkpoint(checkpoint, budget=chosen, factory=factory, **choices)
+        if rounds > 1:
+            checkpoint = _told(checkpoint, cut, {"round": number, "rounds": rounds})
+        checkpoint = between(checkpoint, number)
+        cuts.append(cut)
+        closed |= {refusal.group for refusal in cut.certificate.refused}
+        model = cut.model
+    return checkpoint, tuple(cuts)
+
+
+def round_share(budget: Budget, dense: float, now: float, number: int, rounds: int) -> float:
+    """Return the share of ``now`` that round ``number`` (from 1) may leave of a network that was ``dense`` once.
+
+    The limits fall geometrically from ``dense`` to the budget's own, which is that of the last round. Above 1 the
+    round's limit is met already.
+    """
+    last = budget.limit(dense)
+    return last / now if number == rounds else dense * (last / dense) ** (number / rounds) / now
+
+
+def _field(budget: Budget) -> str:
+    return {"channels": "keep", "parameters": "params", "FLOPs": "flops"}[budget.of]
+
+
+def _size(model: nn.Module, example: Inputs, budget: Budget, closed: Collection[str]) -> float:
+    """Return what the budget counts of ``model``: parameters, FLOPs, or the channels of the groups that may be cut."""
+    if budget.params is not None:
+        return float(count_parameters(model))
+    if budget.flops is not None:
+        return float(count_flops(model, example))
+    groups = find_groups(model, example)
+    return float(sum(group.channels for group in groups if group.refused is None and group.name not in closed))
+
+
+def _told(checkpoint: Checkpoint, cut: Compressed, facts: dict[str, Any]) -> Checkpoint:
+    """Return ``checkpoint`` with the round and its certificate told beside the cut's other facts."""
+    *earlier, last = checkpoint.provenance["compressed"]
+    last = {**last, **facts, "certificate": json_safe(cut.certificate.model_dump())}
+    return checkpoint.with_changes(provenance={**checkpoint.provenance, "compressed": [*earlier, last]})
