@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec
+from slimtask.train.losses import LOSSES
 from slimtask.train.metrics import check_metrics, metric_names
 from slimtask.train.metrics.registry import FAMILIES, reported
 
@@ -57,3 +60,10 @@ def test_a_primary_metric_with_the_wrong_direction_is_refused(kind: str, metric:
     assert metric in reported(right, ())
     with pytest.raises(InputError, match=f"set higher_is_better to {higher}"):
         reported(right.model_copy(update={"higher_is_better": not higher}), ())
+
+
+def test_the_documentation_names_every_metric_and_loss() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    names = {name for kind in FAMILIES for name in metric_names(kind) if not name.startswith("raw_")}
+    names |= {name for losses in LOSSES.values() for name in losses}
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
