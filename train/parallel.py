@@ -6,6 +6,7 @@ of valid entries of the global batch (``shared_count``), and BatchNorm sees the 
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -54,8 +55,12 @@ def average_gradients(module: nn.Module) -> None:
 
 
 def leave() -> None:
-    """Leave the process group, if there is one: a process that ends without it may be killed by its own threads."""
+    """Leave the process group, if there is one: a process that ends without it may be aborted by its own threads.
+
+    So may one in which a DistributedDataParallel is still alive; those in reference cycles are collected here.
+    """
     if dist.is_available() and dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -85,7 +85,8 @@ model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
 x, valid = torch.randn(6, 3, 5, 5).double(), torch.rand(6, 2, 3, 3) < 0.5
 half = slice(3 * parallel.rank(), 3 * parallel.rank() + 3)
 parallel.share_batchnorm_(model)
-out = DistributedDataParallel(model)(x[half])
+network = DistributedDataParallel(model)  # kept: its hooks average the gradients
+out = network(x[half])
 loss = (out.square() * valid[half]).sum() / parallel.shared_count(valid[half].sum())
 loss.backward()
 mean = parallel.averaged({"loss": loss.detach()})["loss"]
@@ -94,6 +95,7 @@ found |= {name: b.tolist() for name, b in model.named_buffers()} | {"loss": floa
 found["anywhere"] = [parallel.anywhere(parallel.rank() == 1), parallel.anywhere(False)]
 if parallel.rank() == 0:
     json.dump(found, open(sys.argv[1] + "/found.json", "w"))
+del network, out, loss
 parallel.leave()
 """
 
