@@ -7,6 +7,7 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 from torchmetrics import Metric
 from torchmetrics.functional.classification import (
     binary_average_precision,
@@ -96,6 +97,8 @@ class LabelMeter(Metric):
         """Return every score by name, NaN where nothing counted."""
         scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
         results = {"map": self._varying_map(scores, labels)}
+        if scores.shape[1] == 1:  # torchmetrics wants two labels; a second that is never known changes nothing
+            scores, labels = scores.repeat(1, 2), pad(labels, (0, 1), value=self.ignore)
         some, count = bool((labels != self.ignore).any()), scores.shape[1]
         for threshold, suffix in ((0.5, ""), (ORIGINAL_THRESHOLD, f"_{ORIGINAL_THRESHOLD}")):
             right = multilabel_accuracy(scores, labels, count, threshold, "micro", ignore_index=self.ignore)

@@ -10,6 +10,7 @@ import torch
 from torchmetrics.functional.classification import binary_precision_recall_curve
 
 from slimtask.tasks import TaskSpec
+from slimtask.train.metrics import TaskMetrics
 
 from .conftest import Score
 
@@ -113,3 +114,16 @@ def test_labels_that_are_all_unknown_have_no_score(score: Score) -> None:
     result = score(LABELS, np.zeros((5, 3), np.float32), np.full((5, 3), -1, np.float32), extra="all")
     assert len(result) == 5
     assert all(math.isnan(value) for value in result.values())
+
+
+def test_a_single_label_is_scored_like_any_other() -> None:
+    """Ten images, one of them unknown, by hand: 3 true positives, 1 false, 2 missed, 3 true negatives."""
+    labels = torch.tensor([1, 1, 1, 1, 1, 0, 0, 0, 0, -1.0])[:, None]
+    logits = torch.tensor([2, 3, 1, -1, -2, 4, -3, -4, -5, 6.0])[:, None]
+    metrics = TaskMetrics(TaskSpec(name="male", kind="multilabel", channels=1))
+    metrics.update(logits, labels)
+    result = metrics.compute()
+    assert result["accuracy"] == pytest.approx(6 / 9)
+    assert result["weighted_f1"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 2))
+    ranked = (1 / 2 + 2 / 3 + 3 / 4 + 4 / 5 + 5 / 6) / 5  # precision at each true label, the false one ranked first
+    assert result["map"] == pytest.approx(ranked)
