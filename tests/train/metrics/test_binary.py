@@ -120,7 +120,7 @@ def test_a_single_label_is_scored_like_any_other() -> None:
     """Ten images, one of them unknown, by hand: 3 true positives, 1 false, 2 missed, 3 true negatives."""
     labels = torch.tensor([1, 1, 1, 1, 1, 0, 0, 0, 0, -1.0])[:, None]
     logits = torch.tensor([2, 3, 1, -1, -2, 4, -3, -4, -5, 6.0])[:, None]
-    metrics = TaskMetrics(TaskSpec(name="male", kind="multilabel", channels=1))
+    metrics = TaskMetrics(TaskSpec(name="male", kind="multilabel", channels=1), extra=("accuracy", "weighted_f1"))
     metrics.update(logits, labels)
     result = metrics.compute()
     assert result["accuracy"] == pytest.approx(6 / 9)
