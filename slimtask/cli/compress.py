@@ -20,7 +20,7 @@ from slimtask.cli.finetune import (
     Wanted,
     cut_in_rounds,
 )
-from slimtask.cli.latency import compress_to_flops, compress_to_latency, parse_budgets, show_paths
+from slimtask.cli.latency import BlocksOption, compress_to_flops, compress_to_latency, parse_budgets, show_paths
 from slimtask.cli.network import (
     InputOption,
     ModelOption,
@@ -71,6 +71,7 @@ def compress_verb(
         str | None, typer.Option("--latency-ms", help="Budget: measured ms, of all or by path: all=12,depth=5.")
     ] = None,
     on: Annotated[str, typer.Option(help="The backend that --latency-ms is measured on.")] = "onnxruntime-cpu",
+    blocks: BlocksOption = None,
     per_task: Annotated[bool, typer.Option("--per-task", help="A network for each task, to the folder --out.")] = False,
     masks: Annotated[Path | None, typer.Option(help="With --per-task: masks per task (.safetensors).")] = None,
     policy: Annotated[Path | None, typer.Option(help="With --per-task: which task runs which block (.json).")] = None,
@@ -94,7 +95,7 @@ def compress_verb(
     budget = {
         name: value for name, value in (("keep", keep), ("params", params), ("flops", flops)) if value is not None
     }
-    choices = {"importance": importance, "scope": scope, "vote": vote, "calibration": calibration}
+    choices = {"importance": importance, "scope": scope, "vote": vote, "calibration": calibration, "blocks": blocks}
     choices = {name: value for name, value in choices.items() if value is not None}
     _check_choices(zeros, budget | ({} if paths is None else {"latency-ms": 0.0}), choices)
     _check_per_task(per_task, bool(budget or paths or zeros), masks=masks, policy=policy, sets=sets)
@@ -153,10 +154,12 @@ def _measured(
             smaller, done = compress_to_flops(network, budget["flops"], how)
         else:
             counts = None if align in (None, "auto") else _alignment(align)
-            smaller, done = compress_to_latency(network, paths, on, counts, how)
+            smaller, done = compress_to_latency(
+                network, paths, on, counts, how | {"blocks": choices.get("blocks", True)}
+            )
         smaller = tuner(smaller, 1) if tuner else smaller
     result = _written(network, smaller, (done.compressed,), out, tuner)
-    emit(result | {"paths": show_paths(done)}, json_path)
+    emit(result | show_paths(done), json_path)
 
 
 def _by_table(
@@ -270,6 +273,8 @@ def _check_choices(zeros: bool, budget: dict[str, float], choices: dict[str, Any
     asked = [*(["zeros"] if zeros else []), *budget]
     if len(asked) > 1:
         raise InputError(f"--{asked[0]} and --{asked[1]} are two ways to say how much goes; give one of them.")
+    if "blocks" in choices and "latency-ms" not in budget:
+        raise InputError("only a latency budget removes whole blocks; add --latency-ms, or leave --[no-]blocks out.")
     if choices and not budget:
         name = next(iter(choices))
         raise InputError(

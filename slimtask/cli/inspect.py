@@ -116,11 +116,13 @@ def _edits(network: Network) -> list[dict[str, Any]]:
     from slimtask.compress.groups import find_groups
     from slimtask.compress.plan import Plan
     from slimtask.compress.rebuild import replay
+    from slimtask.compress.skip import SkipBlocks
 
     cut = []
     for number, (before, edit) in enumerate(replay(network.checkpoint, network.factory), start=1):
         if not isinstance(edit, Plan):
-            console.print(f"edit {number}: {edit.kind}", markup=False)
+            blocks = f" {', '.join(edit.blocks)}" if isinstance(edit, SkipBlocks) else ""
+            console.print(f"edit {number}: {edit.kind}{blocks}", markup=False)
             continue
         try:
             groups = find_groups(before, network.checkpoint.example())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from slimtask.cli.common import console, progress_bar, table
 from slimtask.cli.network import Network
@@ -11,6 +13,14 @@ from slimtask.errors import InputError
 if TYPE_CHECKING:
     from slimtask.bench.to_latency import ToLatency
     from slimtask.checkpoint import Checkpoint
+
+
+BlocksOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--blocks/--no-blocks", help="With --latency-ms: residual blocks may go whole, by score (the default)."
+    ),
+]
 
 
 def parse_budgets(text: str) -> dict[str, float]:
@@ -76,8 +86,8 @@ def compress_to_flops(network: Network, flops: float, how: dict[str, Any]) -> tu
     return with_compressed(network.checkpoint, done.compressed, told), done
 
 
-def show_paths(done: ToLatency) -> list[dict[str, Any]]:
-    """Print the blocks that went and the table of budgets, and return the latter as JSON."""
+def show_paths(done: ToLatency) -> dict[str, Any]:
+    """Print the blocks that went and the table of budgets, and return both as JSON."""
     if done.skip is not None:
         console.print(
             f"{len(done.skip.blocks)} block(s) went whole, by score: {', '.join(done.skip.blocks)} (the certificate is "
@@ -89,4 +99,5 @@ def show_paths(done: ToLatency) -> list[dict[str, Any]]:
         numbers = (row.budget_ms, row.dense_ms, row.predicted_ms, row.measured_ms)
         rows.add_row(row.path, *(f"{number:.3g}" for number in numbers), f"{row.dense_ms / row.measured_ms:.2f}")
     console.print(rows)
-    return [row.model_dump(mode="json") for row in done.paths]
+    blocks = [] if done.skip is None else list(done.skip.blocks)
+    return {"blocks": blocks, "paths": [row.model_dump(mode="json") for row in done.paths]}
