@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from slimtask.cli.common import JsonOption, console, emit, interruptible, progress_bar, table
+
+if TYPE_CHECKING:
+    from slimtask.train.trials import Trials
 
 
 def train_verb(
@@ -15,6 +18,7 @@ def train_verb(
     out: Annotated[Path | None, typer.Option(help="Output folder; default runs/NAME.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue a run that was stopped.")] = False,
+    trials: Annotated[int, typer.Option(min=1, help="Train so often, with other seeds; mean and spread.")] = 1,
     json_path: JsonOption = None,
 ) -> None:
     """Train a network, dense or sparse, as a recipe says.
@@ -28,17 +32,19 @@ def train_verb(
     folder = out or Path("runs") / chosen.name
     sentence = f"interrupted; the state is saved, the same command with --resume --out {folder} continues."
     with interruptible(sentence), progress_bar(f"train {chosen.name}") as progress:
+        if trials > 1:
+            from slimtask.train.trials import train_trials
+
+            _show_trials(train_trials(chosen, folder, trials, resume=resume, progress=progress), folder, json_path)
+            return
         result = train(chosen, folder, resume=resume, progress=progress)
     rows = table("Scores", "task", "metric", "validation", "test")
     for task, metrics in result.test.metrics.items():
         for metric, value in metrics.items():
             rows.add_row(task, metric, f"{result.validation.metrics[task][metric]:.4f}", f"{value:.4f}")
     console.print(rows)
-    if result.sparsity:
-        console.print(
-            f"sparsity: {result.sparsity['parameter_sparsity']:.1%} of the trunk's parameters, "
-            f"{result.sparsity['group_sparsity']:.1%} of the channel groups"
-        )
+    for name, value in result.sparsity.items():
+        console.print(f"{name.replace('_', ' ')}: {value:.4g}")
     if not result.reached:
         console.print("[yellow]the sparsity target was not reached; give the run more steps or a longer ramp[/yellow]")
     console.print(f"checkpoint: {result.checkpoint}")
@@ -51,3 +57,18 @@ def train_verb(
         "test": finite(result.test.metrics),
     }
     emit(summary, json_path)
+
+
+def _show_trials(trials: Trials, folder: Path, json_path: Path | None) -> None:
+    from slimtask.train.loop import finite
+
+    count = len(trials.results)
+    rows = table(f"Test scores of {count} trials", "task", "metric", "mean", "std", *map(str, range(count)))
+    for task, metrics in trials.mean.items():
+        for metric, value in metrics.items():
+            single = [f"{result.test.metrics[task][metric]:.4f}" for result in trials.results]
+            rows.add_row(task, metric, f"{value:.4f}", f"{trials.std[task][metric]:.4f}", *single)
+    console.print(rows)
+    console.print(f"checkpoints: {folder}/trial0 to trial{count - 1}")
+    checkpoints = [str(result.checkpoint) for result in trials.results]
+    emit({"checkpoints": checkpoints, "mean": finite(trials.mean), "std": finite(trials.std)}, json_path)

@@ -1,0 +1,44 @@
+"""Trials differ in the seed alone, resume, and are averaged as numpy does it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slimtask.errors import InputError
+from slimtask.train.recipe import Recipe, parse_recipe
+from slimtask.train.trials import train_trials
+
+
+def recipe() -> Recipe:
+    return parse_recipe({
+        "data": {"height": 32, "width": 32, "train": 8, "val": 4, "test": 4, "cache": True, "tasks": ["depth"]},
+        "model": {"width": 0.125, "head_hidden": 8},
+        "train": {"steps": 3, "batch": 4, "eval_every": 3, "seed": 5},
+    })  # fmt: skip
+
+
+def test_trials_have_other_seeds_a_mean_and_a_spread(tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    trials = train_trials(recipe(), tmp_path / "out", 3, progress=lambda step, total, _: steps.append((step, total)))
+    errors = [result.test.metrics["depth"]["mae"] for result in trials.results]
+    assert len(set(errors)) == 3
+    assert trials.mean["depth"]["mae"] == pytest.approx(np.mean(errors))
+    assert trials.std["depth"]["mae"] == pytest.approx(np.std(errors, ddof=1))
+    assert steps == [(step, 9) for step in range(1, 10)]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["mean"]["depth"]["mae"] == pytest.approx(np.mean(errors))
+    shutil.rmtree(tmp_path / "out" / "trial2")
+    (tmp_path / "out" / "trial2").mkdir()  # killed before its first state
+    again = train_trials(recipe(), tmp_path / "out", 3, resume=True)
+    assert again.mean == trials.mean
+
+
+def test_no_trial_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="0 trials are none"):
+        train_trials(recipe(), tmp_path / "out", 0)
+    assert not (tmp_path / "out").exists()

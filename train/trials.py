@@ -1,0 +1,77 @@
+"""Several trials of one recipe, which differ in the seed alone: every score with its mean and spread."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slimtask.errors import InputError
+from slimtask.files import write_json
+from slimtask.train import parallel
+from slimtask.train.loop import Progress, TrainResult, finite, train
+from slimtask.train.recipe import Recipe
+from slimtask.train.stages import open_folder, part_of
+
+Scores = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """The trials' results, and mean and sample standard deviation (0 for one trial) of every test metric by task."""
+
+    results: tuple[TrainResult, ...]
+    mean: Scores
+    std: Scores
+
+
+def train_trials(
+    recipe: Recipe, out: Path | str, count: int, *, resume: bool = False, progress: Progress | None = None
+) -> Trials:
+    """Train ``recipe`` ``count`` times, with seeds from ``train.seed`` on, and return the Trials.
+
+    Trial n goes to ``out / "trial<n>"``, the table of all to ``out / "summary.json"``. The data keep their seed: what
+    varies are initialisation, order and augmentation. ``resume`` goes on where the last one was stopped.
+    """
+    if count < 1:
+        raise InputError(f"{count} trials are none; give at least one.")
+    out, report = Path(out), progress or (lambda step, steps, text: None)
+    open_folder(recipe, out, resume=resume)
+    lengths, results = [recipe.train.steps] * count, []
+    for number in range(count):
+        seeded = recipe.train.model_copy(update={"seed": recipe.train.seed + number})
+        part = part_of(report, lengths, number, f"trial {number + 1} of {count}")
+        results.append(_trial(recipe.model_copy(update={"train": seeded}), out / f"trial{number}", part))
+    mean, std = spread([result.test.metrics for result in results])
+    if parallel.rank() == 0:
+        table = {"trials": count, "mean": finite(mean), "std": finite(std), "sparsity": _sparsity(results)}
+        write_json(out / "summary.json", table)
+    return Trials(results=tuple(results), mean=mean, std=std)
+
+
+def spread(scores: list[Scores]) -> tuple[Scores, Scores]:
+    """Return mean and sample standard deviation of every metric of every task over the trials."""
+    mean: Scores = {}
+    std: Scores = {}
+    for task, metrics in scores[0].items():
+        for name in metrics:
+            values = [one[task][name] for one in scores]
+            mean.setdefault(task, {})[name] = statistics.fmean(values)
+            std.setdefault(task, {})[name] = statistics.stdev(values) if len(values) > 1 else 0.0
+    return mean, std
+
+
+def _trial(recipe: Recipe, folder: Path, progress: Progress) -> TrainResult:
+    started = (folder / "recipe.yaml").exists()
+    parallel.anywhere(flag=True)  # all have looked before the first one writes
+    if folder.exists() and not started and parallel.rank() == 0:
+        shutil.rmtree(folder)  # killed before there was anything to resume
+    parallel.anywhere(flag=True)
+    return train(recipe, folder, resume=started, progress=progress)
+
+
+def _sparsity(results: list[TrainResult]) -> dict[str, Any]:
+    names = results[0].sparsity
+    return {name: [result.sparsity[name] for result in results] for name in names}
