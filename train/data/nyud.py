@@ -42,17 +42,18 @@ _ARRAYS = {
 _PICTURES = _ARRAYS | {"image": "images/*.png", "normals": "normals/*.png", "edges": "edge/*.png"}
 
 
-def _tasks(normals: float, edges: float) -> tuple[TaskSpec, ...]:
-    return (
-        TaskSpec(name="segmentation", kind="segmentation", channels=40, classes=CLASSES),
-        TaskSpec(name="depth", kind="depth", channels=1),
-        TaskSpec(name="normals", kind="normals", channels=3, weight=normals),
-        TaskSpec(name="edges", kind="edges", channels=1, weight=edges),
-    )
-
-
-MT_TASKS = _tasks(normals=1.0, edges=1.0)
-TASKS = _tasks(normals=10.0, edges=50.0)  # InvPT
+MT_TASKS = (
+    TaskSpec(name="segmentation", kind="segmentation", channels=40, classes=CLASSES),
+    TaskSpec(name="depth", kind="depth", channels=1),
+    TaskSpec(name="normals", kind="normals", channels=3),
+    TaskSpec(name="edges", kind="edges", channels=1),
+)
+# Losses and weights of InvPT: a weight belongs to its loss.
+TASKS = (
+    *MT_TASKS[:2],
+    TaskSpec(name="normals", kind="normals", channels=3, weight=10.0, loss="l1"),
+    TaskSpec(name="edges", kind="edges", channels=1, weight=50.0, loss="weighted_bce"),
+)
 
 
 class NyudMtSource(FrameSource):

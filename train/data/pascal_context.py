@@ -39,13 +39,13 @@ CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-# Weights of InvPT.
+# Losses and weights of InvPT: a weight belongs to its loss.
 TASKS = (
     TaskSpec(name="segmentation", kind="segmentation", channels=21, classes=CLASSES),
     TaskSpec(name="human_parts", kind="segmentation", channels=7, classes=PARTS, weight=2.0),
     TaskSpec(name="saliency", kind="saliency", channels=1, weight=5.0),
-    TaskSpec(name="edges", kind="edges", channels=1, weight=50.0),
-    TaskSpec(name="normals", kind="normals", channels=3, weight=10.0),
+    TaskSpec(name="edges", kind="edges", channels=1, weight=50.0, loss="weighted_bce"),
+    TaskSpec(name="normals", kind="normals", channels=3, weight=10.0, loss="l1"),
 )
 _VOC, _OWN = "semseg/VOC12/*.png", "semseg/pascal-context/*.png"
 _PARTS = "human_parts/*.mat"

@@ -5,8 +5,8 @@ edge_texture] paths: ``building/domain/file`` (AdaShare) or, found at ``domain/t
 Omnidata's starter data, DiSparse). For which are train and val see ``lists.adashare_split``; a hold-out is of whole
 buildings. ``test`` is the list's; its ``test_small`` is a part of that, so it is not used for selection.
 
-* segmentation: 8 bits; 0 (background) and 1 ("uncertain") become class 0: 17 classes. ``class_weights`` are Taskonomy's
-  prior factors, from ``semseg_prior_factor.npy`` if the root has it.
+* segmentation: 8 bits; 0 (background) and 1 ("uncertain") become class 0: 17 classes. They weigh by Taskonomy's prior
+  factors, from ``semseg_prior_factor.npy`` if the root has it.
 * normals: 8-bit RGB, v / 255 * 2 - 1; channels (right, down, away from the camera).
 * depth: 16 bits, d / 512 metres, encoded as log(1 + d) / log(2^16), 0 .. 1; unknown from 64500 on.
 * keypoints and edges: 16 bits, a response v / 2^16 clipped to 0 .. 0.005 and 0 .. 0.08 and stretched to -1 .. 1.
@@ -46,9 +46,16 @@ PRIOR_FACTORS = (
     *(0.542, 9.167, 7.331, 7.162, 8.723, 7.613, 8.237, 9.149, 8.822, 9.086, 8.914, 9.177, 9.035, 8.604, 9.170),
     *(9.147, 9.137),
 )
-# Weights of AdaShare and DiSparse.
+# Losses and weights of AdaShare and DiSparse.
 TASKS = (
-    TaskSpec(name="segmentation", kind="segmentation", channels=17, classes=CLASSES),
+    TaskSpec(
+        name="segmentation",
+        kind="segmentation",
+        channels=17,
+        classes=CLASSES,
+        loss="weighted_cross_entropy",
+        class_weights=PRIOR_FACTORS,
+    ),
     TaskSpec(name="normals", kind="normals", channels=3, weight=3.0),
     TaskSpec(name="depth", kind="depth", channels=1, weight=2.0, unit="log(1 + 512 m) / log(65536)"),
     TaskSpec(name="keypoints", kind="keypoints", channels=1, weight=7.0),
@@ -81,8 +88,8 @@ class TaskonomySource(FrameSource):
             "keypoints": partial(read_response, limit=KEYPOINT_LIMIT),
             "edges": partial(read_response, limit=EDGE_LIMIT),
         }
-        super().__init__("taskonomy", root, TASKS, tasks, frames, _COLUMNS, reading)
-        self.class_weights = {"segmentation": prior_factors(root)}
+        offered = (TASKS[0].model_copy(update={"class_weights": prior_factors(root)}), *TASKS[1:])
+        super().__init__("taskonomy", root, offered, tasks, frames, _COLUMNS, reading)
 
 
 def encode_depth(depth: Int32[Tensor, "height width"]) -> Float[Tensor, "1 height width"]:

@@ -124,3 +124,9 @@ def test_the_real_frames(real_data):
     assert sizes[0] + sizes[1] == 367
     assert 50 <= sizes[1] <= 60
     assert sizes[2] == 101
+
+
+def test_augmented_batches_can_be_learned_from(folder, check_batch):
+    check_batch(
+        open_dataset(DataConfig(name="camvid", root=str(folder), height=18, width=24, scale=(1.0, 1.5)), "train")
+    )

@@ -127,3 +127,9 @@ def test_a_wrong_mask_is_named(folder, mask, message):
     np.save(folder / "CelebA-HQ-segmask/00002_mask.npy", mask)
     with pytest.raises(InputError, match=rf"00002_mask\.npy' .*{message}"):
         CelebASource(folder, "val").load([0])
+
+
+def test_augmented_batches_can_be_learned_from(folder, check_batch):
+    check_batch(
+        open_dataset(DataConfig(name="celeba", root=str(folder), height=32, width=32, scale=(1.0, 1.5)), "train")
+    )

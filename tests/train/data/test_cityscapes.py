@@ -112,3 +112,9 @@ def test_a_source_can_go_to_another_process(folder):
     source = CityscapesSource(folder, "test")
     copy = pickle.loads(pickle.dumps(source)).load([0])[0]
     assert all(torch.equal(copy[name], value) for name, value in source.load([0])[0].items())
+
+
+def test_augmented_batches_can_be_learned_from(folder, check_batch):
+    check_batch(
+        open_dataset(DataConfig(name="cityscapes", root=str(folder), height=16, width=32, scale=(1.0, 1.5)), "train")
+    )

@@ -171,3 +171,9 @@ def test_the_real_floor_points_up_and_the_ceiling_down(real_data):
     for name, up in (("floor", 0.9), ("ceiling", -0.9)):
         on = (sample["segmentation"] == CLASSES.index(name)) & (sample["normals"].norm(dim=0) > 0.5)
         assert sample["normals"][1][on].median() * up > 0.8
+
+
+def test_augmented_batches_can_be_learned_from(folder, check_batch):
+    check_batch(
+        open_dataset(DataConfig(name="nyu_v2", root=str(folder), height=16, width=24, scale=(1.0, 1.5)), "train")
+    )

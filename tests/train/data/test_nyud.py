@@ -144,3 +144,7 @@ def test_edge_arrays_may_be_of_0_to_1_or_of_0_to_255(tmp_path):
         np.save(path, wrong)
         with pytest.raises(InputError, match=message):
             read_edge_array(path)
+
+
+def test_augmented_batches_can_be_learned_from(data, check_batch):
+    check_batch(open_dataset(data[0].model_copy(update={"scale": (1.0, 1.5), "flip": 0.5}), "train"))

@@ -188,3 +188,7 @@ def test_a_data_set_can_go_to_another_process(folder):
     dataset = open_dataset(_config(folder), "test")
     copy = pickle.loads(pickle.dumps(dataset))[0]
     assert all(torch.equal(copy[name], value) for name, value in dataset[0].items())
+
+
+def test_augmented_batches_can_be_learned_from(folder, check_batch):
+    check_batch(open_dataset(_config(folder, scale=(1.0, 1.5)), "train"))

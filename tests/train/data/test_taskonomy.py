@@ -109,9 +109,10 @@ def test_the_layout_of_omnidata_is_found_under_the_same_list(tmp_path):
 
 
 def test_class_weights_are_taskonomys_or_the_files(folder):
-    assert TaskonomySource(folder, "test").class_weights["segmentation"] == PRIOR_FACTORS
+    assert TaskonomySource(folder, "test").tasks[0].class_weights == PRIOR_FACTORS
+    assert TaskonomySource(folder, "test").tasks[0].loss == "weighted_cross_entropy"
     np.save(folder / "semseg_prior_factor.npy", np.linspace(1, 17, 17))
-    assert TaskonomySource(folder, "test").class_weights["segmentation"] == tuple(map(float, range(1, 18)))
+    assert TaskonomySource(folder, "test").tasks[0].class_weights == tuple(map(float, range(1, 18)))
     np.save(folder / "semseg_prior_factor.npy", np.zeros(17))
     with pytest.raises(InputError, match="not 17 positive numbers"):
         TaskonomySource(folder, "test")
@@ -137,3 +138,9 @@ def test_a_source_can_go_to_another_process(folder):
     source = TaskonomySource(folder, "test")
     copy = pickle.loads(pickle.dumps(source)).load([0])[0]
     assert all(torch.equal(copy[name], value) for name, value in source.load([0])[0].items())
+
+
+def test_augmented_batches_can_be_learned_from(folder, check_batch):
+    check_batch(
+        open_dataset(DataConfig(name="taskonomy", root=str(folder), height=16, width=24, scale=(1.0, 1.5)), "train")
+    )
