@@ -1,0 +1,68 @@
+"""Methods of several stages: each stage is a run of its own in a folder inside that of the whole."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slimtask.errors import InputError
+from slimtask.files import refuse_existing, write_text
+from slimtask.train import parallel
+from slimtask.train.loop import Progress, Trainer, TrainResult, launch
+from slimtask.train.recipe import Recipe
+
+STATE = "state.safetensors"
+
+
+def open_folder(recipe: Recipe, out: Path, *, resume: bool) -> None:
+    """Make the folder of a run of several stages, with its recipe.yaml; with ``resume`` check that it is this run's.
+
+    Raises InputError if ``out`` exists (or, to resume, does not), or holds another recipe. Every process calls it.
+    """
+    content = recipe.model_dump(mode="json")
+    written = out / "recipe.yaml"
+    if not resume:
+        refuse_existing(out)
+    elif not written.exists():
+        raise InputError(f"there is nothing to resume in '{out}'; leave --resume away to start a run.")
+    elif yaml.safe_load(written.read_text(encoding="utf-8")) != content:
+        raise InputError(f"'{out}' was started with another recipe; resume with the one in its recipe.yaml.")
+    launch(recipe.train)  # from here on the processes know of each other
+    if parallel.rank() == 0 and not resume:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(written, yaml.safe_dump(content, sort_keys=False))
+    _meet()
+
+
+def run_stage(name: str, recipe: Recipe, out: Path, progress: Progress, **arguments: Any) -> TrainResult:
+    """Return the result of the stage ``name``, trained in ``out / name``: begun, continued or found finished.
+
+    A finished stage is only evaluated again. What a stage that was killed before its first state left is begun anew.
+    ``arguments`` go to the Trainer.
+    """
+    folder = out / name
+    started = (folder / STATE).exists()
+    _meet()  # rank 0 goes on to write, so all must have looked by now
+    if folder.exists() and not started and parallel.rank() == 0:
+        shutil.rmtree(folder)
+    _meet()
+    return Trainer(recipe, folder, resume=started, **arguments).run(progress)
+
+
+def part_of(progress: Progress, lengths: Sequence[int], number: int, name: str) -> Progress:
+    """Return the progress of stage ``number`` that tells ``progress`` of all stages, which have ``lengths`` steps."""
+    before, total = sum(lengths[:number]), sum(lengths)
+
+    def report(step: int, steps: int, text: str) -> None:
+        progress(before + step, total, f"{name}: {text}")
+
+    return report
+
+
+def _meet() -> None:
+    """Wait until every process is here."""
+    parallel.anywhere(True)
