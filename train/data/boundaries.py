@@ -43,25 +43,31 @@ def label_edges(labels: Shaped[Tensor, "height width"]) -> Float[Tensor, "1 heig
 
 def thin(mask: Bool[Tensor, "height width"]) -> Bool[Tensor, "height width"]:
     """Return the mask thinned to lines one pixel wide that hang together as the mask did (Guo and Hall, CACM 1989)."""
-    mask = mask.clone()
-    while True:
-        before = mask.clone()
-        for second in (False, True):
-            mask &= ~_removable(mask, second)
-        if torch.equal(mask, before):
-            return mask
-
-
-def _removable(mask: Tensor, second: bool) -> Tensor:
-    """Return the pixels that a sub-iteration of Guo and Hall removes; neighbours p2 .. p9 clockwise from the north."""
-    height, width = mask.shape
     padded = F.pad(mask, (1, 1, 1, 1))
-    shifts = ((0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0), (0, 0))
-    p2, p3, p4, p5, p6, p7, p8, p9 = (padded[y : y + height, x : x + width] for y, x in shifts)
+    flat, width = padded.view(-1), padded.shape[1]
+    clockwise = (-width, 1 - width, 1, width + 1, width, width - 1, -1, -width - 1)  # from the north
+    rules = [_removable(second) for second in (False, True)]
+    pixels = flat.nonzero().squeeze(1)
+    while True:
+        before = pixels.numel()
+        for rule in rules:
+            code = torch.zeros_like(pixels)
+            for bit, offset in enumerate(clockwise):
+                code += flat[pixels + offset].long() << bit
+            gone = rule[code]
+            flat[pixels[gone]] = False
+            pixels = pixels[~gone]
+        if pixels.numel() == before:
+            return padded[1:-1, 1:-1].contiguous()
+
+
+def _removable(second: bool) -> Bool[Tensor, "256"]:
+    """Return whether a sub-iteration of Guo and Hall removes a pixel, by its neighbours: bit 0 north, clockwise."""
+    p2, p3, p4, p5, p6, p7, p8, p9 = ((torch.arange(256) >> bit & 1).bool() for bit in range(8))
     pairs = ((p2, p3, p4), (p4, p5, p6), (p6, p7, p8), (p8, p9, p2))
     crossings = torch.stack([~a & (b | c) for a, b, c in pairs]).sum(0)
     first_count = torch.stack([p9 | p2, p3 | p4, p5 | p6, p7 | p8]).sum(0)
     second_count = torch.stack([p2 | p3, p4 | p5, p6 | p7, p8 | p9]).sum(0)
     count = torch.minimum(first_count, second_count)
     kept_side = (p2 | p3 | ~p5) & p4 if second else (p6 | p7 | ~p9) & p8
-    return mask & (crossings == 1) & (count >= 2) & (count <= 3) & ~kept_side
+    return (crossings == 1) & (count >= 2) & (count <= 3) & ~kept_side

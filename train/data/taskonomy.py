@@ -3,7 +3,7 @@
 ``taskonomy.json`` in the root lists, per split, [rgb, segment_semantic, normal, depth_zbuffer, keypoints2d,
 edge_texture] paths: ``building/domain/file`` (AdaShare) or, found at ``domain/taskonomy/building/file`` (the layout of
 Omnidata's starter data, DiSparse). For which are train and val see ``lists.adashare_split``; a hold-out is of whole
-buildings. ``test`` is the list's; its ``test_small`` is a part of that, so it is not used for selection.
+buildings. ``test`` is the list's; its ``test_small`` is for testing too, so it is not used for selection.
 
 * segmentation: 8 bits; 0 (background) and 1 ("uncertain") become class 0: 17 classes. They weigh by Taskonomy's prior
   factors, from ``semseg_prior_factor.npy`` if the root has it.
