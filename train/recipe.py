@@ -13,7 +13,11 @@ from slimtask.errors import InputError, nearest
 from slimtask.files import read_text
 from slimtask.tasks import Frozen
 from slimtask.train.data.config import DataConfig
+from slimtask.train.methods.masks.config import MasksConfig
 from slimtask.train.relate.config import RelateConfig
+
+METHOD_SECTIONS = ("sparsity", "masks", "policy", "delta")
+"""The sections that choose how to train; a recipe has one of them, or none for plain training."""
 
 
 class ModelConfig(Frozen):
@@ -100,7 +104,15 @@ class Recipe(Frozen):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     sparsity: SparsityConfig | None = None
+    masks: MasksConfig | None = None
     relate: RelateConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_method(self) -> Recipe:
+        given = [section for section in METHOD_SECTIONS if getattr(self, section, None) is not None]
+        if len(given) > 1:
+            raise ValueError(f"the sections {' and '.join(given)} are methods of their own; give one of them")
+        return self
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:

@@ -12,4 +12,12 @@ def method_of(recipe: Recipe) -> type[Method]:
         from slimtask.train.methods.group_sparsity import GroupSparsity
 
         return GroupSparsity
+    if recipe.masks is not None and recipe.masks.when == "dynamic":
+        from slimtask.train.methods.masks.dynamic import DynamicMasks
+
+        return DynamicMasks
+    if recipe.masks is not None:
+        from slimtask.train.methods.masks.training import MaskedTraining
+
+        return MaskedTraining
     return Method
