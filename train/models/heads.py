@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from slimtask.errors import InputError, nearest
 from slimtask.train.models.blocks import conv_bn
+from slimtask.train.models.convnext_head import ConvNeXtHead
 
 
 class LightHead(nn.Module):
@@ -94,7 +95,12 @@ class AttributeHead(nn.Module):
         return out
 
 
-DENSE_HEADS: dict[str, Callable[..., nn.Module]] = {"light": LightHead, "scene": SceneHead, "deeplab": DeepLabHead}
+DENSE_HEADS: dict[str, Callable[..., nn.Module]] = {
+    "light": LightHead,
+    "scene": SceneHead,
+    "deeplab": DeepLabHead,
+    "convnext": ConvNeXtHead,
+}
 IMAGE_HEADS: dict[str, Callable[..., nn.Module]] = {"pooled": PooledHead, "attribute": AttributeHead}
 
 

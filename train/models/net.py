@@ -9,9 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slimtask.architectures import register
+from slimtask.errors import InputError, nearest
 from slimtask.tasks import TaskSpec, select_tasks
 from slimtask.train.models.heads import build_head
-from slimtask.train.models.trunks import ResNetTrunk
+from slimtask.train.models.trunks import TRUNKS, ResNetTrunk
+from slimtask.train.models.vit import VITS, ViTTrunk
 
 
 class MultiTaskNet(nn.Module):
@@ -48,10 +50,10 @@ def multitask_net(
 ) -> MultiTaskNet:
     """Return a fresh MultiTaskNet: ``trunk`` at ``width`` times its published channels, one head per task.
 
-    ``head`` serves the dense tasks (light, scene, deeplab), ``image_head`` the image-level ones (pooled, attribute);
-    ``head_hidden`` overrides the heads' published hidden width.
+    ``head`` serves the dense tasks (light, scene, deeplab, convnext), ``image_head`` the image-level ones (pooled,
+    attribute); ``head_hidden`` overrides the heads' published hidden width.
     """
-    body = ResNetTrunk(trunk, width=width)
+    body = build_trunk(trunk, width)
     heads = {
         task.name: build_head(
             head if task.dense else image_head, body.out_channels, task.channels, dense=task.dense, hidden=head_hidden
@@ -59,6 +61,13 @@ def multitask_net(
         for task in tasks
     }
     return MultiTaskNet(body, nn.ModuleDict(heads), tasks)
+
+
+def build_trunk(name: str, width: float) -> ResNetTrunk | ViTTrunk:
+    """Return the trunk called ``name`` at ``width`` times its published channels; InputError for an unknown name."""
+    if name not in TRUNKS and name not in VITS:
+        raise InputError(f"unknown trunk '{name}'{nearest(name, [*TRUNKS, *VITS])}")
+    return ViTTrunk(name, width=width) if name in VITS else ResNetTrunk(name, width=width)
 
 
 def _output(raw: Tensor, spec: TaskSpec, x: Tensor) -> Tensor:

@@ -42,10 +42,7 @@ class ResNetTrunk(nn.Module):
         super().__init__()
         if name not in TRUNKS:
             raise InputError(f"unknown trunk '{name}'{nearest(name, TRUNKS)}")
-        if not 0 < width <= 8:
-            raise InputError(
-                f"the trunk's width multiplier is {width}; give one in (0, 8], 1 being the published width."
-            )
+        check_width(width)
         shape = TRUNKS[name]
         channels = scaled(64, width)
         self.stem, channels = _stem(channels, deep=shape.deep_stem)
@@ -73,6 +70,12 @@ class ResNetTrunk(nn.Module):
         for block in self.blocks.values():
             x = block(x)
         return x
+
+
+def check_width(width: float) -> None:
+    """Raise InputError for a width multiplier that makes no trunk."""
+    if not 0 < width <= 8:
+        raise InputError(f"the trunk's width multiplier is {width}; give one in (0, 8], 1 being the published width.")
 
 
 def scaled(channels: int, width: float) -> int:
