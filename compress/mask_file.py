@@ -60,6 +60,17 @@ def write_masks(path: Path | str, shared: Shared, per_task: PerTask) -> None:
         save_file(tensors, temporary, metadata={_KEY: header.model_dump_json()})
 
 
+def is_mask_file(path: Path | str) -> bool:
+    """Return whether ``path`` is a safetensors file of masks, sound or not."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _KEY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def read_masks(
     path: Path | str,
 ) -> tuple[dict[str, Bool[Tensor, "..."]], dict[str, dict[str, Bool[Tensor, "..."]]]]:

@@ -9,6 +9,7 @@ import typer
 
 from slimtask.cli.common import JsonOption, console, emit, table
 from slimtask.cli.finetune import show_training
+from slimtask.cli.masks import show_masks
 from slimtask.cli.network import (
     InputOption,
     ModelOption,
@@ -25,18 +26,29 @@ if TYPE_CHECKING:
 
 
 def inspect_verb(
-    path: Annotated[Path | None, typer.Argument(help="Bundle folder or checkpoint file.")] = None,
+    path: Annotated[Path | None, typer.Argument(help="Bundle folder, checkpoint or masks file.")] = None,
     model: ModelOption = None,
     weights: WeightsOption = None,
     shape: InputOption = None,
+    plot: Annotated[Path | None, typer.Option(help="Of masks: their overlap against depth (.png, .svg).")] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Show what a checkpoint's layers lost and what may still go (or a bundle's files, precision and parity).
+    """Show what a checkpoint's layers lost and what may go, a bundle's files, or how far the tasks' masks overlap.
 
     Example: slimtask inspect runs/demo/levels/82/compressed.safetensors
 
     Example: slimtask inspect --model mynet:MyNet --input 1x3x224x224
+
+    Example: slimtask inspect runs/disparse/masks.safetensors --plot iou.svg
     """
+    from slimtask.compress.mask_file import is_mask_file
+
+    if path is not None and is_mask_file(path):
+        only_for_foreign(path, model=model, weights=weights, input=shape)
+        emit(show_masks(path, plot), json_path)
+        return
+    if plot is not None:
+        raise InputError("--plot draws the overlap of masks; give a masks file, such as a run's masks.safetensors.")
     if path is None:
         if model is None:
             raise InputError("there is nothing to inspect; give a checkpoint, a bundle, or --model with --input.")

@@ -78,7 +78,7 @@ class MaskedTraining(Method):
         return gradient.masked_fill(self._gone[name], 0) if name in self._gone else gradient
 
     def report(self) -> dict[str, float]:
-        """Return the shares of masked weights ``overall``, of ``trunk`` and ``heads``, and how many layers are empty."""
+        """Return the sparsity of all weights in scope, of trunk and heads, and how many layers are empty."""
         return dict(self._report)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -131,7 +131,7 @@ class MaskedTraining(Method):
 
 
 def sparsities(kept: Mapping[str, Bool[Tensor, "..."]]) -> dict[str, float]:
-    """Return the shares of masked entries ``overall``, in ``trunk`` and ``heads``, and how many layers are empty.
+    """Return the share of masked entries overall, in trunk and heads, and how many layers are empty.
 
     A part without masks is left out.
     """
@@ -145,7 +145,8 @@ def sparsities(kept: Mapping[str, Bool[Tensor, "..."]]) -> dict[str, float]:
         for part, masks in parts.items()
         if masks
     }
-    return {**shares, "empty_layers": sum(not bool(mask.any()) for mask in kept.values())}
+    named = {f"{part}_sparsity": share for part, share in shares.items()}
+    return {**named, "empty_layers": sum(not bool(mask.any()) for mask in kept.values())}
 
 
 def _ordered(masks: dict[str, Tensor], names: Mapping[str, object]) -> dict[str, Tensor]:

@@ -205,5 +205,5 @@ def test_every_baseline_has_the_same_sparsity(make_recipe: Callable[..., Recipe]
             chosen = make_recipe({"method": method, "sparsity": 0.9, "scope": scope, "batches": 1})
             trainer = Trainer(chosen, tmp_path / f"{scope}-{method}", resume=False)
             report = trainer.method.report()
-            assert report["overall"] == pytest.approx(0.9, abs=1e-4)
-            assert ("heads" in report) == (scope == "network")
+            assert report["overall_sparsity"] == pytest.approx(0.9, abs=1e-4)
+            assert ("heads_sparsity" in report) == (scope == "network")

@@ -49,7 +49,7 @@ def test_densities_are_held_and_regrown_weights_start_at_zero(growth: str, make_
         assert len(moments) == 2
         assert not any(bool(moment[fresh | ~new].any()) for moment in moments)
         assert any(bool(moment[stayed].any()) for moment in moments)
-    assert method.report()["overall"] == pytest.approx(0.8, abs=1e-4)
+    assert method.report()["overall_sparsity"] == pytest.approx(0.8, abs=1e-4)
     assert method.report()["moves"] == 1
 
 

@@ -89,7 +89,9 @@ def test_the_files_of_a_run_fit_each_other(make_recipe: Make, tmp_path: Path) ->
     masks = Masks.load(tmp_path / "run" / "masks.safetensors")
     checkpoint = Checkpoint.load(result.checkpoint)
     zero = sum(int((checkpoint.weights[name] == 0).sum()) for name in masks.union())
-    assert zero / sum(mask.numel() for mask in masks.union().values()) == pytest.approx(result.sparsity["overall"])
+    assert zero / sum(mask.numel() for mask in masks.union().values()) == pytest.approx(
+        result.sparsity["overall_sparsity"]
+    )
     assert masks.tasks == ("segmentation", "depth")
     facts = checkpoint.provenance["masks"]
     assert facts["iou"] == pytest.approx(masks.total_iou())
