@@ -18,9 +18,9 @@ from slimtask.bench.measure import Measurement
 from slimtask.bench.protocol import measure_interleaved
 from slimtask.bench.realised_networks import export
 from slimtask.compress.groups import Group, find_groups
-from slimtask.compress.importance import score_channels
+from slimtask.compress.importance import mean_normalised, score_channels
 from slimtask.compress.latency.apply import remove_chosen
-from slimtask.compress.latency.blocks import residual_blocks
+from slimtask.compress.latency.blocks import residual_blocks, weighed
 from slimtask.compress.latency.choose import Align, Chosen, LatencyChooser
 from slimtask.compress.latency.close import close_loop
 from slimtask.compress.latency.specs import axis_ranges, layer_specs, task_paths
@@ -87,7 +87,8 @@ def prune_to_latency(
     ``budgets_ms`` maps a path to milliseconds: "all" for the whole network, or tasks joined by "+", e.g. "depth". The
     integer program over the measured layer table (HALP, NeurIPS 2022; MDP, CVPR 2025) proposes; the network is cut,
     each path exported and timed interleaved with the dense one; after a miss that path's target shrinks by the ratio.
-    With ``blocks`` a residual block may go whole: it is worth the scores of the channels that are only its own.
+    With ``blocks`` a residual block may go whole: it is worth the scores of the channels that are only its own, which
+    among blocks of one shape keep the proportion of the raw scores.
     Raises InputError for an unknown path, a backend without a layer table, or a budget out of reach, and CheckFailed,
     with the figures, if the measured latency still misses a budget after ``tries``.
     """
@@ -102,18 +103,20 @@ def prune_to_latency(
     table = measure_table(axis_ranges(specs, groups), threads=threads, budget_seconds=table_seconds, progress=progress)
     modules = {spec.module for spec in specs}
     some = task_paths(model, example, {path: names for path, names in tasks.items() if names})
+    raw = score_channels(model, groups, criterion, calibration=calibration, loss=loss, normalise=None)
+    removable = residual_blocks(model, groups, specs, example) if blocks else ()
     with _graphs(model, example, tasks) as dense:
         timed = _timed(dense, threads)
         dense_ms = {path: timed[path].median_ms for path in dense}
         chooser = LatencyChooser(
             groups,
             specs,
-            score_channels(model, groups, criterion, calibration=calibration, loss=loss),
+            weighed(mean_normalised(raw), raw, removable),
             table,
             dense_ms,
             paths={path: some.get(path, modules) for path in tasks},
             align=align,
-            blocks=residual_blocks(model, groups, specs, example) if blocks else (),
+            blocks=removable,
         )
 
         def make(chosen: Chosen) -> tuple[dict[str, float], ToLatency]:

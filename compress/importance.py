@@ -90,8 +90,11 @@ def _finish(groups: Sequence[Group], scores: Sequence[Tensor], normalise: Normal
     for group, score in zip(groups, scores, strict=True):
         if not bool(score.isfinite().all()):
             raise InputError(f"the channels of '{group.name}' have no finite score; look for NaN in its weights.")
-    if normalise is None:
-        return list(scores)
+    return list(scores) if normalise is None else mean_normalised(scores)
+
+
+def mean_normalised(scores: Sequence[Float64[Tensor, " _channels"]]) -> Scores:
+    """Return each group's scores divided by their mean; those that are all zero stay so."""
     return [score / score.mean() if bool(score.any()) else score for score in scores]
 
 
