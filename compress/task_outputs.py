@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from slimtask.compress.branches import keep_norms_
 from slimtask.errors import InputError, nearest
 from slimtask.tasks import Frozen
 
@@ -38,6 +39,7 @@ class KeepTasks(Frozen):
             for task in names:
                 if task not in self.tasks:
                     del model.heads[task]  # type: ignore[union-attr, operator]
+            keep_norms_(model, self.tasks)
             self._keep_specs_(model)
             return
         for name in self.unneeded:

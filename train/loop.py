@@ -66,8 +66,19 @@ def train(
     Under ``torchrun`` every process calls it, and the first one writes.
     Raises InputError for bad input, CheckFailed if the training diverges.
     """
-    trainer = Trainer(recipe, Path(out), resume=resume, fork=fork, fork_at=fork_at)
-    return trainer.run(progress or (lambda step, steps, text: None))
+    progress = progress or (lambda step, steps, text: None)
+    if recipe.policy is not None and not recipe.policy.fixed:
+        from slimtask.train.methods.adashare.run import train_policy
+
+        refuse_fork("a policy is learned in several stages", fork, fork_at)
+        return train_policy(recipe, Path(out), resume=resume, progress=progress)
+    return Trainer(recipe, Path(out), resume=resume, fork=fork, fork_at=fork_at).run(progress)
+
+
+def refuse_fork(why: str, fork: Path | str | None, fork_at: int | None) -> None:
+    """Raise InputError if a run that has no dense warm-up to share, because ``why``, is asked for a fork."""
+    if fork is not None or fork_at is not None:
+        raise InputError(f"{why}, so there is no one dense warm-up to share; train without a fork.")
 
 
 class Trainer:

@@ -13,6 +13,7 @@ from slimtask.errors import InputError, nearest
 from slimtask.files import read_text
 from slimtask.tasks import Frozen
 from slimtask.train.data.config import DataConfig
+from slimtask.train.methods.adashare.config import PolicyConfig
 from slimtask.train.methods.masks.config import MasksConfig
 from slimtask.train.relate.config import RelateConfig
 
@@ -105,6 +106,7 @@ class Recipe(Frozen):
     train: TrainConfig = TrainConfig()
     sparsity: SparsityConfig | None = None
     masks: MasksConfig | None = None
+    policy: PolicyConfig | None = None
     relate: RelateConfig | None = None
 
     @model_validator(mode="after")

@@ -12,6 +12,11 @@ from slimtask.cli.common import JsonOption, console, emit, interruptible, progre
 if TYPE_CHECKING:
     from slimtask.train.trials import Trials
 
+_NOT_REACHED = {
+    "sparsity": "the sparsity target was not reached; give the run more steps or a longer ramp",
+    "policy": "some blocks could not be skipped yet; give the run more steps or a faster policy.curriculum_speed",
+}
+
 
 def train_verb(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
@@ -46,7 +51,7 @@ def train_verb(
     for name, value in result.sparsity.items():
         console.print(f"{name.replace('_', ' ')}: {value:.4g}")
     if not result.reached:
-        console.print("[yellow]the sparsity target was not reached; give the run more steps or a longer ramp[/yellow]")
+        console.print(f"[yellow]{_NOT_REACHED['sparsity' if chosen.policy is None else 'policy']}[/yellow]")
     console.print(f"checkpoint: {result.checkpoint}")
     summary: dict[str, Any] = {
         "checkpoint": str(result.checkpoint),

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from slimtask.compress.branches import BranchPaths, why_not_branch
+from slimtask.compress.per_task import task_network
 from slimtask.compress.policy import Policy
+from slimtask.compress.task_outputs import KeepTasks
 from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec
 from slimtask.train.models import MultiTaskNet, multitask_net
@@ -72,6 +74,82 @@ def test_a_branched_network_keeps_its_names_and_exports() -> None:
         got, expected = program.module()(X), model(X)
     for task in expected:
         torch.testing.assert_close(got[task], expected[task])
+
+
+def test_a_second_policy_narrows_the_paths_of_the_first() -> None:
+    model = network()
+    blocks = tuple(model.trunk.blocks)
+    first = {"a": (True,) * 8, "b": (True,) * 4 + (False,) * 4, "c": (True, False) * 4}
+    second = {"a": (False,) + (True,) * 7, "c": (True,) * 7 + (False,)}
+    twice = copy.deepcopy(model)
+    BranchPaths(policy=Policy(blocks=blocks, selects=first)).apply_(twice)
+    KeepTasks(tasks=("a", "c"), unneeded=()).apply_(twice)
+    BranchPaths(policy=Policy(blocks=blocks, selects=second)).apply_(twice)
+    with torch.no_grad():
+        got = twice(X)
+        for task, path in {"a": second["a"], "c": first["c"]}.items():
+            assert torch.equal(got[task], model.heads[task](features_by_hand(model.trunk, path)))
+    assert set(got) == {"a", "c"}
+
+
+def test_only_the_paths_of_the_tasks_that_are_asked_for_are_computed() -> None:
+    model = network()
+    rows = {"a": (True,) * 8, "b": (True,) * 4 + (False,) * 4, "c": (False,) + (True,) * 7}
+    BranchPaths(policy=Policy(blocks=tuple(model.trunk.blocks), selects=rows)).apply_(model)
+    calls: Counter[str] = Counter()
+    for name, block in model.trunk.blocks.items():
+        block.residual.register_forward_hook(lambda *_, name=name: calls.update([name]))
+    with torch.no_grad():
+        model(X, tasks=["b"])
+    assert list(calls) == list(model.trunk.blocks)[:4]
+
+
+def test_batchnorms_per_task_run_each_task_through_its_own() -> None:
+    """Against a network for each task alone, whose BatchNorms are those of that task."""
+    model = network()
+    rows = {"a": (True,) * 8, "b": (True,) * 4 + (False,) * 4, "c": (True,) * 8}
+    policy = Policy(blocks=tuple(model.trunk.blocks), selects=rows)
+    branched = copy.deepcopy(model)
+    edit = BranchPaths(policy=policy, batchnorm="per-task")
+    BranchPaths.model_validate_json(edit.model_dump_json()).apply_(branched)
+    generator = torch.Generator().manual_seed(1)
+    for name, tensor in branched.state_dict().items():
+        if name.startswith("trunk") and name.split(".")[-2] in rows and tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    exported = torch.export.export(branched, (X,)).module()
+    for task, path in rows.items():
+        alone = copy.deepcopy(model)
+        weights = {
+            name if name.startswith("heads") else name.replace(f".{task}.", "."): tensor
+            for name, tensor in branched.state_dict().items()
+        }
+        alone.load_state_dict({name: weights[name] for name in alone.state_dict()})
+        with torch.no_grad():
+            expected = alone.heads[task](features_by_hand(alone.trunk, path))
+            assert torch.equal(branched(X)[task], expected)
+            torch.testing.assert_close(exported(X)[task], expected)
+        kept = task_network(branched, policy, (task,), X[:1])
+        assert len(kept.model.state_dict()) < len(branched.state_dict()) / 2
+        replayed = copy.deepcopy(model)
+        edit.apply_(replayed)
+        kept.replay_(replayed)
+        replayed.load_state_dict(kept.model.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(replayed(X)[task], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tasks_of_one_path_run_it_once() -> None:
+    model = network()
+    policy = Policy(blocks=tuple(model.trunk.blocks), selects=dict.fromkeys("abc", (True, False) * 4))
+    branched = copy.deepcopy(model)
+    BranchPaths(policy=policy).apply_(branched)
+    calls: Counter[str] = Counter()
+    branched.trunk.stem.register_forward_hook(lambda *_: calls.update(["stem"]))
+    with torch.no_grad():
+        got = branched(X)
+        for task in "abc":
+            assert torch.equal(got[task], model.heads[task](features_by_hand(model.trunk, (True, False) * 4)))
+    assert calls["stem"] == 1
 
 
 @pytest.mark.parametrize(

@@ -20,4 +20,12 @@ def method_of(recipe: Recipe) -> type[Method]:
         from slimtask.train.methods.masks.training import MaskedTraining
 
         return MaskedTraining
+    if recipe.policy is not None and recipe.policy.fixed:
+        from slimtask.train.methods.adashare.following import PolicyFollowing
+
+        return PolicyFollowing
+    if recipe.policy is not None:
+        from slimtask.train.methods.adashare.learning import PolicyLearning
+
+        return PolicyLearning
     return Method

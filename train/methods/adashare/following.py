@@ -1,0 +1,88 @@
+"""Training the network of one policy, given or random: the retraining of AdaShare, and its baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from slimtask.architectures import build
+from slimtask.checkpoint import json_safe
+from slimtask.compress.branches import BranchPaths
+from slimtask.compress.policy import Policy
+from slimtask.compress.skip import SkipBlocks
+from slimtask.errors import InputError
+from slimtask.train import parallel
+from slimtask.train.methods.adashare.config import PolicyConfig
+from slimtask.train.methods.adashare.heatmap import save_heatmap
+from slimtask.train.methods.adashare.losses import random_policy
+from slimtask.train.methods.adashare.network import block_names
+from slimtask.train.methods.base import Learned, Method, Setup
+
+
+class PolicyFollowing(Method):
+    """Plain training of the network in which every task follows its path; skipped blocks are not computed."""
+
+    def __init__(self, setup: Setup) -> None:
+        assert setup.recipe.policy is not None
+        self.config = setup.recipe.policy
+        self.policy = given_policy(self.config, tuple(task.name for task in setup.tasks), block_names(setup.model))
+        self.edits = edits_of(self.policy, self.config.batchnorm)
+        for edit in self.edits:
+            edit.apply_(setup.model)
+        super().__init__(setup)
+
+    def finish(self, out: Path) -> Learned:
+        """Return the network with its edit; ``out`` gets policy.json and the policy as a picture."""
+        if parallel.rank() == 0:
+            self.policy.save(out / "policy.json")
+            save_heatmap(out / "policy.svg", self.policy)
+        return Learned(model=self.network, edits=_json(self.edits), facts={"policy": facts(self.policy)})
+
+
+def given_policy(config: PolicyConfig, tasks: tuple[str, ...], blocks: tuple[str, ...]) -> Policy:
+    """Return the policy that ``select`` or ``random`` describes. Raises InputError if it does not fit the network."""
+    if config.random is not None:
+        return random_policy(tasks, blocks, config.random.skip, config.random.seed)
+    select = config.select or {}
+    if set(select) != set(tasks):
+        raise InputError(
+            f"policy.select decides for {', '.join(select) or 'no task'}, the recipe learns {', '.join(tasks)}; give "
+            "one list for each of them."
+        )
+    for task in tasks:
+        if len(select[task]) != len(blocks):
+            raise InputError(
+                f"policy.select decides on {len(select[task])} blocks for '{task}', the trunk has {len(blocks)}: "
+                f"{', '.join(blocks)}."
+            )
+    return Policy(blocks=blocks, selects={task: select[task] for task in tasks})
+
+
+def edits_of(policy: Policy, batchnorm: str = "shared") -> tuple[BranchPaths | SkipBlocks, ...]:
+    """Return what makes a dense network follow the policy: nothing, skipped blocks, or a trunk that branches."""
+    if batchnorm == "per-task" or policy.merge_points():
+        return (BranchPaths.model_validate({"policy": policy, "batchnorm": batchnorm}),)
+    return (SkipBlocks(blocks=policy.skipped()),) if policy.skipped() else ()
+
+
+def followed(setup: Setup, policy: Policy, weights: dict[str, Tensor], batchnorm: str) -> Learned:
+    """Return the network of ``policy`` with those of the dense ``weights`` that it has."""
+    edits = edits_of(policy, batchnorm)
+    model: nn.Module = build("multitask-net", setup.recipe.model.model_dump(), setup.tasks)
+    for edit in edits:
+        edit.apply_(model)
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    device = next(iter(weights.values())).device
+    return Learned(model=model.to(device), edits=_json(edits), facts={"policy": facts(policy)})
+
+
+def facts(policy: Policy) -> dict[str, Any]:
+    """Return the policy as JSON, with the share of the (task, block) pairs that is executed."""
+    executes = [used for row in policy.selects.values() for used in row]
+    return {**policy.model_dump(mode="json"), "executed": sum(executes) / len(executes)}
+
+
+def _json(edits: tuple[BranchPaths | SkipBlocks, ...]) -> tuple[dict[str, Any], ...]:
+    return tuple(json_safe(edit.model_dump()) for edit in edits)
