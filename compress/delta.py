@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int32, Int64
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from slimtask.compress.delta_file import Stored, read_delta, write_delta
@@ -29,15 +29,22 @@ Threshold = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Execution(Frozen):
     """How a sub-task's pass uses the base task's.
 
-    ``feed`` "own": its layers read its own activations; "base": every residual branch reads the base task's, so that
-    the layers of all tasks have the same input. Of "own" alone: ``rows`` is the share of the tokens that a linear layer
-    computes anew, those whose input changed most; ``thresholds`` by site ("block.layer"): changes of its output that
-    are smaller are dropped. What is not computed, or dropped, is the base task's output.
+    Every residual branch (attention, MLP) of every block reads a stream of features and adds to the sub-task's own.
+    ``feed`` "own": it reads the sub-task's; "base": the base task's, so that the layers of all tasks have the same
+    input. Of "own" alone: ``rows`` is the share of the tokens that it reads from the sub-task's stream, those that
+    differ most from the base's, which it reads for the others; ``thresholds`` by site ("block.layer"): where a layer's
+    output differs less from the base task's, the latter is taken.
     """
 
     feed: Literal["own", "base"] = "own"
     rows: float | None = Field(default=None, gt=0, le=1)
     thresholds: dict[str, Threshold] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Execution:
+        if self.feed == "base" and (self.rows is not None or self.thresholds):
+            raise ValueError("rows and thresholds go with feed own; leave them out with feed base")
+        return self
 
     @property
     def merged(self) -> bool:

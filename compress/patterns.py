@@ -218,15 +218,16 @@ Pattern = Annotated[
 
 
 class Rows:
-    """Rows of an activation [..., rows, channels]: tokens that are computed anew, the others being the base task's."""
+    """Rows of an activation [..., rows, channels]: the tokens at which a sub-task differs from the base task."""
 
     @staticmethod
     def project(change: Float[Tensor, "*batch rows c"], budget: float) -> Bool[Tensor, "*batch rows 1"]:
         """Return the mask of the rows with the largest Euclidean norm of ``change``, ceil(budget * rows) of them."""
         norms = change.square().sum(dim=-1, keepdim=True)
         count = min(norms.shape[-2], math.ceil(budget * norms.shape[-2]))
-        chosen = norms.topk(count, dim=-2).indices
-        return torch.zeros_like(norms, dtype=torch.bool).scatter(-2, chosen, True)
+        chosen = norms.topk(count, dim=-2).indices.transpose(-2, -1)
+        numbers = torch.arange(norms.shape[-2], device=norms.device).unsqueeze(-1)
+        return (numbers == chosen).any(dim=-1, keepdim=True)
 
 
 def largest(scores: Float[Tensor, " units"], count: int) -> Bool[Tensor, " units"]:

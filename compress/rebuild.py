@@ -13,12 +13,13 @@ from torch import nn
 from slimtask.architectures import build
 from slimtask.checkpoint import Checkpoint
 from slimtask.compress.branches import BranchPaths
+from slimtask.compress.delta_paths import DeltaPaths
 from slimtask.compress.plan import Plan
 from slimtask.compress.skip import SkipBlocks
 from slimtask.compress.task_outputs import KeepTasks
 from slimtask.errors import InputError, first_problem
 
-Edit = Plan | SkipBlocks | BranchPaths | KeepTasks
+Edit = Plan | SkipBlocks | BranchPaths | DeltaPaths | KeepTasks
 _EDIT: TypeAdapter[Edit] = TypeAdapter(Annotated[Edit, Field(discriminator="kind")])
 
 

@@ -19,8 +19,8 @@ from slimtask.errors import InputError, nearest
 from slimtask.train.models.trunks import check_width
 
 Tokens = Float[Tensor, "batch tokens width"]
-At = Callable[[str, Tensor, Tensor], Tensor]
-"""Called at every site with its name, its value and the input of the layer that made it; returns what goes on."""
+At = Callable[[str, Tensor], Tensor]
+"""Called at every site with its name and its value; returns what goes on."""
 
 _EPS = 1e-6
 
@@ -56,11 +56,11 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tokens, at: At) -> Tokens:
         """Return the attended tokens; sites "qkv" and "proj"."""
-        packed = at("qkv", F.linear(x, self.in_proj_weight, self.in_proj_bias), x)
+        packed = at("qkv", F.linear(x, self.in_proj_weight, self.in_proj_bias))
         heads = self.in_proj_weight.shape[0] // (3 * self.head_dim)
         q, k, v = packed.view(len(x), -1, 3, heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return at("proj", self.out_proj(mixed), mixed)
+        return at("proj", self.out_proj(mixed))
 
 
 class EncoderBlock(nn.Module):
@@ -86,13 +86,9 @@ class EncoderBlock(nn.Module):
         branch reads), "norm2", "fc1", "act", "fc2".
         """
         at = at or _unchanged
-        source = at("attention", x, x)
-        x = x + self.self_attention(at("norm1", self.ln_1(source), source), at)
-        source = at("mlp", x, x)
-        normed = at("norm2", self.ln_2(source), source)
-        hidden = at("fc1", self.mlp[0](normed), normed)
-        active = at("act", self.mlp[1](hidden), hidden)
-        return x + at("fc2", self.mlp[3](active), active)
+        x = x + self.self_attention(at("norm1", self.ln_1(at("attention", x))), at)
+        hidden = at("fc1", self.mlp[0](at("norm2", self.ln_2(at("mlp", x)))))
+        return x + at("fc2", self.mlp[3](at("act", self.mlp[1](hidden))))
 
 
 class Encoder(nn.Module):
@@ -176,9 +172,9 @@ def sincos_embedding(height: int, width: int, channels: int) -> Float[Tensor, "1
     return F.pad(waves, (0, channels - 4 * quarter, 1, 0)).unsqueeze(0)
 
 
-def _unchanged(site: str, value: Tensor, source: Tensor) -> Tensor:
+def _unchanged(site: str, value: Tensor) -> Tensor:
     return value
 
 
 def _prefixed(at: At, block: str) -> At:
-    return lambda site, value, source: at(f"{block}.{site}", value, source)
+    return lambda site, value: at(f"{block}.{site}", value)

@@ -57,14 +57,14 @@ def test_the_base_model_takes_torchvisions_names_and_shapes() -> None:
 def test_the_sites_are_passed_in_order_and_can_be_replaced() -> None:
     trunk, seen = tiny().trunk, []
 
-    def look(site: str, value: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    def look(site: str, value: torch.Tensor) -> torch.Tensor:
         seen.append(site)
         return value
 
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         plain, looked = trunk(x), trunk(x, at=look)
-        muted = trunk(x, at=lambda site, value, _: value * 0 if site.endswith(("proj", "fc2")) else value)
+        muted = trunk(x, at=lambda site, value: value * 0 if site.endswith(("proj", "fc2")) else value)
     assert torch.equal(plain, looked)
     order = ["attention", "norm1", "qkv", "proj", "mlp", "norm2", "fc1", "act", "fc2"]
     assert seen == [f"encoder_layer_{i}.{site}" for i in range(6) for site in order]
