@@ -24,11 +24,12 @@ def show_masks(path: Path, plot: Path | None) -> dict[str, Any]:
             raise InputError(f"'{path}' holds one mask for all tasks, which overlaps with nothing; leave out --plot.")
     found = overlap(masks) if several else None
     rows = table(f"Masks of {', '.join(masks.tasks) or 'all tasks'}", "parameter", "kept", *masks.tasks, "IoU")
+    rows.columns[0].overflow = "fold"
     by_task = [masks.density([task]) for task in masks.tasks]
     for name, share in density.items():
         own = [_share(densities.get(name)) for densities in by_task]
         layer = None if found is None else found.layers.get(name)
-        rows.add_row(name, f"{share:.1%}", *own, "-" if layer is None else f"{layer.mean:.3f}")
+        rows.add_row(name.removesuffix(".weight"), f"{share:.1%}", *own, "-" if layer is None else f"{layer.mean:.3f}")
     console.print(rows)
     console.print(f"{masks.total_density():.2%} of the masked weights stay")
     result = {"schema": 1, "density": masks.total_density(), "densities": density}
