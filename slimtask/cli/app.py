@@ -58,3 +58,7 @@ def _of_the_system(error: OSError) -> str:
 def _stop(sentence: str, status: int) -> None:
     Console(stderr=True, soft_wrap=True, emoji=False).print(f"slimtask: {sentence}", markup=False, highlight=False)
     raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,16 @@ from rich.table import Table
 
 from slimtask.files import write_json
 
-console = Console(emoji=False)  # mynet:car: is a path, not a picture
+FIRST = os.environ.get("RANK", "0") == "0"
+"""Whether this process speaks for all: of those that torchrun started only the first one does."""
+
+console = Console(emoji=False, quiet=not FIRST)  # mynet:car: is a path, not a picture
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON.")]
 
 
 def emit(result: Any, path: Path | None) -> None:
     """Write a verb's result as JSON to ``path`` if the user asked for it."""
-    if path is not None:
+    if path is not None and FIRST:
         write_json(path, result)
 
 
@@ -86,5 +90,5 @@ def _bars() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
-        console=Console(stderr=True),
+        console=Console(stderr=True, quiet=not FIRST),
     )

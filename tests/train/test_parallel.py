@@ -31,7 +31,7 @@ RECIPE = {
 }  # fmt: skip
 
 
-def torchrun(code: str, *arguments: str) -> None:
+def torchrun(code: str, *arguments: str) -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -47,19 +47,22 @@ def torchrun(code: str, *arguments: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 TRAIN = """
 import sys
-from slimtask.train.loop import train
-from slimtask.train.recipe import load_recipe
-train(load_recipe(sys.argv[1] + "/recipe.yaml", ["train.batch=2"]), sys.argv[1] + "/two")
+from slimtask.cli.app import main
+folder = sys.argv[1]
+sys.argv = ["slimtask", "train", folder + "/recipe.yaml", "--set", "train.batch=2", "--out", folder + "/two"]
+main()
 """
 
 
 def test_two_processes_train_like_one_with_the_double_batch(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    torchrun(TRAIN, str(tmp_path))
+    said = torchrun(TRAIN, str(tmp_path))
+    assert said.count("checkpoint: ") == 1  # the first process speaks for both
     train(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "one")
     one, two = (read_history(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert len(one) == len(two) == 2

@@ -1,0 +1,206 @@
+"""Does sparsity keep accuracy? Every method at every sparsity on two data sets: ``python -m slimtask.bench.methods``.
+
+All runs of a data set have one base recipe and one budget of steps; see methods_plan. A row is written as soon as its
+run ends, and rows that are there already (of the same settings) are not made again, so a stopped study goes on where
+it was. Runs are processes of one thread, as many side by side as the machine has cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slimtask.bench.environment import environment, usable_cores
+from slimtask.bench.methods_plan import Entry, entries
+from slimtask.bench.methods_report import scored, write_report
+from slimtask.bench.processes import in_parallel, run_module
+from slimtask.compress.policy import Policy
+from slimtask.errors import InputError
+from slimtask.files import read_json, write_json
+from slimtask.train.recipe import Recipe, load_recipe
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One entry on one data set with one seed."""
+
+    dataset: str
+    recipe: Path
+    seed: int
+    entry: Entry
+    overrides: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Return what tells this job from all others."""
+        return f"{self.dataset}/seed{self.seed}/{self.entry.name}"
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Return everything that is changed in the base recipe."""
+        return (*self.overrides, *self.entry.settings, f"train.seed={self.seed}")
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of base recipe and settings, the root of the data left out."""
+        text = self.recipe.read_text(encoding="utf-8") + json.dumps(
+            [one for one in self.settings if not one.startswith("data.root=")]
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def jobs_of(recipe: Path, seeds: Sequence[int], overrides: Sequence[str], levels: Sequence[float]) -> list[Job]:
+    """Return the jobs of a data set, seed by seed, in an order in which each comes after what it needs."""
+    from slimtask.train.prepare import open_splits
+
+    base = load_recipe(recipe, overrides)
+    tasks = [task.name for task in open_splits(base)[0].tasks]
+    return [
+        Job(dataset=base.data.name, recipe=recipe, seed=seed, entry=entry, overrides=tuple(overrides))
+        for seed in seeds
+        for entry in entries(tasks, base.train.steps, levels)
+    ]
+
+
+def run_job(job: Job, runs: Path, timeout_seconds: float) -> Row:
+    """Return the row of ``job``, trained in ``runs``; a run that is there is resumed, a finished one read."""
+    out, started = runs / job.key, time.perf_counter()
+    if not (out / "summary.json").exists():
+        settings = [value for one in _resolved(job, runs) for value in ("--set", one)]
+        resume = (out / "recipe.yaml").exists()
+        if out.exists() and not resume:
+            shutil.rmtree(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        arguments = ["train", str(job.recipe), *settings, "--out", str(out), *(["--resume"] if resume else [])]
+        ended = run_module("slimtask.cli.app", arguments, out.parent / f"{job.entry.name}.log", timeout_seconds)
+        if ended:
+            return {"key": job.key, "failed": ended}
+    return _row(job, out) | {"seconds": round(time.perf_counter() - started, 1)}
+
+
+def _resolved(job: Job, runs: Path) -> list[str]:
+    """Return the settings with what follows from the run before: its checkpoint, or the size of its policy."""
+    settings = list(job.settings)
+    if not job.entry.after:
+        return settings
+    before = (runs / job.key).parent / Entry(method=job.entry.after).name
+    if any("$SKIP" in one for one in settings):
+        rows = Policy.load(before / "policy.json").selects.values()
+        cells = [used for row in rows for used in row]
+        return [one.replace("$SKIP", f"{1 - sum(cells) / len(cells)}") for one in settings]
+    return [*settings, f"train.init={before / 'checkpoint.safetensors'}"]
+
+
+def _row(job: Job, out: Path) -> Row:
+    summary = read_json(out / "summary.json", "the run's summary")
+    row = {
+        "key": job.key,
+        "method": job.entry.method,
+        "dataset": job.dataset,
+        "sparsity": job.entry.sparsity,
+        "seed": job.seed,
+        "metrics": summary["test"],
+        "validation": summary["validation"],
+        "counts": summary.get("sparsity", {}),
+        "digest": job.digest,
+    }
+    if (out / "policy.json").exists():
+        cells = [used for used_by in Policy.load(out / "policy.json").selects.values() for used in used_by]
+        row["counts"] = {**row["counts"], "skipped": 1 - sum(cells) / len(cells)}
+    return row
+
+
+class Study:
+    """The rows so far, kept in a JSON file."""
+
+    def __init__(self, path: Path, command: str) -> None:
+        self.path, self.command = path, command
+        known = read_json(path, "the study") if path.exists() else {"rows": []}
+        self.rows: dict[str, Row] = {row["key"]: row for row in known["rows"]}
+        self.failed: list[Row] = []
+
+    def missing(self, jobs: Sequence[Job]) -> list[Job]:
+        """Return the jobs without a row of the same settings."""
+        return [job for job in jobs if self.rows.get(job.key, {}).get("digest") != job.digest]
+
+    def add(self, row: Row, tasks: Mapping[str, Any]) -> None:
+        """Take in a row and write the file; ``tasks`` are the specs by data set, which delta_m needs."""
+        if "failed" in row:
+            self.failed.append(row)
+            return
+        self.rows[row["key"]] = row
+        rows = scored([self.rows[key] for key in sorted(self.rows)], tasks)
+        machine = environment()
+        versions = machine.pop("versions", {})
+        write_json(self.path, {"command": self.command, "versions": versions, "machine": machine, "rows": rows})
+
+
+def run_study(jobs: Sequence[Job], study: Study, runs: Path, *, side_by_side: int, timeout_seconds: float) -> None:
+    """Run what is missing: first the runs that stand alone, then those that start from them."""
+    from slimtask.train.prepare import open_splits
+
+    by_key = {job.key: job for job in jobs}
+    tasks = {job.dataset: open_splits(_base(job))[0].tasks for job in jobs}
+    wanted = study.missing(jobs)
+    needed = {f"{job.key.rpartition('/')[0]}/{Entry(method=job.entry.after).name}" for job in wanted if job.entry.after}
+    first = [job for job in jobs if not job.entry.after and (job in wanted or _gone(job, needed, runs))]
+    for title, wave in (("first", first), ("then", [job for job in wanted if job.entry.after])):
+        in_parallel(
+            lambda key: run_job(by_key[key], runs, timeout_seconds),
+            [job.key for job in wave],
+            jobs=side_by_side,
+            done=lambda row: study.add(row, tasks),
+            title=title,
+        )
+
+
+def _gone(job: Job, needed: set[str], runs: Path) -> bool:
+    """Return whether other jobs start from this one and its files are no longer there."""
+    return job.key in needed and not (runs / job.key / "checkpoint.safetensors").exists()
+
+
+def _base(job: Job) -> Recipe:
+    return load_recipe(job.recipe, job.overrides)
+
+
+def main() -> None:
+    """Run the study, or what is left of it, and write JSON, table and plot."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipes", nargs="+", type=Path, help="one base recipe per data set")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override in every base recipe")
+    parser.add_argument("--root", action="append", default=[], metavar="NAME=FOLDER", help="where a data set lies")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--levels", nargs="+", type=float, default=[0.5, 0.7, 0.9])
+    parser.add_argument("--jobs", type=int, default=usable_cores(), help="runs side by side")
+    parser.add_argument("--timeout", type=float, default=3600.0, help="seconds a run may take")
+    parser.add_argument("--runs", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--json", type=Path, default=Path("docs/results/methods.json"))
+    arguments = parser.parse_args()
+    roots = dict(one.split("=", 1) for one in arguments.root)
+    jobs: list[Job] = []
+    try:
+        for recipe in arguments.recipes:
+            name = load_recipe(recipe).data.name
+            overrides = [*arguments.set, *([f"data.root={roots[name]}"] if name in roots else [])]
+            jobs += jobs_of(recipe, arguments.seeds, overrides, arguments.levels)
+        study = Study(arguments.json, f"python -m slimtask.bench.methods {' '.join(map(str, arguments.recipes))}")
+    except InputError as error:
+        raise SystemExit(f"methods: {error}") from None
+    run_study(jobs, study, arguments.runs, side_by_side=arguments.jobs, timeout_seconds=arguments.timeout)
+    write_report(arguments.json)
+    for row in study.failed:
+        print(f"{row['key']} failed: {row['failed']}")
+    raise SystemExit(1 if study.failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What the comparison of the methods trains: every method at every sparsity, from one base recipe per data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LEVELS = (0.5, 0.7, 0.9)
+SINGLE, DENSE, HALF, ADASHARE = "dense single-task", "dense multi-task", "dense, half the steps", "adashare"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One training run: its method, the sparsity it is asked for, and what it changes in the base recipe.
+
+    ``after`` names the method whose run of the same seed comes first: training starts from its checkpoint, or, for a
+    random policy, takes its size from the learned one.
+    """
+
+    method: str
+    sparsity: float = 0.0
+    settings: tuple[str, ...] = ()
+    after: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return the run's folder: method and sparsity without blanks."""
+        return f"{self.method}-{round(100 * self.sparsity)}".replace(", ", "-").replace(" ", "-").replace(":", "-")
+
+
+def entries(tasks: Sequence[str], steps: int, levels: Sequence[float] = LEVELS) -> list[Entry]:
+    """Return all runs of one seed; those that others come after are first.
+
+    The budget is ``steps`` for every run. What starts from a trained network starts from one of half the steps and goes
+    on for the other half. AdaShare learns its policy on top, in as many steps again; its retraining has the budget.
+    """
+    half = f"train.steps={steps // 2}"
+    runs = [Entry(method=DENSE), Entry(method=HALF, settings=(half,))]
+    runs += [Entry(method=f"{SINGLE}: {task}", settings=(f"data.tasks=[{task}]",)) for task in tasks]
+    runs.append(Entry(method=ADASHARE, settings=_section("policy", samples="1", **_short(steps))))
+    runs.append(Entry(method="random policy", settings=("policy.random={seed: 1, skip: $SKIP}",), after=ADASHARE))
+    for level in levels:
+        for groups in ("coupled", "input-channel"):
+            settings = _section("sparsity", groups=groups, target=f"{level}", min_keep="0.02")
+            runs.append(Entry(method=f"group sparsity, {groups}", sparsity=level, settings=settings))
+        for method in ("disparse", "snip", "random"):
+            settings = _masks(level, method=method, when="static", batches="20")
+            runs.append(Entry(method=f"{method} static", sparsity=level, settings=settings))
+        for method in ("disparse", "magnitude"):
+            settings = (half, *_masks(level, method=method, when="pretrained"))
+            runs.append(Entry(method=f"{method} pretrained", sparsity=level, settings=settings, after=HALF))
+        settings = _masks(level, method="disparse", when="dynamic", interval="20")
+        runs.append(Entry(method="disparse dynamic", sparsity=level, settings=settings))
+    return runs
+
+
+def _masks(level: float, **settings: str) -> tuple[str, ...]:
+    return _section("masks", sparsity=f"{level}", scope="trunk", **settings)
+
+
+def _short(steps: int) -> dict[str, str]:
+    """Return a policy schedule with about twenty alternations after the warm-up, however few steps there are."""
+    weights, policy = max(1, steps // 40), max(1, steps // 80)
+    return {"alternate": f"{{weights: {weights}, policy: {policy}}}", "curriculum_speed": "1"}
+
+
+def _section(section: str, **settings: str) -> tuple[str, ...]:
+    return tuple(f"{section}.{key}={value}" for key, value in settings.items())

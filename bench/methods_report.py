@@ -1,0 +1,129 @@
+"""The comparison of the methods as a table and a plot: mean and spread over the seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from slimtask.bench.methods_plan import DENSE, SINGLE
+from slimtask.files import read_json, write_text
+from slimtask.tasks import TaskSpec
+from slimtask.train.metrics import delta_m
+
+Row = dict[str, Any]
+
+
+def scored(rows: Sequence[Row], tasks: Mapping[str, Sequence[TaskSpec]]) -> list[Row]:
+    """Return the rows with ``delta_m`` [%] against the single-task networks, None while one of these is missing.
+
+    The baseline of a task is the mean over all seeds of the single-task networks that are there.
+    """
+    found = []
+    for row in rows:
+        specs = tasks.get(row["dataset"])
+        baseline = None if specs is None else _baseline(rows, row["dataset"], specs)
+        alone = row["method"].startswith(SINGLE)
+        value = None
+        if specs is not None and baseline is not None and not alone:
+            value = delta_m(row["metrics"], baseline, specs)
+        elif specs is None:
+            value = row.get("delta_m")
+        found.append({**row, "delta_m": value if value is None or math.isfinite(value) else None})
+    return found
+
+
+def _baseline(rows: Sequence[Row], dataset: str, tasks: Sequence[TaskSpec]) -> dict[str, dict[str, float]] | None:
+    baseline = {}
+    for task in tasks:
+        alone = [r for r in rows if r["dataset"] == dataset and r["method"] == f"{SINGLE}: {task.name}"]
+        values = [row["metrics"][task.name][task.metric] for row in alone]
+        if not values:
+            return None
+        baseline[task.name] = {task.metric: statistics.fmean(values)}
+    return baseline
+
+
+def write_report(path: Path) -> None:
+    """Write ``path`` (the study's JSON) as a Markdown table and an SVG plot beside it."""
+    study = read_json(path, "the study")
+    rows = study["rows"]
+    datasets = sorted({row["dataset"] for row in rows})
+    machine = ", ".join(f"{name} {value}" for name, value in study["machine"].items() if name in ("cpu", "cores"))
+    versions = ", ".join(
+        f"{name} {value}" for name, value in study["versions"].items() if name in ("torch", "slimtask")
+    )
+    text = [f"# Does sparsity keep accuracy?\n\n`{study['command']}`; {machine}; {versions}.\n"]
+    text += [_EXPLAINED, *(_table(dataset, rows) for dataset in datasets), "![delta_m by sparsity](methods.svg)\n"]
+    write_text(path.with_suffix(".md"), "\n".join(text))
+    _plot(datasets, rows, path.with_suffix(".svg"))
+
+
+_EXPLAINED = """\
+delta_m is the mean relative change of the tasks' primary metrics on the test split against the mean single-task
+network, in per cent, positive is better; ± is the sample standard deviation over the seeds. The last column is the
+difference to the dense multi-task network of the same seed. Sparsity is what was asked for of the trunk's weights;
+"reached" what came out, as the method counts it. The weights kept are those of the best validation loss.
+"""
+
+
+def _table(dataset: str, rows: Sequence[Row]) -> str:
+    mine = [row for row in rows if row["dataset"] == dataset]
+    dense = {row["seed"]: row["delta_m"] for row in mine if row["method"] == DENSE}
+    lines = [f"## {dataset}\n", "| method | sparsity | reached | seeds | delta_m % | against dense multi-task |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for (method, sparsity), group in _grouped(mine).items():
+        if group[0]["delta_m"] is None:
+            continue
+        gaps = [row["delta_m"] - dense[row["seed"]] for row in group if dense.get(row["seed"]) is not None]
+        cells = [method, f"{sparsity:.0%}", _reached(group), str(len(group))]
+        cells += [_spread([row["delta_m"] for row in group]), _spread(gaps)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _grouped(rows: Sequence[Row]) -> dict[tuple[str, float], list[Row]]:
+    groups: dict[tuple[str, float], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (row["sparsity"], row["method"], row["seed"])):
+        groups.setdefault((row["method"], row["sparsity"]), []).append(row)
+    return groups
+
+
+def _reached(group: Sequence[Row]) -> str:
+    """Return the mean of the counts that say how sparse the trunk came out."""
+    for name in ("parameter_sparsity", "trunk_sparsity", "skipped"):
+        values = [row["counts"][name] for row in group if name in row["counts"]]
+        if values:
+            return f"{statistics.fmean(values):.1%}"
+    return "-"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):+.2f}{deviation}"
+
+
+def _plot(datasets: Sequence[str], rows: Sequence[Row], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7 * len(datasets), 5), layout="constrained")
+    axes = figure.subplots(1, len(datasets), squeeze=False)[0]
+    for axis, dataset in zip(axes, datasets, strict=True):
+        mine = [row for row in rows if row["dataset"] == dataset and row["delta_m"] is not None]
+        curves: dict[str, list[tuple[float, list[float]]]] = {}
+        for (method, sparsity), group in _grouped(mine).items():
+            curves.setdefault(method, []).append((sparsity, [row["delta_m"] for row in group]))
+        for method, points in curves.items():
+            means = [statistics.fmean(values) for _, values in points]
+            errors = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]
+            if method == DENSE:
+                axis.axhline(means[0], color="black", linestyle="--", label=DENSE)
+            elif points[0][0] > 0:
+                axis.errorbar([100 * at for at, _ in points], means, errors, marker="o", capsize=3, label=method)
+        axis.set(title=dataset, xlabel="sparsity of the trunk [%]", ylabel="delta_m against single-task [%]")
+        axis.legend(fontsize=8)
+    figure.savefig(path, metadata={"Date": None})

@@ -1,0 +1,66 @@
+"""kill -9, twice, at arbitrary moments: the resumed run ends in the weights and the log of one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import yaml
+
+from slimtask.checkpoint import Checkpoint
+from slimtask.train.loop import train
+from slimtask.train.recipe import load_recipe
+from slimtask.train.state import load_state
+
+RECIPE = {
+    "name": "tiny",
+    "data": {
+        "name": "scenes", "height": 32, "width": 48, "train": 24, "val": 4, "test": 4, "cache": True,
+        "tasks": ["segmentation", "depth"],
+    },
+    "model": {"width": 0.125, "head_hidden": 8},
+    "train": {"steps": 40, "batch": 4, "lr": 0.003, "eval_every": 3},
+    "sparsity": {"target": 0.6, "warmup": 0.2, "ramp": 0.4},
+}  # fmt: skip
+
+
+def killed_after(step: int, folder: Path, *, resume: bool) -> None:
+    """Train in a process of its own and kill it as soon as the state of ``step`` or a later one is on the disk."""
+    command = [
+        sys.executable,
+        "-m",
+        "slimtask.cli.app",
+        "train",
+        str(folder / "recipe.yaml"),
+        "--out",
+        str(folder / "cut"),
+    ]
+    with subprocess.Popen(
+        [*command, *(["--resume"] if resume else [])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        end = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < end:
+            state = folder / "cut" / "state.safetensors"
+            if state.exists() and load_state(state)[1]["step"] >= step:
+                break
+            time.sleep(0.02)
+        assert process.poll() is None, "it ended before it could be killed"
+        os.kill(process.pid, signal.SIGKILL)
+
+
+def test_a_run_killed_twice_ends_bit_equal(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    killed_after(6, tmp_path, resume=False)
+    killed_after(18, tmp_path, resume=True)
+    resumed = train(recipe, tmp_path / "cut", resume=True)
+    whole = train(recipe, tmp_path / "whole")
+    one, two = (Checkpoint.load(result.checkpoint).weights for result in (whole, resumed))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
+    assert logs[0] == logs[1]
