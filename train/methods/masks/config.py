@@ -60,6 +60,10 @@ class MasksConfig(Frozen):
             raise ValueError(f"when {self.when} goes with method {' or '.join(_METHODS[self.when])}, not {self.method}")
         if self.keep != "exact" and (self.method != "disparse" or self.when == "dynamic"):
             raise ValueError(f"keep is a ratio of disparse's static and pretrained masks; leave out keep {self.keep}")
+        if self.faithful and self.when != "dynamic":
+            raise ValueError(f"faithful is about dynamic masks; leave it out when {self.when}")
+        if self.score == "gradient" and (self.method, self.when) != ("disparse", "pretrained"):
+            raise ValueError("score gradient is of disparse's pretrained masks; leave it out")
         if isinstance(self.keep, str) and self.keep != "exact" and self.sparsity not in self._table(self.keep):
             known = ", ".join(f"{value:g}" for value in sorted(self._table(self.keep)))
             raise ValueError(f"the table '{self.keep}' has the sparsities {known}, not {self.sparsity:g}; keep exact")

@@ -35,8 +35,6 @@ class MaskedTraining(Method):
         self.masks, self.keep_ratio = Masks(), 1.0
         self._gone: dict[str, Tensor] = {}
         self._report: dict[str, float] = {}
-        for name, weight in self.weights.items():
-            weight.register_hook(partial(self._masked, name))  # type: ignore[no-untyped-call]
 
     def prepare(self) -> None:
         """Decide on the masks, and put them on the network as it was initialised."""
@@ -65,6 +63,9 @@ class MaskedTraining(Method):
     @torch.no_grad()
     def install(self, masks: Masks) -> None:
         """Train under ``masks`` from now on: zero what their union gives up, the optimiser's moments of it too."""
+        if not self._gone:  # only now are the weights on the device that trains
+            for name, weight in self.weights.items():
+                weight.register_hook(partial(self._masked, name))  # type: ignore[no-untyped-call]
         self.masks, kept = masks, masks.union()
         self._gone = {name: ~kept[name].to(weight.device) for name, weight in self.weights.items() if name in kept}
         for name, gone in self._gone.items():

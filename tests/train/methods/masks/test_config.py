@@ -28,6 +28,10 @@ def test_methods_go_with_their_time() -> None:
         MasksConfig(method="rigl")
     with pytest.raises(ValidationError, match=r"leave out keep 0\.5"):
         MasksConfig(method="snip", keep=0.5)
+    with pytest.raises(ValidationError, match="faithful is about dynamic masks"):
+        MasksConfig(faithful=True)
+    with pytest.raises(ValidationError, match="score gradient is of disparse's pretrained masks"):
+        MasksConfig(score="gradient")
 
 
 def test_a_recipe_has_one_method() -> None:
