@@ -22,7 +22,6 @@ from slimtask.train.loop import Trainer, TrainResult, train
 from slimtask.train.methods.adashare.learning import PolicyLearning
 from slimtask.train.methods.adashare.run import learning_recipe, retraining_recipe, sampled_policies
 from slimtask.train.recipe import Recipe, load_recipe, parse_recipe
-from slimtask.train.stages import run_stage
 
 POLICY = {
     "samples": 2, "retrain": 0.5, "alternate": {"weights": 2, "policy": 1}, "warmup": 0.1, "policy_lr": 0.5,
@@ -100,15 +99,6 @@ def test_a_stopped_run_resumes_to_bit_equal_weights(stop: int, whole: TrainResul
         assert set(one) == set(two)
         assert all(torch.equal(one[key], two[key]) for key in one), name
     assert (tmp_path / "cut" / "policy.json").read_text() == (whole.checkpoint.parent / "policy.json").read_text()
-
-
-def test_a_stage_that_was_killed_before_its_first_state_is_begun_anew(tmp_path: Path) -> None:
-    chosen = learning_recipe(recipe(steps=3))
-    (tmp_path / "learning").mkdir()
-    (tmp_path / "learning" / "recipe.yaml").write_text("cut off in the mid")
-    result = run_stage("learning", chosen, tmp_path, lambda step, steps, text: None)
-    assert result.steps == 3
-    assert Checkpoint.load(result.checkpoint).provenance["recipe"] == chosen.model_dump(mode="json")
 
 
 def test_bad_starts_are_refused(whole: TrainResult, tmp_path: Path) -> None:
