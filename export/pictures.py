@@ -1,6 +1,6 @@
 """Pictures of decoded predictions: what a person looks at after ``run`` and in the report.
 
-Layouts of a decoded prediction, by task kind: segmentation integer [H, W]; depth [H, W] in metres; normals [3, H, W],
+Layouts of a decoded prediction, by task kind: segmentation integer [H, W]; depth [H, W] in the task's unit, metres as a rule; normals [3, H, W],
 unit vectors, x right, y up, z towards the camera; edges and saliency probability [H, W]; keypoints [C, H, W];
 classification and multilabel probabilities [C]. Matplotlib is imported when the first picture is drawn; never torch.
 """
@@ -232,7 +232,7 @@ def _draw_map(axes: Any, task: TaskSpec, prediction: np.ndarray, limits: tuple[f
     values = _checked(task, prediction)
     limits = limits or (depth_limits(values) if task.kind == "depth" else None)
     axes.imshow(colorize(task, values, limits=limits), interpolation="nearest")
-    _bare(axes, f"{task.name} (metres)" if task.kind == "depth" else task.name)
+    _bare(axes, f"{task.name} ({task.unit})" if task.kind == "depth" else task.name)
     if task.kind == "segmentation":
         _add_legend(axes, legend(task, values))
     elif task.kind == "normals":

@@ -89,7 +89,7 @@ def _summary(task: TaskSpec, decoded: np.ndarray) -> str:
         top = share.argsort()[::-1][:3]
         return f"{task.name} " + " ".join(f"{class_name(task, int(i))} {share[i]:.0%}" for i in top if share[i] > 0)
     if task.kind == "depth":
-        return f"{task.name} {decoded.min():.2f} to {decoded.max():.2f} m"
+        return f"{task.name} {decoded.min():.2f} to {decoded.max():.2f} {'m' if task.unit == 'metre' else task.unit}"
     if task.kind == "classification":
         best = int(decoded.argmax())
         return f"{task.name} {class_name(task, best)} ({decoded[best]:.0%})"
