@@ -74,7 +74,8 @@ class SparsityConfig(Frozen):
 
     With a ``target`` the network trains dense for ``warmup`` of the steps, then lambda is controlled so that the
     sparsity follows a rising curve to the target within ``ramp`` of the steps; then the zeros are held, the penalty
-    ends and training goes on. ``strength`` keeps lambda fixed after the warm-up.
+    ends and training goes on. ``strength`` keeps lambda fixed after the warm-up. The penalty acts through the proximal
+    step; ``loss_penalty`` adds it to the loss too, with the weights that the published code has there.
     """
 
     groups: Literal["coupled", "input-channel", "output-channel"] = "coupled"
@@ -87,6 +88,19 @@ class SparsityConfig(Frozen):
     min_keep: float = Field(
         default=0.05, ge=0, lt=1, description="fraction of each layer's channels never penalised away"
     )
+    penalty: Literal["l1", "mcp"] = "l1"
+    gamma: float = Field(
+        default=100.0,
+        gt=0,
+        description="mcp: groups whose weights have a root mean square above gamma lambda are let go",
+    )
+    loss_penalty: bool = False
+
+    @model_validator(mode="after")
+    def _one_penalty(self) -> SparsityConfig:
+        if self.loss_penalty and self.penalty != "l1":
+            raise ValueError("'loss_penalty' is an l1 penalty; leave it out, or set 'penalty' to l1")
+        return self
 
     @model_validator(mode="after")
     def _one_strength(self) -> SparsityConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from slimtask.errors import InputError
 from slimtask.train.sparsity.layout import UNGROUPED, GroupLayout
+from slimtask.train.sparsity.mcp import relief
 
 Limit = Callable[[Tensor], float]
 # A group without a norm to start from (new, or zero so far) starts at a ridge this many times its metric, which means
@@ -27,7 +29,8 @@ class GroupState:
 
     ``roles`` gives axis and group of every slice for each grouped parameter (the number of groups stands for "none").
     Per group: ``weights`` of the penalty, ``held`` at zero, ``norm`` after the last step (0 if zero), ``trend``, the
-    factor by which it changed, ``metric``, a typical d (0 if unknown), ``critical`` strengths of the last step.
+    factor by which it changed, ``metric``, a typical d (0 if unknown), ``critical`` strengths of the last step,
+    ``relief``, what the penalty with ``gamma`` takes off the threshold of this step.
     """
 
     roles: dict[Tensor, tuple[int, Tensor]]
@@ -36,14 +39,21 @@ class GroupState:
     norm: Tensor
     trend: Tensor
     metric: Tensor
+    relief: Tensor
     strength: float
+    gamma: float = math.inf
     used_strength: float = 0.0
     limit: Limit | None = None
     critical: Tensor | None = None
 
     @classmethod
     def of(
-        cls, layout: GroupLayout | None, named: Mapping[str, Tensor], weights: Tensor | None, strength: float
+        cls,
+        layout: GroupLayout | None,
+        named: Mapping[str, Tensor],
+        weights: Tensor | None,
+        strength: float,
+        gamma: float = math.inf,
     ) -> GroupState:
         """Return the state before the first step; InputError if layout, parameters and weights do not fit."""
         count = 0 if layout is None else len(layout)
@@ -58,7 +68,9 @@ class GroupState:
             norm=torch.zeros(count, dtype=torch.float64),
             trend=torch.ones(count, dtype=torch.float64),
             metric=torch.zeros(count, dtype=torch.float64),
+            relief=torch.zeros(count, dtype=torch.float64),
             strength=valid_strength(strength),
+            gamma=gamma,
         )
 
     def __len__(self) -> int:
@@ -69,7 +81,7 @@ class GroupState:
         """Move all tensors to ``device``."""
         if self.weights.device != device:
             self.roles = {parameter: (axis, slices.to(device)) for parameter, (axis, slices) in self.roles.items()}
-            for name in _TENSORS:
+            for name in (*_TENSORS, "relief"):
                 setattr(self, name, getattr(self, name).to(device))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -111,13 +123,21 @@ class GroupState:
             largest[slices] = largest[slices].clamp(min=rate)
         return self.weights * largest[:-1]
 
+    def relieve(self, norm: Tensor, units: Tensor) -> None:
+        """Take note of the norms [groups] before the step, of which the slope of MCP depends."""
+        self.relief = relief(norm, self.weights, units, self.gamma)
+
+    def thresholds(self, units: Tensor, strength: float) -> Tensor:
+        """Return lr times the slope of the penalty [groups]."""
+        return (units * strength - self.relief).clamp(min=0)
+
     def critical_of(self, norm_dp: Tensor, units: Tensor) -> Tensor:
         """Return the least strength [groups] that zeroes each group, from ||d p||; infinite where none may."""
-        return torch.where((units > 0) & ~self.held, norm_dp / units, torch.inf)
+        return torch.where((units > 0) & ~self.held, (norm_dp + self.relief) / units, torch.inf)
 
     def first_ridge(self, units: Tensor) -> Tensor:
         """Return the ridge [groups] to evaluate at before a strength is known: as in the last step, trend followed."""
-        threshold = units * (self.used_strength or self.strength)
+        threshold = self.thresholds(units, self.used_strength or self.strength)
         warm = (self.norm > 0) & (threshold > 0)
         ridge = torch.where(warm, threshold / (self.norm * self.trend), COLD * self.metric)
         return torch.where(units > 0, ridge, 0.0)

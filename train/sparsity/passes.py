@@ -136,6 +136,15 @@ def update_pass(work: Work, scratch: Scratch, sums: GroupSums | None = None, rid
         sums.end(block)
 
 
+def norm_pass(work: Work, scratch: Scratch, sums: GroupSums) -> None:
+    """Add the squares of the values of ``work`` to the first of ``sums``; changes nothing else."""
+    block = work.block
+    sums.begin(block, work.values)
+    for row, (p_RC,) in block.chunks(work.values):
+        sums.add(NORM_DP, block, row, torch.mul(p_RC, p_RC, out=scratch.like(p_RC)[0]))
+    sums.end(block)
+
+
 def sum_pass(work: Work, scratch: Scratch, sums: GroupSums, ridge: Tensor) -> None:
     """Add the sums MOMENTS of ``work`` at ``ridge`` to ``sums``; changes nothing else."""
     block = work.block

@@ -12,6 +12,7 @@ read the groups alone whose root is not exact yet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -37,6 +38,8 @@ class ProximalAdamW(Optimizer):
     groups; parameters outside of it, and all of them if it is None, get plain AdamW. ``weights`` [groups] defaults to
     sqrt(group size); 0 exempts a group. ``eps`` is added to the uncorrected sqrt(v), and is the least metric.
 
+    A finite ``gamma`` makes the penalty MCP (see ``mcp``): groups of ||group|| >= gamma * strength * weight are let go.
+
     ``strength`` may be set at any time. ``limit``, if set, is called in every step with ``critical_strengths()`` and
     returns the strength of that step. Parameters without a gradient are left alone, as in torch.
     """
@@ -51,6 +54,7 @@ class ProximalAdamW(Optimizer):
         eps: float = 1e-6,
         weight_decay: float = 1e-2,
         strength: float = 0.0,
+        gamma: float = math.inf,
         weights: Float[Tensor, " groups"] | None = None,
     ) -> None:
         if not (float(lr) >= 0 and eps > 0 and weight_decay >= 0 and all(0 <= beta < 1 for beta in betas)):
@@ -58,6 +62,8 @@ class ProximalAdamW(Optimizer):
                 f"lr {float(lr)}, eps {eps}, weight_decay {weight_decay}, betas {betas}: "
                 "lr and weight_decay must be at least 0, eps above 0, betas in [0, 1)."
             )
+        if not gamma > 0:
+            raise InputError(f"gamma of the penalty is {gamma}; it must be above 0.")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         named: dict[str, Tensor] = {}
         for settings in self.param_groups:
@@ -65,7 +71,7 @@ class ProximalAdamW(Optimizer):
             for parameter in settings["params"]:
                 _check_dtype(parameter)
         self.layout = layout
-        self._groups = GroupState.of(layout, named, weights, strength)
+        self._groups = GroupState.of(layout, named, weights, strength, gamma)
         self._walk = Walk()
         self._scratch = Scratch()
 
@@ -86,6 +92,11 @@ class ProximalAdamW(Optimizer):
     @limit.setter
     def limit(self, value: Limit | None) -> None:
         self._groups.limit = value
+
+    @property
+    def used_strength(self) -> float:
+        """Return the strength of the last step that had one, as ``limit`` or ``strength`` gave it."""
+        return self._groups.used_strength
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -141,20 +152,30 @@ class ProximalAdamW(Optimizer):
     def critical_strengths(self) -> Float[Tensor, " groups"]:
         """Return per group the least strength that would have zeroed it in the last step: ||d p|| / (lr weight).
 
+        MCP adds ||p before|| / (gamma weight).
         Infinite for held groups, for groups of weight 0 and while lr is 0. Raises InputError before the first step.
         """
         groups = self._groups
         if groups.critical is not None:
             return groups.critical.clone()
+        units = groups.units(self.param_groups)
+        if groups.gamma < math.inf:
+            groups.relieve(self._norms(lambda parameter, _: parameter), units)
+        return groups.critical_of(self._norms(lambda p, eps: self._metric(p, eps) * p), units)
+
+    @torch.no_grad()
+    def _norms(self, of: Callable[[Tensor, float], Tensor]) -> Tensor:
+        """Return the norms [groups] of ``of(parameter, eps)``."""
+        groups = self._groups
         squares = extended(torch.zeros_like(groups.norm))
         for settings in self.param_groups:
             for parameter in settings["params"]:
                 if parameter in groups.roles:
                     axis, slices = groups.roles[parameter]
-                    metric_p = self._metric(parameter, settings["eps"]) * parameter.detach()
-                    sums = metric_p.square().movedim(axis, 0).reshape(len(slices), -1).sum(1, dtype=torch.float64)
+                    values = of(parameter, settings["eps"])
+                    sums = values.square().movedim(axis, 0).reshape(len(slices), -1).sum(1, dtype=torch.float64)
                     squares.index_add_(0, slices, sums.to(squares.device))
-        return groups.critical_of(squares[:-1].sqrt(), groups.units(self.param_groups))
+        return squares[:-1].sqrt()
 
     def state_dict(self) -> dict[str, Any]:
         """Return torch's optimiser state plus the tensors of the groups under "sparsity".

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,7 @@ from slimtask.train.sparsity.passes import (
     GroupSums,
     Scratch,
     Work,
+    norm_pass,
     shrink_pass,
     sum_pass,
     update_pass,
@@ -24,6 +26,8 @@ from slimtask.train.sparsity.prox import MAX_ITERATIONS, TOLERANCE, newton_step
 def proximal_step(works: Sequence[Work], groups: GroupState, units: Tensor, scratch: Scratch) -> None:
     """Update all ``works`` in place and ``groups`` with them; ``units`` is lr * weight [groups]."""
     _warm_up(works, groups)
+    if groups.gamma < math.inf:
+        groups.relieve(_norms(works, len(groups), units.device, scratch), units)
     ridge = groups.first_ridge(units)
     sums = GroupSums(len(groups), units.device)
     spread = _by_dtype(ridge, works)
@@ -33,7 +37,7 @@ def proximal_step(works: Sequence[Work], groups: GroupState, units: Tensor, scra
     groups.critical = groups.critical_of(norm_dp, units)
     strength = groups.strength if groups.limit is None else valid_strength(groups.limit(groups.critical.clone()))
     groups.used_strength = strength
-    threshold = units * strength
+    threshold = groups.thresholds(units, strength)
     # Both sides of the zero test, so that rounding cannot keep a group whose critical strength was asked for.
     dead = ((norm_dp <= threshold) | (groups.critical <= strength)) & (threshold > 0)
     alive = ~dead & (threshold > 0) & norm_dp.isfinite()
@@ -48,6 +52,15 @@ def proximal_step(works: Sequence[Work], groups: GroupState, units: Tensor, scra
         for work in works:
             if work.block.slices is not None:
                 shrink_pass(work, scratch, spread[work.values.dtype])
+
+
+def _norms(works: Sequence[Work], groups: int, device: torch.device, scratch: Scratch) -> Tensor:
+    """Return the norms [groups] of the values now."""
+    sums = GroupSums(groups, device)
+    for work in works:
+        if work.block.slices is not None:
+            norm_pass(work, scratch, sums)
+    return sums.totals[NORM_DP, :-1].sqrt()
 
 
 def _refine(works: Sequence[Work], scratch: Scratch, threshold: Tensor, norm: Tensor, error: Tensor) -> Tensor:

@@ -80,6 +80,12 @@ class SparsitySchedule:
             optimizer.hold(zero)
             optimizer.limit, optimizer.strength, self.held = None, 0.0, True
 
+    def loss_strength(self, optimizer: ProximalAdamW) -> float:
+        """Return the strength of the penalty in the loss of the coming step: in a closed loop that of the last step."""
+        if not self.config.loss_penalty or self.held or self.exempt is None:
+            return 0.0
+        return optimizer.used_strength if self.config.strength is None else self.config.strength
+
     def report(self, optimizer: ProximalAdamW) -> dict[str, float]:
         """Return lambda and both sparsity counts now."""
         strength = self.controller.strength if self.controller and not self.held else optimizer.strength

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,9 +31,11 @@ class Reference:
         weights: np.ndarray | None = None,
         decay: Callable[[str], float] = lambda _: 0.01,
         eps: float = 1e-6,
+        gamma: float = np.inf,
     ) -> np.ndarray:
         """Take one step and return the critical strengths [groups] of it."""
         self.t += 1
+        norms = np.zeros(0) if self.layout is None else self.norms()
         for name, gradient in gradients.items():
             g = gradient.double().numpy()
             self.m[name] = 0.9 * self.m[name] + 0.1 * g
@@ -43,25 +46,41 @@ class Reference:
         if self.layout is None:
             return np.zeros(0)
         weights = self.layout.group_sizes.double().sqrt().numpy() if weights is None else weights
-        return np.array([self._prox(group, lr, strength, float(weights[group]), eps) for group in range(len(weights))])
+        offsets = np.where(weights > 0, norms / gamma, 0.0)
+        return np.array(
+            [
+                self._prox(group, lr, strength, float(weights[group]), eps, offsets[group])
+                for group in range(len(weights))
+            ]
+        )
 
-    def _prox(self, group: int, lr: float, strength: float, weight: float, eps: float) -> float:
+    def norms(self) -> np.ndarray:
+        """Return the norms [groups] now."""
         assert self.layout is not None
-        places = []
+        pieces = [[self.p[name][where].ravel() for name, where in self._places(g)] for g in range(len(self.layout))]
+        return np.array([np.linalg.norm(np.concatenate(piece)) for piece in pieces])
+
+    def _places(self, group: int) -> list[tuple[str, tuple[Any, ...]]]:
+        assert self.layout is not None
+        places: list[tuple[str, tuple[Any, ...]]] = []
         for member in self.layout.members:
             for index in (member.groups == group).nonzero()[:, 0].tolist():
                 where = [slice(None)] * self.p[member.parameter].ndim
                 where[member.axis] = index
                 places.append((member.parameter, tuple(where)))
+        return places
+
+    def _prox(self, group: int, lr: float, strength: float, weight: float, eps: float, offset: float) -> float:
+        places = self._places(group)
         p = np.concatenate([np.ravel(self.p[name][where]) for name, where in places])
         d = np.concatenate([np.ravel(np.sqrt(self.v[name][where]) + eps) for name, where in places])
-        x, offset = prox_by_bisection(p, d, lr * strength * weight), 0
+        x, start = prox_by_bisection(p, d, lr * max(0.0, strength * weight - offset)), 0
         for name, where in places:
             shape = np.shape(self.p[name][where])
             count = int(np.prod(shape))
-            self.p[name][where] = x[offset : offset + count].reshape(shape)
-            offset += count
-        return float(np.linalg.norm(d * p)) / (lr * weight) if weight > 0 else np.inf
+            self.p[name][where] = x[start : start + count].reshape(shape)
+            start += count
+        return (float(np.linalg.norm(d * p)) / lr + offset) / weight if weight > 0 else np.inf
 
 
 def prox_by_bisection(p: np.ndarray, d: np.ndarray, threshold: float) -> np.ndarray:
