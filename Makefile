@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The pair the project is tested with; torchvision needs the torch it was built for.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: demo demo-result test lint types check gpu camvid optimizer zoo zoo-exact realised fuzz-compress clean
+.PHONY: demo demo-result test lint types check gpu camvid optimizer zoo zoo-exact realised methods fuzz-compress clean
 
 demo: $(STAMP)  ## the whole chain on generated scenes -> runs/demo/report.html and report.json
 	rm -rf runs/demo
@@ -48,6 +48,10 @@ zoo-exact: $(STAMP)  ## channels killed at random, removed exactly, on torchvisi
 
 realised: $(STAMP)  ## how much of a FLOP ratio becomes speed, against torch-pruning -> docs/results/realised.json (a quarter of an hour, on a quiet machine)
 	$(BIN)/python -m slimtask.bench.realised --rounds 40 --table-seconds 45 --json docs/results/realised.json
+
+STUDY := recipes/scenes/study.yaml recipes/camvid/study.yaml
+methods: $(STAMP)  ## every method at 50, 70 and 90 %, three seeds, scenes and CamVid -> docs/results/methods.json; goes on where it was stopped (hours)
+	$(BIN)/python -m slimtask.bench.methods $(STUDY) --root camvid=$(CAMVID) --json docs/results/methods.json
 
 fuzz-compress: $(STAMP)  ## 500 generated networks through removal, file and ONNX -> docs/results/fuzz_compress.json
 	$(BIN)/python -m slimtask.bench.fuzz_compress --networks 500 --json docs/results/fuzz_compress.json

@@ -51,10 +51,11 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Return a digest of base recipe and settings, the root of the data left out."""
-        text = self.recipe.read_text(encoding="utf-8") + json.dumps(
-            [one for one in self.settings if not one.startswith("data.root=")]
-        )
+        """Return a digest of base recipe and settings; where the data lie, and what has its default, is left out."""
+        base = load_recipe(self.recipe, [one for one in self.overrides if not one.startswith("data.root=")])
+        said = base.model_dump(mode="json", exclude_defaults=True)
+        said["data"].pop("root", None)
+        text = json.dumps([said, self.entry.settings, self.seed, self.entry.after], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -59,9 +59,18 @@ def _masks(level: float, **settings: str) -> tuple[str, ...]:
 
 
 def _short(steps: int) -> dict[str, str]:
-    """Return a policy schedule with about twenty alternations after the warm-up, however few steps there are."""
+    """Return a policy section with about twenty alternations after the warm-up, however few steps there are."""
     weights, policy = max(1, steps // 40), max(1, steps // 80)
-    return {"alternate": f"{{weights: {weights}, policy: {policy}}}", "curriculum_speed": "1"}
+    return {
+        "alternate": f"{{weights: {weights}, policy: {policy}}}",
+        "curriculum_speed": "1",
+        "weights_lr": "0.01",
+        "policy_lr": "0.05",
+        # with the published 0.05 each, nearly every block is skipped in so short a run
+        "sharing_weight": "0.02",
+        "sparsity_weight": "0.002",
+        "sharing_depth": "shallow",
+    }
 
 
 def _section(section: str, **settings: str) -> tuple[str, ...]:

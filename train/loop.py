@@ -27,7 +27,7 @@ from slimtask.train.interrupt import interrupt_flag
 from slimtask.train.methods.base import Setup
 from slimtask.train.methods.registry import method_of
 from slimtask.train.optimizers import LearningRate, flat_state, load_flat_state
-from slimtask.train.prepare import initial_model, open_splits, weighted
+from slimtask.train.prepare import chosen_tasks, initial_model, open_splits
 from slimtask.train.recipe import Recipe, TrainConfig
 from slimtask.train.selection import Selection
 from slimtask.train.state import load_state, save_state
@@ -72,6 +72,11 @@ def train(
 
         refuse_fork("a policy is learned in several stages", fork, fork_at)
         return train_policy(recipe, Path(out), resume=resume, progress=progress)
+    if recipe.delta is not None and recipe.delta.stage is None:
+        from slimtask.train.methods.delta.run import train_deltas
+
+        refuse_fork("deltas are learned in several stages", fork, fork_at)
+        return train_deltas(recipe, Path(out), resume=resume, progress=progress)
     return Trainer(recipe, Path(out), resume=resume, fork=fork, fork_at=fork_at).run(progress)
 
 
@@ -95,7 +100,7 @@ class Trainer:
             refuse_existing(out)
         self.fabric = launch(config)
         self.train_set, self.val_set, self.test_set = open_splits(recipe)
-        self.tasks = weighted(self.train_set.tasks, config.loss_weights)
+        self.tasks = chosen_tasks(self.train_set.tasks, config)
         self.preprocessing = Preprocessing(height=recipe.data.height, width=recipe.data.width)
         torch.manual_seed(config.seed)
         self.method = method_of(recipe)(
@@ -171,7 +176,10 @@ class Trainer:
         return self.step >= self.recipe.train.steps or stalled
 
     def _evaluate(self, dataset: MultiTaskDataset) -> Evaluation:
-        return evaluate(self.method.evaluated, dataset, self.preprocessing, tasks=self.tasks)
+        return self._scored(self.method.evaluated, dataset)
+
+    def _scored(self, network: nn.Module, dataset: MultiTaskDataset) -> Evaluation:
+        return evaluate(network, dataset, self.preprocessing, tasks=self.tasks, extra=self.recipe.train.metrics)
 
     def _step(self) -> dict[str, float]:
         config, method = self.recipe.train, self.method
@@ -271,10 +279,7 @@ class Trainer:
             self.network.load_state_dict(self.selection.weights)
         report, reached = self.method.report(), self.method.reached
         learned = self.method.finish(self.out)
-        validation, test = (
-            evaluate(learned.model, split, self.preprocessing, tasks=self.tasks)
-            for split in (self.val_set, self.test_set)
-        )
+        validation, test = (self._scored(learned.model, split) for split in (self.val_set, self.test_set))
         summary = {
             "steps": self.step,
             "sparsity": report,

@@ -11,7 +11,9 @@ from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec, select_tasks
 from slimtask.train.data.config import open_dataset
 from slimtask.train.data.protocol import MultiTaskDataset
-from slimtask.train.recipe import Recipe
+from slimtask.train.losses import loss_function
+from slimtask.train.metrics import check_metrics
+from slimtask.train.recipe import Recipe, TrainConfig
 
 
 def open_splits(recipe: Recipe) -> tuple[MultiTaskDataset, MultiTaskDataset, MultiTaskDataset]:
@@ -25,10 +27,20 @@ def open_splits(recipe: Recipe) -> tuple[MultiTaskDataset, MultiTaskDataset, Mul
     return splits[0], splits[1], splits[2]
 
 
-def weighted(tasks: tuple[TaskSpec, ...], weights: dict[str, float]) -> tuple[TaskSpec, ...]:
-    """Return the tasks with their loss weights replaced; InputError for a task that is not there."""
-    select_tasks(tasks, weights)
-    return tuple(task.model_copy(update={"weight": weights.get(task.name, task.weight)}) for task in tasks)
+def chosen_tasks(tasks: tuple[TaskSpec, ...], config: TrainConfig) -> tuple[TaskSpec, ...]:
+    """Return the tasks with the recipe's loss weights and losses in place of their own.
+
+    Raises InputError for a task that is not there, a loss that its kind does not have, and an unknown metric.
+    """
+    select_tasks(tasks, config.loss_weights)
+    select_tasks(tasks, config.losses)
+    chosen = []
+    for task in tasks:
+        loss, weight = config.losses.get(task.name, task.loss), config.loss_weights.get(task.name, task.weight)
+        chosen.append(task.model_copy(update={"weight": weight, "loss": loss}))
+        loss_function(chosen[-1])
+    check_metrics(chosen, config.metrics)
+    return tuple(chosen)
 
 
 def initial_model(recipe: Recipe, tasks: tuple[TaskSpec, ...]) -> nn.Module:

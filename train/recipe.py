@@ -14,6 +14,7 @@ from slimtask.files import read_text
 from slimtask.tasks import Frozen
 from slimtask.train.data.config import DataConfig
 from slimtask.train.methods.adashare.config import PolicyConfig
+from slimtask.train.methods.delta.config import DeltaConfig
 from slimtask.train.methods.masks.config import MasksConfig
 from slimtask.train.relate.config import RelateConfig
 
@@ -62,6 +63,12 @@ class TrainConfig(Frozen):
     seed: int = Field(default=0, ge=0, lt=2**31)
     weighting: Literal["fixed", "sum", "uncertainty"] = "fixed"
     loss_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    losses: dict[str, str] = Field(
+        default_factory=dict, description="the loss of a task where it is not its kind's usual one, see docs/metrics.md"
+    )
+    metrics: tuple[str, ...] | Literal["all"] = Field(
+        default=(), description="metrics beyond the usual ones, see docs/metrics.md"
+    )
     task_patience: int | None = Field(
         default=None, ge=1, description="validations without a better loss of a task before its head is frozen"
     )
@@ -121,6 +128,7 @@ class Recipe(Frozen):
     sparsity: SparsityConfig | None = None
     masks: MasksConfig | None = None
     policy: PolicyConfig | None = None
+    delta: DeltaConfig | None = None
     relate: RelateConfig | None = None
 
     @model_validator(mode="after")
@@ -132,7 +140,20 @@ class Recipe(Frozen):
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """Return the recipe in the YAML file ``path`` with ``a.b=value`` overrides; InputError says what is wrong."""
+    """Return the recipe in the YAML file ``path`` with ``a.b=value`` overrides; InputError says what is wrong.
+
+    A recipe may say ``extends: FILE`` (relative to itself): it then changes single keys of that one.
+    """
+    content = _content(Path(path), ())
+    for override in overrides:
+        _override(content, override)
+    return parse_recipe(content, f"recipe '{path}'")
+
+
+def _content(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    """Return the keys of a recipe file on top of those of the recipe that it extends."""
+    if path.resolve() in children:
+        raise InputError(f"recipe '{path}' extends itself; end the chain at a whole recipe.")
     text = read_text(path, "recipe")
     try:
         content = yaml.safe_load(text)
@@ -140,9 +161,20 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         raise InputError(f"recipe '{path}' is not valid YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(content, dict):
         raise InputError(f"recipe '{path}' holds no keys; it must be a mapping with at least 'data'.")
-    for override in overrides:
-        _override(content, override)
-    return parse_recipe(content, f"recipe '{path}'")
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise InputError(f"recipe '{path}': 'extends' names one recipe file, not '{base}'.")
+    return _merged(_content(path.parent / base, (*children, path.resolve())), content)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if both else value
+    return merged
 
 
 def parse_recipe(content: dict[str, Any], where: str = "the recipe") -> Recipe:

@@ -185,6 +185,22 @@ def test_selection_uses_the_recipes_loss_weights(tmp_path: Path) -> None:
     assert evaluation.loss == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_recipe_names_losses_and_metrics(tmp_path: Path) -> None:
+    chosen = recipe(train={"steps": 2, "losses": {"depth": "mse"}, "metrics": ["sq_rel", "cross_entropy"]})
+    result = train(chosen, tmp_path / "run")
+    assert "sq_rel" in result.test.metrics["depth"]
+    assert "cross_entropy" in result.test.metrics["segmentation"]
+    assert Checkpoint.load(result.checkpoint).tasks[1].loss == "mse"
+    for section, sentence in (
+        ({"losses": {"depth": "msse"}}, "mse"),
+        ({"losses": {"dept": "mse"}}, "unknown task 'dept'"),
+        ({"metrics": ["sq_relative"]}, "sq_rel"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            train(recipe(train=section), tmp_path / "other")
+        assert not (tmp_path / "other").exists()
+
+
 def test_a_target_beyond_what_min_keep_leaves_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"sparsity\.target 0\.97 is out of reach: with min_keep 0\.3 at most 0\.\d+"):
         train(recipe(sparsity={**SPARSE, "target": 0.97, "min_keep": 0.3, "measure": "groups"}), tmp_path / "run")

@@ -62,3 +62,34 @@ def test_a_missing_recipe_is_named() -> None:
 def test_warm_up_and_ramp_must_leave_room() -> None:
     with pytest.raises(InputError, match=r"warmup \+ ramp must be below 1"):
         parse_recipe({"data": {}, "sparsity": {"target": 0.5, "warmup": 0.5, "ramp": 0.5}})
+
+
+def test_a_recipe_changes_single_keys_of_the_one_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "data: {height: 32, width: 48}\ntrain: {steps: 7, lr: 0.1}\nsparsity: {target: 0.5}\n"
+    )
+    (tmp_path / "mine").mkdir()
+    mine = tmp_path / "mine" / "one.yaml"
+    mine.write_text("extends: ../base.yaml\nname: mine\ntrain: {lr: 0.2}\nsparsity: null\n")
+    recipe = load_recipe(mine, ["train.batch=3"])
+    assert (recipe.name, recipe.data.height, recipe.train.steps, recipe.train.lr) == ("mine", 32, 7, 0.2)
+    assert recipe.train.batch == 3
+    assert recipe.sparsity is None
+    (tmp_path / "base.yaml").write_text("extends: mine/one.yaml\n")
+    with pytest.raises(InputError, match="extends itself"):
+        load_recipe(mine)
+    mine.write_text("extends: [a, b]\n")
+    with pytest.raises(InputError, match="names one recipe file"):
+        load_recipe(mine)
+    mine.write_text("extends: gone.yaml\n")
+    with pytest.raises(InputError, match="gone"):
+        load_recipe(mine)
+
+
+ROOT = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.yaml")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_recipe_of_the_project_is_valid(path: Path) -> None:
+    recipe = load_recipe(path, ["train.steps=5"])
+    assert recipe.name.replace("_", "-") != "run"
