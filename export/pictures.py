@@ -2,7 +2,8 @@
 
 Layouts of a decoded prediction, by task kind: segmentation integer [H, W]; depth [H, W] in the task's unit, metres as a
 rule; normals [3, H, W], unit vectors, x right, y up, z towards the camera; edges and saliency probability [H, W];
-keypoints [C, H, W]; classification and multilabel probabilities [C]. Matplotlib is imported when the first picture is drawn; never torch.
+keypoints [C, H, W]; classification and multilabel probabilities [C]. Matplotlib is imported when the first picture is
+drawn; never torch.
 """
 
 from __future__ import annotations
