@@ -6,7 +6,7 @@ from slimtask.train.methods.base import Method
 from slimtask.train.recipe import Recipe
 
 
-def method_of(recipe: Recipe) -> type[Method]:
+def method_of(recipe: Recipe) -> type[Method]:  # noqa: PLR0911  one for each method
     """Return the class of the method that ``recipe`` asks for."""
     if recipe.sparsity is not None:
         from slimtask.train.methods.group_sparsity import GroupSparsity
@@ -28,4 +28,16 @@ def method_of(recipe: Recipe) -> type[Method]:
         from slimtask.train.methods.adashare.learning import PolicyLearning
 
         return PolicyLearning
+    if recipe.delta is not None and recipe.delta.stage is not None:
+        return _delta_step(recipe.delta.stage.step)
     return Method
+
+
+def _delta_step(step: str) -> type[Method]:
+    if step == "gates":
+        from slimtask.train.methods.delta.learning import GateLearning
+
+        return GateLearning
+    from slimtask.train.methods.delta.tuning import ActivationTuning, SupportTuning
+
+    return SupportTuning if step == "support" else ActivationTuning
