@@ -49,8 +49,7 @@ class Block:
         """Write a packed matrix back into its tensors; a view needs none of that."""
         if self.order is None:
             pieces = torch.split(matrix.view(-1), [tensor.numel() for tensor in tensors])
-            for piece, tensor in zip(pieces, tensors, strict=True):
-                tensor.copy_(piece.view(tensor.shape))
+            torch._foreach_copy_(list(tensors), [p.view(t.shape) for p, t in zip(pieces, tensors, strict=True)])
 
     def spread(self, values: Tensor) -> Tensor:
         """Return the per-group ``values`` laid out to broadcast against the matrix: [rows, 1] or [1, columns]."""

@@ -107,8 +107,12 @@ class GroupSums:
         sums = (self._sums if block.by_row else self._sums.sum((1, 2))).double()
         if block.inner > 1:
             sums = sums.view(QUANTITIES, -1, block.inner).sum(2)
+        self.gather(block.slices, sums)
+
+    def gather(self, slices: Tensor, sums: Tensor) -> None:
+        """Add the ``sums`` [QUANTITIES, slices] to the groups of the ``slices``."""
         for total, values in zip(self.totals, sums, strict=True):
-            total.index_add_(0, block.slices, values)
+            total.index_add_(0, slices, values)
 
 
 def update_pass(work: Work, scratch: Scratch, sums: GroupSums | None = None, ridge: Tensor | None = None) -> None:
@@ -178,21 +182,26 @@ def _adamw_arguments(work: Work) -> dict[str, Any]:
     It divides by sqrt(v) / c + eps with c^2 = 1 - beta2^t, so eps / c puts eps beside the uncorrected root; it decays
     before the step, so a learning rate of lr (1 - lr decay) makes that decay after the step.
     """
-    settings = work.settings
-    beta1, beta2 = settings["betas"]
-    lr, decay = float(settings["lr"]), float(settings["weight_decay"])
+    lr, decay, (beta1, beta2), eps = adamw_settings(work)
     left = 1 - lr * decay
-    if left <= 0:
-        raise InputError(
-            f"lr {lr} times weight_decay {decay} is 1 or more, which erases the weights; lower one of them."
-        )
     return {
         "state_steps": [torch.tensor(float(work.step), device=work.values.device)],
         "lr": lr * left,
         "beta1": beta1,
         "beta2": beta2,
         "weight_decay": decay / left,
-        "eps": settings["eps"] / (1 - beta2**work.step) ** 0.5,
+        "eps": eps / (1 - beta2**work.step) ** 0.5,
         "amsgrad": False,
         "maximize": False,
     }
+
+
+def adamw_settings(work: Work) -> tuple[float, float, tuple[float, float], float]:
+    """Return lr, weight decay, betas and eps of ``work``; InputError if the decay would erase the weights."""
+    settings = work.settings
+    lr, decay = float(settings["lr"]), float(settings["weight_decay"])
+    if lr * decay >= 1:
+        raise InputError(
+            f"lr {lr} times weight_decay {decay} is 1 or more, which erases the weights; lower one of them."
+        )
+    return lr, decay, settings["betas"], settings["eps"]

@@ -7,7 +7,7 @@ lr * strength * weight. The penalty acts through that operator only, never throu
 
 Two passes over the weights do the work, in chunks that stay in cache: the first takes the Adam update and, at the norm
 that each group is expected to have, the sums that give the zero test and Newton's step; the second shrinks. More passes
-read the groups alone whose root is not exact yet.
+read the groups alone whose root is not exact yet. Float32 weights on a CPU take compiled passes (see ``native``).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from slimtask.errors import InputError
+from slimtask.train.sparsity import native
 from slimtask.train.sparsity.group_state import GroupState, Limit, extended, valid_strength
 from slimtask.train.sparsity.layout import GroupLayout
 from slimtask.train.sparsity.passes import Scratch, update_pass
@@ -113,7 +114,7 @@ class ProximalAdamW(Optimizer):
             proximal_step(works, groups, groups.units(self.param_groups), self._scratch)
         else:
             groups.critical = None
-            for work in works:
+            for work in native.update(works):
                 update_pass(work, self._scratch)
         self._walk.store(works, self.state)
         return loss

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from slimtask.train.sparsity import native
 from slimtask.train.sparsity.group_state import GroupState, extended, valid_strength
 from slimtask.train.sparsity.passes import (
     MOMENTS,
@@ -31,7 +32,7 @@ def proximal_step(works: Sequence[Work], groups: GroupState, units: Tensor, scra
     ridge = groups.first_ridge(units)
     sums = GroupSums(len(groups), units.device)
     spread = _by_dtype(ridge, works)
-    for work in works:
+    for work in native.update(works, sums, spread.get(torch.float32)):
         update_pass(work, scratch, sums, spread[work.values.dtype])
     norm_dp = sums.totals[NORM_DP, :-1].sqrt()
     groups.critical = groups.critical_of(norm_dp, units)
@@ -49,7 +50,7 @@ def proximal_step(works: Sequence[Work], groups: GroupState, units: Tensor, scra
     groups.remember(torch.where(alive, norm, 0.0), moments[0] / moments[1] - ridge)
     if strength > 0:
         spread = _by_dtype(torch.where(alive, threshold / norm, torch.where(dead, torch.inf, 0.0)), works)
-        for work in works:
+        for work in native.shrink(works, spread.get(torch.float32)):
             if work.block.slices is not None:
                 shrink_pass(work, scratch, spread[work.values.dtype])
 
@@ -73,7 +74,7 @@ def _refine(works: Sequence[Work], scratch: Scratch, threshold: Tensor, norm: Te
     for _ in range(MAX_ITERATIONS):
         sums = GroupSums(len(norm), norm.device)
         spread = _by_dtype(torch.where(unresolved, threshold / norm, 0.0), parts)
-        for part in parts:
+        for part in native.moments(parts, sums, spread.get(torch.float32)):
             sum_pass(part, scratch, sums, spread[part.values.dtype])
         updated, error = newton_step(norm, threshold, sums.totals[MOMENTS[0] :, :-1])
         norm = torch.where(unresolved, updated, norm)

@@ -142,6 +142,12 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make torch do all passes, as on a machine without a C compiler."""
+    monkeypatch.setattr("slimtask.train.sparsity.native.library", lambda: None)
+
+
+@pytest.fixture
 def reference() -> type[Reference]:
     """Return the class of the plain reference."""
     return Reference

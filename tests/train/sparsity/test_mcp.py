@@ -24,10 +24,12 @@ def mcp(norm: float, slope: float, gamma: float) -> float:
     return slope * norm - norm**2 / (2 * gamma)
 
 
-@pytest.fixture(params=["default", "small"])
+@pytest.fixture(params=["default", "small", "torch"])
 def _blocks(request: pytest.FixtureRequest) -> None:
     if request.param == "small":
         request.getfixturevalue("small_blocks")
+    if request.param == "torch":
+        request.getfixturevalue("no_compiler")
 
 
 @pytest.mark.usefixtures("_blocks")

@@ -28,10 +28,12 @@ def _gradients(values: dict[str, Tensor], generator: torch.Generator) -> dict[st
     return gradients
 
 
-@pytest.fixture(params=["default", "small"])
+@pytest.fixture(params=["default", "small", "torch"])
 def _blocks(request: pytest.FixtureRequest) -> None:
     if request.param == "small":
         request.getfixturevalue("small_blocks")
+    if request.param == "torch":
+        request.getfixturevalue("no_compiler")
 
 
 @pytest.mark.usefixtures("_blocks")
