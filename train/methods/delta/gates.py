@@ -37,19 +37,16 @@ class GatedDelta(nn.Module):
         self.alphas = nn.ParameterList(torch.full_like(sizes[gates], config.alpha) for gates in self.gates)
         for gates, number in self.gates.items():
             self.register_buffer(f"sizes_{number}", sizes[gates], persistent=False)
-        tensors = len(layout) if config.kind == "element" else 0
-        self.tensor_alphas = nn.Parameter(torch.full((tensors,), config.alpha))
+        if config.kind == "element":
+            self.tensor_alphas = nn.Parameter(torch.full((len(layout),), config.alpha))
+        else:  # not a parameter: one that no forward pass uses has no place among those of several processes
+            self.register_buffer("tensor_alphas", torch.zeros(0), persistent=False)
         self.register_buffer("fixed", torch.tensor(False))
         self.generator: torch.Generator | None = None
 
     def seed(self, seed: int) -> None:
         """Draw gates from ``seed`` on from now on."""
         self.generator = torch.Generator(self.tensor_alphas.device).manual_seed(seed)
-
-    @property
-    def gate_parameters(self) -> list[nn.Parameter]:
-        """Return the logits of all gates."""
-        return [*self.alphas, self.tensor_alphas]
 
     def weights(self, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the task's weights by name, gates drawn or at their medians, or fixed."""

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from slimtask.compress.patterns import HiddenUnits, Pattern, Unstructured, WholeTensor
-from slimtask.train.methods.delta.config import DeltaConfig, GatesConfig
+from slimtask.train.methods.delta.config import GatesConfig
 from slimtask.train.methods.delta.gates import GatedDelta, fitting
-from slimtask.train.methods.delta.layout import Gated, gated_parameters
+from slimtask.train.methods.delta.layout import Gated
 
 OPEN = 1 / (1 + math.exp(-5))
 SHAPES = {"fc.weight": (6, 4), "fc.bias": (6,), "out.weight": (4, 6)}
@@ -118,53 +118,3 @@ def test_units_that_do_not_fit_are_left_out() -> None:
     assert fitting(torch.tensor([5.0, 9.0, 3.0, 2.0]), 10.0).tolist() == [True, False, True, True]
     assert fitting(torch.tensor([4.0, 4.0, 4.0]), 9.0).tolist() == [True, True, False]
     assert fitting(torch.tensor([4.0]), 3.0).tolist() == [False]
-
-
-B = "encoder.layers.encoder_layer_0."
-VIT = {
-    "class_token": (1, 1, 4),
-    "conv_proj.weight": (4, 3, 8, 8),
-    "encoder.pos_embedding": (1, 5, 4),
-    B + "ln_1.weight": (4,),
-    B + "ln_1.bias": (4,),
-    B + "self_attention.in_proj_weight": (12, 4),
-    B + "self_attention.in_proj_bias": (12,),
-    B + "self_attention.out_proj.weight": (4, 4),
-    B + "self_attention.out_proj.bias": (4,),
-    B + "mlp.0.weight": (16, 4),
-    B + "mlp.0.bias": (16,),
-    B + "mlp.3.weight": (4, 16),
-    B + "mlp.3.bias": (4,),
-    "encoder.ln.weight": (4,),
-}
-LINEAR = [name for name in VIT if ".self_attention." in name or ".mlp." in name]
-MLP = [B + "mlp.0.weight", B + "mlp.0.bias", B + "mlp.3.weight"]
-ATTENTION = [B + f"self_attention.{name}" for name in ("in_proj_weight", "in_proj_bias", "out_proj.weight")]
-
-
-@pytest.mark.parametrize("feed", ["own", "base"])
-@pytest.mark.parametrize(
-    ("kind", "names", "gates"),
-    [
-        ("element", None, None),
-        ("tensor", None, None),
-        ("block", None, None),
-        ("out-channels", None, None),
-        ("hidden-units", MLP, 1),
-        ("heads", ATTENTION, 1),
-        ("units", ATTENTION + MLP, 2),
-    ],
-)
-def test_what_is_gated(feed: str, kind: str, names: list[str] | None, gates: int | None) -> None:
-    config = DeltaConfig(base="depth", feed=feed, gates=GatesConfig(kind=kind, density=0.1, block=2))
-    made = gated_parameters(VIT, config, head_width=2)
-    expected = names or (LINEAR if feed == "base" else list(VIT))
-    assert list(made) == [name for name in VIT if name in expected]
-    if gates:
-        assert len({one.gates for one in made.values()}) == gates
-    units: dict[str, set[int]] = {}
-    for name, one in made.items():
-        units.setdefault(one.gates, set()).add(one.pattern.units(VIT[name]))
-    assert all(len(counts) == 1 for counts in units.values())  # parameters that share gates have the same units
-    if kind == "out-channels":
-        assert made[B + "mlp.0.weight"].gates == made[B + "mlp.0.bias"].gates != made[B + "mlp.3.bias"].gates

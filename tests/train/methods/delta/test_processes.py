@@ -1,0 +1,81 @@
+"""Two processes on halves of a batch have the gradients of one on the whole: the same gates, penalties as sums."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from slimtask.train.data.config import open_dataset
+from slimtask.train.loop import train
+from slimtask.train.methods.delta.run import stage_recipes
+from slimtask.train.recipe import Recipe
+
+# Runs alone and under torchrun: the gradients of one step of the gates, and of one of the activation penalty.
+SCRIPT = """
+import sys
+from pathlib import Path
+from safetensors.torch import save_file
+from slimtask.train import parallel
+from slimtask.train.loop import Trainer
+from slimtask.train.recipe import load_recipe
+folder, name, batch = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+found = {}
+for step in ("gates", "activations"):
+    recipe = load_recipe(folder / f"{step}.yaml", ["train.batch=" + batch])
+    trainer = Trainer(recipe, folder / name / step, resume=False)
+    trainer.method.before(1, 0.001)
+    trainer.network.train()
+    trainer._backward(0)
+    found |= {f"{step}/{n}": p.grad for n, p in trainer.network.named_parameters() if p.grad is not None}
+save_file({key: value.contiguous().clone() for key, value in found.items()}, folder / f"{name}{parallel.rank()}.st")
+"""
+
+
+def test_two_processes_have_the_gradients_of_one(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = recipe(
+        data={"tasks": ["segmentation", "depth"], "flip": 0.0, "colour": 0.0},
+        delta={"activations": {"strength": 1e-3}},
+        train={"steps": 4},
+    )
+    train(whole, tmp_path / "run")
+    tasks = open_dataset(whole.data, "train").tasks
+    stages = dict(stage_recipes(whole, tmp_path / "run", tasks))
+    for step in ("gates", "activations"):
+        content = yaml.safe_dump(stages[f"depth-{step}"].model_dump(mode="json"))
+        (tmp_path / f"{step}.yaml").write_text(content)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port, "script.py", ".", "two"]
+    done = subprocess.run(
+        [sys.executable, *words, "2"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    monkeypatch.setattr(sys, "argv", ["script.py", str(tmp_path), "one", "4"])
+    runpy.run_path(str(tmp_path / "script.py"))
+    one, first, second = (load_file(tmp_path / f"{name}.st") for name in ("one0", "two0", "two1"))
+    assert one.keys() == first.keys() == second.keys()
+    assert any("alphas" in name for name in one)
+    assert any("activations/trunk.deltas" in name for name in one)
+    for name, gradient in one.items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], gradient, rtol=1e-3, atol=1e-5)
