@@ -178,6 +178,17 @@ def test_accumulated_parts_have_the_gradient_of_the_whole_batch(tmp_path: Path) 
         torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_bf16_autocast_stays_near_float32(tmp_path: Path) -> None:
+    """The weights stay float32, the losses are near; bf16 has eight bits, so near is a few per cent."""
+    plain = Trainer(recipe(), tmp_path / "a", resume=False)
+    mixed = Trainer(recipe(train={"precision": "bf16-mixed"}), tmp_path / "b", resume=False)
+    assert {parameter.dtype for parameter in mixed.network.parameters()} == {torch.float32}
+    for _ in range(3):
+        one, two = plain._step(), mixed._step()
+        assert two["loss"] == pytest.approx(one["loss"], rel=0.05)
+        assert two["loss"] != one["loss"]
+
+
 def test_selection_uses_the_recipes_loss_weights(tmp_path: Path) -> None:
     trainer = Trainer(recipe(train={"loss_weights": {"depth": 100.0}}), tmp_path / "run", resume=False)
     evaluation = trainer._evaluate(trainer.val_set)

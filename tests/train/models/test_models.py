@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from slimtask.compress.cost import count_flops
 from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec
 from slimtask.train.models import MultiTaskNet, ResNetTrunk
@@ -41,6 +42,14 @@ def test_scenenet_maps_321_pixels_to_41() -> None:
     with torch.no_grad():
         assert trunk(torch.zeros(1, 3, 321, 321)).shape == (1, 64, 41, 41)
     assert list(trunk.blocks) == [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
+
+
+def test_scenenet_has_the_published_multiply_adds_at_321_pixels() -> None:
+    with torch.device("meta"):
+        trunk, head = ResNetTrunk("resnet34"), SceneHead(512, 40)
+        image, features = torch.zeros(1, 3, 321, 321), torch.zeros(1, 512, 41, 41)
+    assert round(count_flops(trunk, image) / 2e9, 1) == 37.1
+    assert round(count_flops(head, features) / 2e9) == 39
 
 
 @pytest.mark.parametrize("head", ["light", "scene", "deeplab"])
