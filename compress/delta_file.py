@@ -64,6 +64,17 @@ def write_delta(
         save_file(tensors, temporary, metadata={_KEY: header.model_dump_json()})
 
 
+def is_delta_file(path: Path | str) -> bool:
+    """Return whether ``path`` is a safetensors file of a delta, sound or not."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _KEY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def read_delta(path: Path | str) -> tuple[str, str, dict[str, Any], dict[str, Stored]]:
     """Return (task, base digest, execution, deltas by parameter) of the file ``path``; InputError if it is damaged.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slimtask.cli.common import JsonOption, console, emit, table
+from slimtask.cli.deltas import show_delta
 from slimtask.cli.finetune import show_training
 from slimtask.cli.masks import show_masks
 from slimtask.cli.network import (
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def inspect_verb(
-    path: Annotated[Path | None, typer.Argument(help="Bundle folder, checkpoint or masks file.")] = None,
+    path: Annotated[Path | None, typer.Argument(help="Bundle folder, checkpoint, masks or delta file.")] = None,
     model: ModelOption = None,
     weights: WeightsOption = None,
     shape: InputOption = None,
@@ -41,6 +42,7 @@ def inspect_verb(
 
     Example: slimtask inspect runs/disparse/masks.safetensors --plot iou.svg
     """
+    from slimtask.compress.delta_file import is_delta_file
     from slimtask.compress.mask_file import is_mask_file
 
     if path is not None and is_mask_file(path):
@@ -49,6 +51,10 @@ def inspect_verb(
         return
     if plot is not None:
         raise InputError("--plot draws the overlap of masks; give a masks file, such as a run's masks.safetensors.")
+    if path is not None and is_delta_file(path):
+        only_for_foreign(path, model=model, weights=weights, input=shape)
+        emit(show_delta(path), json_path)
+        return
     if path is None:
         if model is None:
             raise InputError("there is nothing to inspect; give a checkpoint, a bundle, or --model with --input.")
@@ -124,6 +130,7 @@ def _network(network: Network, title: str) -> object:
 
 def _edits(network: Network) -> list[dict[str, Any]]:
     """Print what each plan cut of each layer, and return it."""
+    from slimtask.compress.delta_paths import DeltaPaths
     from slimtask.compress.explain import layer_rows
     from slimtask.compress.groups import find_groups
     from slimtask.compress.plan import Plan
@@ -133,8 +140,9 @@ def _edits(network: Network) -> list[dict[str, Any]]:
     cut = []
     for number, (before, edit) in enumerate(replay(network.checkpoint, network.factory), start=1):
         if not isinstance(edit, Plan):
-            blocks = f" {', '.join(edit.blocks)}" if isinstance(edit, SkipBlocks) else ""
-            console.print(f"edit {number}: {edit.kind}{blocks}", markup=False)
+            named = edit.blocks if isinstance(edit, SkipBlocks) else ()
+            named = tuple(path.task for path in edit.paths) if isinstance(edit, DeltaPaths) else named
+            console.print(f"edit {number}: {edit.kind} {', '.join(named)}".rstrip(), markup=False)
             continue
         try:
             groups = find_groups(before, network.checkpoint.example())

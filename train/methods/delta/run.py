@@ -44,11 +44,12 @@ def train_deltas(recipe: Recipe, out: Path, *, resume: bool, progress: Progress)
     open_folder(recipe, out, resume=resume)
     stages = list(stage_recipes(recipe, out, tasks))
     lengths = [stage.train.steps for _, stage in stages]
-    last = {}
+    last, made = {}, 0
     for number, (name, stage) in enumerate(stages):
         result = run_stage(name, stage, out, part_of(progress, lengths, number, name))
+        made += result.steps
         last[stage.delta.stage.task if stage.delta and stage.delta.stage else recipe.delta.base] = result.checkpoint
-    return _finish(recipe, out, last, sum(lengths))
+    return _finish(recipe, out, last, made)
 
 
 def stage_recipes(recipe: Recipe, out: Path, tasks: tuple[TaskSpec, ...]) -> Iterator[tuple[str, Recipe]]:
