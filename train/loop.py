@@ -28,7 +28,7 @@ from slimtask.train.methods.base import Setup
 from slimtask.train.methods.registry import method_of
 from slimtask.train.optimizers import LearningRate, flat_state, load_flat_state
 from slimtask.train.prepare import chosen_tasks, initial_model, open_splits
-from slimtask.train.recipe import Recipe, TrainConfig
+from slimtask.train.recipe import Recipe, TrainConfig, load_recipe
 from slimtask.train.selection import Selection
 from slimtask.train.state import load_state, save_state
 from slimtask.train.trackers import open_trackers
@@ -254,9 +254,7 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         sections, facts = load_state(path)
-        written = yaml.safe_load((self.out / "recipe.yaml").read_text(encoding="utf-8"))
-        if written != self.recipe.model_dump(mode="json"):
-            raise InputError(f"'{self.out}' was started with another recipe; resume with the one in its recipe.yaml.")
+        check_same_recipe(self.recipe, self.out)
         self.network.load_state_dict(sections["model"])
         self.method.weighting.load_state_dict(sections.get("weighting", {}))
         load_flat_state(self.method.optimizers, sections.get("optimizer", {}))
@@ -302,6 +300,12 @@ class Trainer:
         return TrainResult(
             checkpoint=path, validation=validation, test=test, sparsity=report, steps=self.step, reached=reached
         )
+
+
+def check_same_recipe(recipe: Recipe, out: Path) -> None:
+    """Raise InputError if the run in ``out`` was started with another recipe; keys that are new have their default."""
+    if load_recipe(out / "recipe.yaml") != recipe:
+        raise InputError(f"'{out}' was started with another recipe; resume with the one in its recipe.yaml.")
 
 
 def launch(config: TrainConfig) -> Any:

@@ -12,7 +12,7 @@ import yaml
 from slimtask.errors import InputError
 from slimtask.files import refuse_existing, write_text
 from slimtask.train import parallel
-from slimtask.train.loop import Progress, Trainer, TrainResult, launch
+from slimtask.train.loop import Progress, Trainer, TrainResult, check_same_recipe, launch
 from slimtask.train.recipe import Recipe
 
 STATE = "state.safetensors"
@@ -29,8 +29,8 @@ def open_folder(recipe: Recipe, out: Path, *, resume: bool) -> None:
         refuse_existing(out)
     elif not written.exists():
         raise InputError(f"there is nothing to resume in '{out}'; leave --resume away to start a run.")
-    elif yaml.safe_load(written.read_text(encoding="utf-8")) != content:
-        raise InputError(f"'{out}' was started with another recipe; resume with the one in its recipe.yaml.")
+    else:
+        check_same_recipe(recipe, out)
     launch(recipe.train)  # from here on the processes know of each other
     if parallel.rank() == 0 and not resume:
         out.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,6 @@ import torch
 import yaml
 
 from slimtask.checkpoint import Checkpoint
-from slimtask.train.loop import train
-from slimtask.train.recipe import load_recipe
 from slimtask.train.state import load_state
 
 RECIPE = {
@@ -29,20 +27,20 @@ RECIPE = {
 }  # fmt: skip
 
 
+def training(folder: Path, out: str, *, resume: bool) -> subprocess.Popen[bytes]:
+    """Return a training in a process of its own, of one thread: bits depend on how many share a sum."""
+    command = [sys.executable, "-m", "slimtask.cli.app", "train", str(folder / "recipe.yaml")]
+    return subprocess.Popen(
+        [*command, "--out", str(folder / out), *(["--resume"] if resume else [])],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def killed_after(step: int, folder: Path, *, resume: bool) -> None:
-    """Train in a process of its own and kill it as soon as the state of ``step`` or a later one is on the disk."""
-    command = [
-        sys.executable,
-        "-m",
-        "slimtask.cli.app",
-        "train",
-        str(folder / "recipe.yaml"),
-        "--out",
-        str(folder / "cut"),
-    ]
-    with subprocess.Popen(
-        [*command, *(["--resume"] if resume else [])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    """Train and kill as soon as the state of ``step`` or a later one is on the disk."""
+    with training(folder, "cut", resume=resume) as process:
         end = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < end:
             state = folder / "cut" / "state.safetensors"
@@ -55,12 +53,12 @@ def killed_after(step: int, folder: Path, *, resume: bool) -> None:
 
 def test_a_run_killed_twice_ends_bit_equal(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    recipe = load_recipe(tmp_path / "recipe.yaml")
     killed_after(6, tmp_path, resume=False)
     killed_after(18, tmp_path, resume=True)
-    resumed = train(recipe, tmp_path / "cut", resume=True)
-    whole = train(recipe, tmp_path / "whole")
-    one, two = (Checkpoint.load(result.checkpoint).weights for result in (whole, resumed))
+    for out in ("cut", "whole"):
+        with training(tmp_path, out, resume=out == "cut") as process:
+            assert process.wait() == 0
+    one, two = (Checkpoint.load(tmp_path / out / "checkpoint.safetensors").weights for out in ("whole", "cut"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
     assert logs[0] == logs[1]

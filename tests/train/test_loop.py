@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from slimtask.checkpoint import Checkpoint
 from slimtask.compress.compress import compress_checkpoint, cost, example_input
@@ -254,6 +255,15 @@ def test_resuming_with_another_recipe_is_refused(tmp_path: Path) -> None:
     train(recipe(train={"steps": 2, "eval_every": 1}), tmp_path / "run")
     with pytest.raises(InputError, match="started with another recipe"):
         train(recipe(train={"steps": 3, "eval_every": 1}), tmp_path / "run", resume=True)
+
+
+def test_a_run_from_before_a_key_existed_resumes(tmp_path: Path) -> None:
+    chosen = recipe(train={"steps": 2, "eval_every": 1})
+    train(chosen, tmp_path / "run")
+    written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    del written["train"]["accumulate"], written["masks"]
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(written))
+    assert train(chosen, tmp_path / "run", resume=True).steps == 2
 
 
 def test_training_starts_from_a_checkpoint(tmp_path: Path) -> None:
