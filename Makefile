@@ -15,8 +15,9 @@ demo: $(STAMP)  ## the whole chain on generated scenes -> runs/demo/report.html 
 demo-result:  ## the demo's report as committed: docs/results/demo.json and demo.md
 	$(BIN)/python -m slimtask.bench.result runs/demo/report.json --out docs/results/demo
 
-test: $(STAMP)  ## the whole suite that needs no GPU
-	$(BIN)/python -m pytest -q
+WORKERS ?= 2
+test: $(STAMP)  ## the whole suite that needs no GPU, in two processes of one thread each
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)  ## style, and formatting as it should be
 	$(BIN)/ruff check .

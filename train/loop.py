@@ -99,6 +99,7 @@ class Trainer:
         if not resume:
             refuse_existing(out)
         self.fabric = launch(config)
+        parallel.meet()  # all have looked whether ``out`` is there before the first one makes it
         self.train_set, self.val_set, self.test_set = open_splits(recipe)
         self.tasks = chosen_tasks(self.train_set.tasks, config)
         self.preprocessing = Preprocessing(height=recipe.data.height, width=recipe.data.width)

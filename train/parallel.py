@@ -69,6 +69,11 @@ def anywhere(flag: bool) -> bool:
     return flag if processes() == 1 else bool(summed(torch.tensor(float(flag))))
 
 
+def meet() -> None:
+    """Wait until every process is here: what all have looked at, the first one may change."""
+    anywhere(flag=True)
+
+
 class _GlobalSum(torch.autograd.Function):
     """The sum over all processes; each one's gradient is the sum of theirs, as all losses depend on it."""
 

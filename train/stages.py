@@ -32,10 +32,11 @@ def open_folder(recipe: Recipe, out: Path, *, resume: bool) -> None:
     else:
         check_same_recipe(recipe, out)
     launch(recipe.train)  # from here on the processes know of each other
+    parallel.meet()
     if parallel.rank() == 0 and not resume:
         out.mkdir(parents=True, exist_ok=True)
         write_text(written, yaml.safe_dump(content, sort_keys=False))
-    _meet()
+    parallel.meet()
 
 
 def run_stage(name: str, recipe: Recipe, out: Path, progress: Progress, **arguments: Any) -> TrainResult:
@@ -46,10 +47,10 @@ def run_stage(name: str, recipe: Recipe, out: Path, progress: Progress, **argume
     """
     folder = out / name
     started = (folder / STATE).exists()
-    _meet()  # rank 0 goes on to write, so all must have looked by now
+    parallel.meet()  # rank 0 goes on to write, so all must have looked by now
     if folder.exists() and not started and parallel.rank() == 0:
         shutil.rmtree(folder)
-    _meet()
+    parallel.meet()
     return Trainer(recipe, folder, resume=started, **arguments).run(progress)
 
 
@@ -61,8 +62,3 @@ def part_of(progress: Progress, lengths: Sequence[int], number: int, name: str) 
         progress(before + step, total, f"{name}: {text}")
 
     return report
-
-
-def _meet() -> None:
-    """Wait until every process is here."""
-    parallel.anywhere(True)

@@ -65,10 +65,10 @@ def spread(scores: list[Scores]) -> tuple[Scores, Scores]:
 
 def _trial(recipe: Recipe, folder: Path, progress: Progress) -> TrainResult:
     started = (folder / "recipe.yaml").exists()
-    parallel.anywhere(flag=True)  # all have looked before the first one writes
+    parallel.meet()  # all have looked before the first one writes
     if folder.exists() and not started and parallel.rank() == 0:
         shutil.rmtree(folder)  # killed before there was anything to resume
-    parallel.anywhere(flag=True)
+    parallel.meet()
     return train(recipe, folder, resume=started, progress=progress)
 
 
