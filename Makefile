@@ -50,7 +50,7 @@ zoo-exact: $(STAMP)  ## channels killed at random, removed exactly, on torchvisi
 realised: $(STAMP)  ## how much of a FLOP ratio becomes speed, against torch-pruning -> docs/results/realised.json (a quarter of an hour, on a quiet machine)
 	$(BIN)/python -m slimtask.bench.realised --rounds 40 --table-seconds 45 --json docs/results/realised.json
 
-STUDY := recipes/scenes/study.yaml recipes/camvid/study.yaml
+STUDY := recipes/scenes/study.yaml recipes/camvid/study.yaml recipes/scenes/study_delta.yaml
 methods: $(STAMP)  ## every method at 50, 70 and 90 %, three seeds, scenes and CamVid -> docs/results/methods.json; goes on where it was stopped (hours)
 	$(BIN)/python -m slimtask.bench.methods $(STUDY) --root camvid=$(CAMVID) --json docs/results/methods.json
 

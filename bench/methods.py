@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from slimtask.bench.environment import environment, usable_cores
-from slimtask.bench.methods_plan import Entry, entries
+from slimtask.bench.methods_plan import Entry, delta_entries, entries
 from slimtask.bench.methods_report import scored, write_report
 from slimtask.bench.processes import in_parallel, run_module
 from slimtask.compress.policy import Policy
@@ -65,10 +65,14 @@ def jobs_of(recipe: Path, seeds: Sequence[int], overrides: Sequence[str], levels
 
     base = load_recipe(recipe, overrides)
     tasks = [task.name for task in open_splits(base)[0].tasks]
+    if base.delta is None:
+        plan, name = entries(tasks, base.train.steps, levels), base.data.name
+    else:
+        plan, name = delta_entries(tasks, base.delta.base, base.delta.gates.density or 0.1), f"{base.data.name}-delta"
     return [
-        Job(dataset=base.data.name, recipe=recipe, seed=seed, entry=entry, overrides=tuple(overrides))
+        Job(dataset=name, recipe=recipe, seed=seed, entry=entry, overrides=tuple(overrides))
         for seed in seeds
-        for entry in entries(tasks, base.train.steps, levels)
+        for entry in plan
     ]
 
 
@@ -98,7 +102,8 @@ def _resolved(job: Job, runs: Path) -> list[str]:
         rows = Policy.load(before / "policy.json").selects.values()
         cells = [used for row in rows for used in row]
         return [one.replace("$SKIP", f"{1 - sum(cells) / len(cells)}") for one in settings]
-    return [*settings, f"train.init={before / 'checkpoint.safetensors'}"]
+    key = "delta.base_checkpoint" if any(one.startswith("delta.") for one in settings) else "train.init"
+    return [*settings, f"{key}={before / 'checkpoint.safetensors'}"]
 
 
 def _row(job: Job, out: Path) -> Row:
@@ -114,6 +119,11 @@ def _row(job: Job, out: Path) -> Row:
         "counts": summary.get("sparsity", {}),
         "digest": job.digest,
     }
+    if "deltas" in summary:
+        deltas = summary["deltas"].values()
+        row["counts"] = {
+            name: sum(one[name] for one in deltas) / len(deltas) for name in ("delta_bytes", "trunk_bytes")
+        }
     if (out / "policy.json").exists():
         cells = [used for used_by in Policy.load(out / "policy.json").selects.values() for used in used_by]
         row["counts"] = {**row["counts"], "skipped": 1 - sum(cells) / len(cells)}

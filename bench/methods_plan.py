@@ -8,6 +8,9 @@ from dataclasses import dataclass
 LEVELS = (0.5, 0.7, 0.9)
 SINGLE, DENSE, HALF, ADASHARE = "dense single-task", "dense multi-task", "dense, half the steps", "adashare"
 
+OWN_FED = ("element", "tensor", "out-channels", "block", "hidden-units", "heads", "units")
+BASE_FED = ("hidden-units", "heads", "units")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -26,6 +29,28 @@ class Entry:
     def name(self) -> str:
         """Return the run's folder: method and sparsity without blanks."""
         return f"{self.method}-{round(100 * self.sparsity)}".replace(", ", "-").replace(" ", "-").replace(":", "-")
+
+
+def delta_entries(tasks: Sequence[str], base: str, density: float) -> list[Entry]:
+    """Return the runs of one seed that compare what a delta may consist of, at equal density, own-fed and base-fed.
+
+    All deltas of a seed change one base network, the single-task network of the base task.
+    """
+    dense = "delta=null"
+    runs = [Entry(method=f"{SINGLE}: {task}", settings=(dense, f"data.tasks=[{task}]")) for task in tasks]
+    runs.append(Entry(method=DENSE, settings=(dense,)))
+    for feed, kinds in (("own", OWN_FED), ("base", BASE_FED)):
+        for kind in kinds:
+            settings = (f"delta.gates.kind={kind}", f"delta.feed={feed}", f"delta.gates.density={density}")
+            runs.append(
+                Entry(
+                    method=f"delta, {kind}, {feed}-fed",
+                    sparsity=1 - density,
+                    settings=settings,
+                    after=f"{SINGLE}: {base}",
+                )
+            )
+    return runs
 
 
 def entries(tasks: Sequence[str], steps: int, levels: Sequence[float] = LEVELS) -> list[Entry]:

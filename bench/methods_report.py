@@ -93,6 +93,9 @@ def _grouped(rows: Sequence[Row]) -> dict[tuple[str, float], list[Row]]:
 
 def _reached(group: Sequence[Row]) -> str:
     """Return the mean of the counts that say how sparse the trunk came out."""
+    if "delta_bytes" in group[0]["counts"]:
+        shares = [row["counts"]["delta_bytes"] / row["counts"]["trunk_bytes"] for row in group]
+        return f"{statistics.fmean(shares):.1%} of the trunk's bytes"
     for name in ("parameter_sparsity", "trunk_sparsity", "skipped"):
         values = [row["counts"][name] for row in group if name in row["counts"]]
         if values:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from slimtask.bench import methods
-from slimtask.bench.methods import Job, Study, run_job, run_study
-from slimtask.bench.methods_plan import DENSE, HALF, LEVELS, SINGLE, Entry, entries
+from slimtask.bench.methods import Job, Study, _resolved, run_job, run_study
+from slimtask.bench.methods_plan import DENSE, HALF, LEVELS, SINGLE, Entry, delta_entries, entries
 from slimtask.bench.methods_report import scored, write_report
 from slimtask.tasks import TaskSpec
 from slimtask.train.recipe import load_recipe
@@ -48,6 +48,23 @@ def test_the_plan_has_every_method_at_every_level_and_valid_recipes(tmp_path: Pa
         if run.after == HALF:
             settings.append("train.init=x.safetensors")
         load_recipe(recipe(tmp_path), settings)
+
+
+def test_the_plan_of_deltas_has_valid_recipes_from_one_base(tmp_path: Path) -> None:
+    path = recipe(tmp_path)
+    path.write_text(
+        RECIPE.replace("model: {", "model: {trunk: vit_tiny, ") + "delta: {base: depth, gates: {density: 0.1}}\n"
+    )
+    runs = delta_entries(["depth", "edges"], "depth", 0.1)
+    assert len({run.name for run in runs}) == len(runs) == 3 + 10
+    for run in runs:
+        loaded = load_recipe(path, run.settings)
+        assert (loaded.delta is None) == (not run.after)
+        assert run.after in ("", runs[0].method)
+    job = Job(dataset="scenes-delta", recipe=path, seed=1, entry=runs[-1], overrides=())
+    assert _resolved(job, tmp_path)[-1].startswith(
+        f"delta.base_checkpoint={tmp_path}/scenes-delta/seed1/dense-single-task"
+    )
 
 
 def test_delta_m_is_against_the_mean_single_task_network() -> None:
