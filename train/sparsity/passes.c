@@ -54,14 +54,14 @@ typedef struct {
     (void)m;                                                \
     (void)g;
 
-/* Sums of whole rows. */
+/* Sums of rows, or of the part of them that lies in the call's columns. */
 #define BY_ROW(BODY)                                                                        \
     for (long row = t->first_row; row < t->last_row; row++) {                               \
         const float ridge = t->ridge[row];                                                  \
         const float keep = t->keep ? t->keep[row] : 1;                                      \
         (void)keep;                                                                         \
-        for (long column = 0; column < t->columns; column += TILE) {                        \
-            const long count = t->columns - column < TILE ? t->columns - column : TILE;     \
+        for (long column = t->first_column; column < t->last_column; column += TILE) {      \
+            const long left = t->last_column - column, count = left < TILE ? left : TILE;   \
             float a0 = 0, a1 = 0, a2 = 0, a3 = 0;                                           \
             POINTERS(row, column)                                                           \
             _Pragma("omp simd reduction(+ : a0, a1, a2, a3)")                               \

@@ -14,7 +14,14 @@ from slimtask.train.sparsity import native
 from slimtask.train.sparsity.layout import input_channel_layout, output_channel_layout
 from slimtask.train.sparsity.proximal_adamw import ProximalAdamW
 
-SHAPES = {"wide": (70, 150, 3, 3), "point": (130, 1100, 1, 1), "tall": (300, 40, 3, 3), "bias": (70,), "fc": (33, 300)}
+SHAPES = {
+    "wide": (70, 150, 3, 3),
+    "point": (130, 1100, 1, 1),
+    "tall": (300, 40, 3, 3),
+    "bias": (70,),
+    "fc": (33, 300),
+    "few": (3, 320, 3, 3),
+}
 
 
 @pytest.fixture
@@ -23,7 +30,7 @@ def _compiled() -> None:
         pytest.skip("no C compiler here")
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 3, 4])  # 4: more than "few" has rows
 def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
