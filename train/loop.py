@@ -266,11 +266,13 @@ class Trainer:
         self.step = facts["step"]
 
     def _start_from(self, path: Path) -> None:
-        """Take over model, moments and step of another run's fork, whose optimiser knew no groups."""
+        """Take over network, task weights, moments, rate and step of another run's fork, whose optimiser knew no groups."""
         sections, facts = load_state(path)
         self.method.check_fork(path, facts["step"])
         self.network.load_state_dict(sections["model"])
+        self.method.weighting.load_state_dict(sections.get("weighting", {}))
         load_flat_state(self.method.optimizers[:1], sections.get("optimizer", {}), only="state/")
+        self.rate.load_state(facts["rate"])
         self.step = facts["step"]
 
     def _finish(self) -> TrainResult:

@@ -86,10 +86,15 @@ def test_a_stopped_run_resumes_to_bit_equal_weights(stop: int, tmp_path: Path) -
     assert logs[0] == logs[1]
 
 
-def test_a_sparse_run_from_a_fork_equals_one_from_scratch(tmp_path: Path) -> None:
-    chosen = recipe(sparsity=SPARSE)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"weighting": "uncertainty", "schedule": {"kind": "plateau", "patience": 0}, "eval_every": 1, "steps": 16}],
+)
+def test_a_sparse_run_from_a_fork_equals_one_from_scratch(settings: dict[str, Any], tmp_path: Path) -> None:
+    """With learned task weights and a rate that validations have lowered, too."""
+    chosen = recipe(sparsity={**SPARSE, "warmup": 8 / settings.get("steps", 40)}, train=settings)
     whole = train(chosen, tmp_path / "whole")
-    train(recipe(), tmp_path / "dense", fork_at=8)
+    train(recipe(train=settings), tmp_path / "dense", fork_at=8)
     forked = train(chosen, tmp_path / "forked", fork=tmp_path / "dense" / "fork.safetensors")
     one, two = (Checkpoint.load(result.checkpoint).weights for result in (whole, forked))
     for name in one:
