@@ -94,10 +94,9 @@ class Trainer:
     ) -> None:
         self.recipe, self.out, self.fork_at = recipe, out, fork_at
         config = recipe.train
-        if resume and not (out / "state.safetensors").exists():
-            raise InputError(f"there is nothing to resume in '{out}'; leave --resume away to start a run.")
         if not resume:
             refuse_existing(out)
+        resume = resume and has_state(recipe, out)
         self.fabric = launch(config)
         parallel.meet()  # all have looked whether ``out`` is there before the first one makes it
         self.train_set, self.val_set, self.test_set = open_splits(recipe)
@@ -266,7 +265,7 @@ class Trainer:
         self.step = facts["step"]
 
     def _start_from(self, path: Path) -> None:
-        """Take over network, task weights, moments, rate and step of another run's fork, whose optimiser knew no groups."""
+        """Take over network, task weights, moments, rate and step of a run's fork, whose optimiser knew no groups."""
         sections, facts = load_state(path)
         self.method.check_fork(path, facts["step"])
         self.network.load_state_dict(sections["model"])
@@ -281,6 +280,11 @@ class Trainer:
         report, reached = self.method.report(), self.method.reached
         learned = self.method.finish(self.out)
         validation, test = (self._scored(learned.model, split) for split in (self.val_set, self.test_set))
+        if not math.isfinite(validation.loss):
+            raise CheckFailed(
+                f"the training diverged: the validation loss is {validation.loss} at the end; lower train.lr and start "
+                "anew."
+            )
         summary = {
             "steps": self.step,
             "sparsity": report,
@@ -303,6 +307,19 @@ class Trainer:
         return TrainResult(
             checkpoint=path, validation=validation, test=test, sparsity=report, steps=self.step, reached=reached
         )
+
+
+def has_state(recipe: Recipe, out: Path) -> bool:
+    """Return whether the run in ``out`` came to save a state; without one it is begun anew.
+
+    Raises InputError if there is no run at all, or one of another recipe.
+    """
+    if (out / "state.safetensors").exists():
+        return True
+    if not (out / "recipe.yaml").exists():
+        raise InputError(f"there is nothing to resume in '{out}'; leave --resume away to start a run.")
+    check_same_recipe(recipe, out)
+    return False
 
 
 def check_same_recipe(recipe: Recipe, out: Path) -> None:

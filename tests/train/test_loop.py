@@ -239,6 +239,9 @@ def test_divergence_is_a_sentence_not_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed, match="the training diverged: the loss is nan at step"):
         train(recipe(train={"lr": 1e30, "clip_norm": None, "weight_decay": 0}), tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+    with pytest.raises(CheckFailed, match="the training diverged: the validation loss is nan"):  # in its last step
+        train(recipe(train={"lr": 1e30, "clip_norm": None, "weight_decay": 0, "steps": 1}), tmp_path / "last")
+    assert not (tmp_path / "last" / "checkpoint.safetensors").exists()
 
 
 def test_bad_starts_are_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -254,6 +257,17 @@ def test_bad_starts_are_refused_before_anything_is_written(tmp_path: Path) -> No
     with pytest.raises(InputError, match="none"):
         train(recipe(data={"name": "camvid", "root": str(tmp_path / "none"), "tasks": None}), tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_run_killed_before_its_first_state_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = recipe(train={"steps": 2, "eval_every": 1})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_save", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        train(chosen, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["recipe.yaml"]
+    with pytest.raises(InputError, match="started with another recipe"):
+        train(recipe(train={"steps": 3, "eval_every": 1}), tmp_path / "run", resume=True)
+    assert train(chosen, tmp_path / "run", resume=True).steps == 2
 
 
 def test_resuming_with_another_recipe_is_refused(tmp_path: Path) -> None:
