@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import statistics
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from slimtask.files import write_json
 from slimtask.train import parallel
 from slimtask.train.loop import Progress, TrainResult, finite, train
 from slimtask.train.recipe import Recipe
-from slimtask.train.stages import open_folder, part_of
+from slimtask.train.stages import open_folder, part_of, vanishing_if_refused
 
 Scores = dict[str, dict[str, float]]
 
@@ -52,15 +53,24 @@ def train_trials(
 
 
 def spread(scores: list[Scores]) -> tuple[Scores, Scores]:
-    """Return mean and sample standard deviation of every metric of every task over the trials."""
+    """Return mean and sample standard deviation of every metric of every task over the trials.
+
+    A metric that is not a finite number in one of them has no deviation: NaN.
+    """
     mean: Scores = {}
     std: Scores = {}
     for task, metrics in scores[0].items():
         for name in metrics:
             values = [one[task][name] for one in scores]
             mean.setdefault(task, {})[name] = statistics.fmean(values)
-            std.setdefault(task, {})[name] = statistics.stdev(values) if len(values) > 1 else 0.0
+            std.setdefault(task, {})[name] = _deviation(values)
     return mean, std
+
+
+def _deviation(values: list[float]) -> float:
+    if not all(map(math.isfinite, values)):
+        return math.nan  # statistics.stdev raises AttributeError
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _trial(recipe: Recipe, folder: Path, progress: Progress) -> TrainResult:
@@ -69,7 +79,8 @@ def _trial(recipe: Recipe, folder: Path, progress: Progress) -> TrainResult:
     if folder.exists() and not started and parallel.rank() == 0:
         shutil.rmtree(folder)  # killed before there was anything to resume
     parallel.meet()
-    return train(recipe, folder, resume=started, progress=progress)
+    with vanishing_if_refused(folder.parent):
+        return train(recipe, folder, resume=started, progress=progress)
 
 
 def _sparsity(results: list[TrainResult]) -> dict[str, Any]:

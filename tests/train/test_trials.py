@@ -11,7 +11,7 @@ import pytest
 
 from slimtask.errors import InputError
 from slimtask.train.recipe import Recipe, parse_recipe
-from slimtask.train.trials import train_trials
+from slimtask.train.trials import spread, train_trials
 
 
 def recipe() -> Recipe:
@@ -36,6 +36,15 @@ def test_trials_have_other_seeds_a_mean_and_a_spread(tmp_path: Path) -> None:
     (tmp_path / "out" / "trial2").mkdir()  # killed before its first state
     again = train_trials(recipe(), tmp_path / "out", 3, resume=True)
     assert again.mean == trials.mean
+
+
+def test_a_metric_that_is_no_number_in_one_trial_has_no_mean() -> None:
+    mean, std = spread([{"edges": {"odsf": value, "mae": value}} for value in (float("nan"), 0.5)])
+    assert np.isnan([mean["edges"]["odsf"], std["edges"]["odsf"]]).all()
+    mean, std = spread([{"depth": {"rel": value, "mae": 1.0}} for value in (float("inf"), 0.5)])
+    assert mean["depth"] == {"rel": float("inf"), "mae": 1.0}
+    assert np.isnan(std["depth"]["rel"])
+    assert std["depth"]["mae"] == 0
 
 
 def test_no_trial_is_refused(tmp_path: Path) -> None:
