@@ -27,7 +27,7 @@ class DynamicMasks(MaskedTraining):
     The layers' densities are fixed. Growth asks every task ("disparse") or the total loss ("rigl") and is held to what
     was dropped. A weight that grows starts at zero; one that is dropped and grows at once was never gone and keeps its
     value. ``faithful`` is the original: the first layer starts dense, all that the tasks ask for grows, with the value
-    that it had when it was dropped.
+    that it had when it was dropped; at ``end`` what overshot is dropped.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -61,8 +61,10 @@ class DynamicMasks(MaskedTraining):
         return super().before(step, rate)
 
     def after(self, step: int) -> None:
-        """Count the steps that are made."""
+        """Count the steps that are made; ``faithful`` masks drop what overshot when they come to rest."""
         self._made = step + 1
+        if self.config.faithful and self._made == self.end:
+            self._drop_surplus()
 
     @torch.no_grad()
     def move(self, step: int) -> None:
@@ -81,6 +83,12 @@ class DynamicMasks(MaskedTraining):
                 weight.copy_(torch.where(new, self._stale[name], weight))
         self._moves += 1
         self.install(Masks(shared=masks))
+
+    @torch.no_grad()
+    def _drop_surplus(self) -> None:
+        """Drop the weakest of every layer down to its density, and grow none (the original's last move)."""
+        counts, gone = self.counts, self._gone
+        self.install(Masks(shared={n: keep_largest(w, ~gone[n], counts[n]) for n, w in self.weights.items()}))
 
     def _gradients(self, step: int) -> Saliencies:
         """Return |dL/dw| of all weights, active or not, for the losses that have a say."""

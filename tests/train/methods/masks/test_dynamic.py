@@ -103,6 +103,21 @@ def test_the_original_overshoots_in_the_trunk_alone_and_remembers(make_recipe: M
     assert sum(int((~method._gone[name]).sum()) for name in method.weights) > sum(method.counts.values())
 
 
+def test_the_original_drops_what_overshot_when_the_masks_come_to_rest(make_recipe: Make, tmp_path: Path) -> None:
+    recipe = make_recipe({"when": "dynamic", "sparsity": 0.8, "interval": 2, "end": 0.75, "faithful": True}, steps=8)
+    trainer, method = trainer_of(recipe, tmp_path, 5)
+    before = {name: ~gone for name, gone in method._gone.items()}
+    assert sum(int(mask.sum()) for mask in before.values()) > sum(method.counts.values())
+    trainer._step()
+    assert method.settled
+    for name, weight in method.weights.items():
+        kept = ~method._gone[name]
+        assert int(kept.sum()) == method.counts[name]
+        assert not bool((kept & ~before[name]).any())
+        assert not bool(weight.detach()[~kept].any())
+    assert method.report()["overall_sparsity"] == pytest.approx(0.8, abs=1e-4)
+
+
 def test_masks_move_at_the_interval_until_the_end_and_are_settled_then(make_recipe: Make, tmp_path: Path) -> None:
     recipe = make_recipe({"when": "dynamic", "sparsity": 0.8, "interval": 2, "end": 0.75}, steps=8)
     trainer, method = trainer_of(recipe, tmp_path, 0)
