@@ -34,6 +34,11 @@ def summed(value: Tensor) -> Tensor:
     return total.to(value.device)
 
 
+def of_first(value: Tensor) -> Tensor:
+    """Return the first process's ``value``, which has the same shape in all of them, without gradient."""
+    return summed(value if rank() == 0 else torch.zeros_like(value))
+
+
 def shared_count(count: Tensor) -> Tensor:
     """Return the mean of a count of entries over all processes, at least 1 in total.
 

@@ -73,7 +73,7 @@ class ActivationTuning(SupportTuning):
     def finish(self, out: Path) -> Learned:
         """Return the network that drops small differences, and how much of every layer stays different."""
         device = next(self.network.parameters()).device
-        images = self.setup.batches()(0)[0].to(device)
+        images = parallel.of_first(self.setup.batches()(0)[0].to(device))  # one set of thresholds for all processes
         if self.activations.keep is not None:
             self._drop_below(self._differences(images).thresholds(self.activations.keep))
         execution = self.trunk.executions[self.stage.task]

@@ -24,6 +24,7 @@ from slimtask.train.recipe import Recipe
 SCRIPT = """
 import sys
 from pathlib import Path
+import torch
 from safetensors.torch import save_file
 from slimtask.train import parallel
 from slimtask.train.loop import Trainer
@@ -37,6 +38,8 @@ for step in ("gates", "activations"):
     trainer.network.train()
     trainer._backward(0)
     found |= {f"{step}/{n}": p.grad for n, p in trainer.network.named_parameters() if p.grad is not None}
+thresholds = trainer.method.finish(folder / name).facts["delta"]["thresholds"]
+found |= {f"thresholds/{site}": torch.tensor(value) for site, value in thresholds.items()}
 save_file({key: value.contiguous().clone() for key, value in found.items()}, folder / f"{name}{parallel.rank()}.st")
 """
 
@@ -46,7 +49,7 @@ def test_two_processes_have_the_gradients_of_one(
 ) -> None:
     whole = recipe(
         data={"tasks": ["segmentation", "depth"], "flip": 0.0, "colour": 0.0},
-        delta={"activations": {"strength": 1e-3}},
+        delta={"activations": {"strength": 1e-3, "keep": 0.2}},
         train={"steps": 4},
     )
     train(whole, tmp_path / "run")
@@ -76,6 +79,9 @@ def test_two_processes_have_the_gradients_of_one(
     assert one.keys() == first.keys() == second.keys()
     assert any("alphas" in name for name in one)
     assert any("activations/trunk.deltas" in name for name in one)
+    assert any(name.startswith("thresholds/") for name in one)
     for name, gradient in one.items():
         assert torch.equal(first[name], second[name])
+        if name.startswith("thresholds/"):
+            continue  # of the first process's images, which are half of those that one process has
         torch.testing.assert_close(first[name], gradient, rtol=1e-3, atol=1e-5)
