@@ -119,8 +119,3 @@ def _assemble(recipe: Recipe, out: Path, results: list[TrainResult], best: int, 
     learned = read_json(out / LEARNING / PROBABILITIES, "probabilities")
     save_heatmap(out / "policy.svg", policies[best], learned["execute"])
     write_json(out / "summary.json", summary)
-
-
-def _candidate(result: TrainResult, policy: Policy) -> dict[str, Any]:
-    validation = result.validation
-    return {"validation_loss": validation.loss, "validation": finite(validation.metrics), **facts(policy)}
