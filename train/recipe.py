@@ -139,6 +139,21 @@ class Recipe(Frozen):
         return self
 
 
+class _Once(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that is given twice: the first one would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping; raises ConstructorError at the second of two equal keys."""
+        seen: list[Any] = []
+        for name, _ in node.value:
+            if name.tag == "tag:yaml.org,2002:merge":
+                continue  # << may come more than once, and what it brings is meant to be overridden
+            if name.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{name.value}' is given twice", name.start_mark)
+            seen.append(name.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in the YAML file ``path`` with ``a.b=value`` overrides; InputError says what is wrong.
 
@@ -156,7 +171,7 @@ def _content(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
         raise InputError(f"recipe '{path}' extends itself; end the chain at a whole recipe.")
     text = read_text(path, "recipe")
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Once)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise InputError(f"recipe '{path}' is not valid YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(content, dict):
@@ -166,6 +181,8 @@ def _content(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
         return content
     if not isinstance(base, str):
         raise InputError(f"recipe '{path}': 'extends' names one recipe file, not '{base}'.")
+    if not (path.parent / base).exists():
+        raise InputError(f"recipe '{path}' extends '{path.parent / base}', which does not exist; check the path.")
     return _merged(_content(path.parent / base, (*children, path.resolve())), content)
 
 

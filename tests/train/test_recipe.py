@@ -36,6 +36,7 @@ def test_overrides_reach_nested_keys_and_keep_types(tmp_path: Path) -> None:
         ("train: {steps: 5}", "'data': Field required"),
         ("", "holds no keys"),
         ("a: [", "is not valid YAML"),
+        ("data: {}\ntrain: {steps: 5}\ntrain: {batch: 4}", "is not valid YAML .'train' is given twice.*line 3"),
         ("data: {}\nname: 2024-99-99", "is not valid YAML"),
         ("data: {}\ntrain: {loss_weights: {depth: -1}}", "greater than or equal to 0"),
         ("data: {}\ntrain: {seed: 99999999999999}", "less than 2147483648"),
@@ -57,6 +58,11 @@ def test_wrong_overrides_are_named(tmp_path: Path) -> None:
 def test_a_missing_recipe_is_named() -> None:
     with pytest.raises(InputError, match=r"recipe 'absent\.yaml' does not exist"):
         load_recipe("absent.yaml")
+
+
+def test_what_an_anchor_brings_may_be_overridden(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: {<<: {height: 32, width: 48}, width: 64}\n")
+    assert (load_recipe(path).data.height, load_recipe(path).data.width) == (32, 64)
 
 
 def test_warm_up_and_ramp_must_leave_room() -> None:
@@ -82,7 +88,7 @@ def test_a_recipe_changes_single_keys_of_the_one_it_extends(tmp_path: Path) -> N
     with pytest.raises(InputError, match="names one recipe file"):
         load_recipe(mine)
     mine.write_text("extends: gone.yaml\n")
-    with pytest.raises(InputError, match="gone"):
+    with pytest.raises(InputError, match=r"one\.yaml' extends '.*gone\.yaml', which does not exist"):
         load_recipe(mine)
 
 
