@@ -13,11 +13,17 @@ from slimtask.train.data.config import open_dataset
 from slimtask.train.data.protocol import MultiTaskDataset
 from slimtask.train.losses import loss_function
 from slimtask.train.metrics import check_metrics
+from slimtask.train.models.vit import VITS, check_sides
 from slimtask.train.recipe import Recipe, TrainConfig
 
 
 def open_splits(recipe: Recipe) -> tuple[MultiTaskDataset, MultiTaskDataset, MultiTaskDataset]:
-    """Return the train, val and test split, opened before anything is trained; InputError if one is empty."""
+    """Return the train, val and test split, opened before anything is trained.
+
+    Raises InputError for an empty one, and for images of a size that the recipe's network does not take.
+    """
+    if recipe.model.trunk in VITS:
+        check_sides(VITS[recipe.model.trunk].patch, recipe.data.height, recipe.data.width)
     splits = []
     for name in ("train", "val", "test"):
         split = open_dataset(recipe.data, name)

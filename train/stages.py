@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,22 @@ def run_stage(name: str, recipe: Recipe, out: Path, progress: Progress, **argume
     if folder.exists() and not started and parallel.rank() == 0:
         shutil.rmtree(folder)
     parallel.meet()
-    return Trainer(recipe, folder, resume=started, **arguments).run(progress)
+    with vanishing_if_refused(out):
+        return Trainer(recipe, folder, resume=started, **arguments).run(progress)
+
+
+@contextmanager
+def vanishing_if_refused(out: Path) -> Iterator[None]:
+    """Remove the folder of ``open_folder`` again if bad input is found before there is more in it than recipe.yaml.
+
+    Else the run with the mistake mended would be told that its output exists, with nothing in it to resume.
+    """
+    try:
+        yield
+    except InputError:
+        if parallel.rank() == 0 and out.is_dir() and [file.name for file in out.iterdir()] == ["recipe.yaml"]:
+            shutil.rmtree(out)
+        raise
 
 
 def part_of(progress: Progress, lengths: Sequence[int], number: int, name: str) -> Progress:

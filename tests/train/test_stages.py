@@ -8,8 +8,10 @@ import pytest
 
 from slimtask.checkpoint import Checkpoint
 from slimtask.errors import InputError
+from slimtask.train.loop import train
 from slimtask.train.recipe import Recipe, parse_recipe
-from slimtask.train.stages import open_folder, part_of, run_stage
+from slimtask.train.stages import open_folder, part_of, run_stage, vanishing_if_refused
+from slimtask.train.trials import train_trials
 
 
 def recipe(seed: int = 0) -> Recipe:
@@ -49,6 +51,25 @@ def test_the_folder_of_the_whole_belongs_to_one_recipe(tmp_path: Path) -> None:
         open_folder(recipe(), out, resume=False)
     with pytest.raises(InputError, match="started with another recipe"):
         open_folder(recipe(seed=1), out, resume=True)
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+def test_what_is_refused_leaves_no_folder_behind(trials: int, tmp_path: Path) -> None:
+    """So that the same command works once the recipe is mended."""
+    camvid = {"name": "camvid", "root": str(tmp_path / "nowhere")}
+    wrong = parse_recipe({"data": camvid, "model": {"width": 0.125}, "policy": {}})
+    with pytest.raises(InputError, match="nowhere' of 'camvid' does not exist"):
+        train_trials(wrong, tmp_path / "run", trials) if trials > 1 else train(wrong, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_has_begun_is_kept_when_input_is_refused_later(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    open_folder(recipe(), out, resume=False)
+    (out / "stage").mkdir()
+    with pytest.raises(InputError, match="later"), vanishing_if_refused(out):
+        raise InputError("later")
+    assert sorted(file.name for file in out.iterdir()) == ["recipe.yaml", "stage"]
 
 
 def test_progress_counts_through_all_stages() -> None:

@@ -143,12 +143,7 @@ class ViTTrunk(nn.Module):
 
         ``at`` is called at the sites of every block, whose names are prefixed "encoder_layer_3.", say.
         """
-        sides = tuple(x.shape[-2:])
-        if any(side % self.patch for side in sides):
-            raise InputError(
-                f"the transformer takes images whose sides are multiples of {self.patch} pixels, not {sides[0]} x "
-                f"{sides[1]}; set data.height and data.width so."
-            )
+        check_sides(self.patch, *x.shape[-2:])
         patches = self.conv_proj(x)
         height, width = patches.shape[-2:]
         tokens = torch.cat([self.class_token.expand(len(x), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
@@ -157,6 +152,15 @@ class ViTTrunk(nn.Module):
             tokens = block(tokens, None if at is None else _prefixed(at, name))
         normed: Tensor = self.encoder.ln(tokens)[:, 1:]
         return normed.transpose(1, 2).reshape(len(x), -1, height, width)
+
+
+def check_sides(patch: int, height: int, width: int) -> None:
+    """Raise InputError if an image of ``height`` x ``width`` pixels is not made of whole patches of side ``patch``."""
+    if height % patch or width % patch:
+        raise InputError(
+            f"the transformer takes images whose sides are multiples of {patch} pixels, not {height} x {width}; set "
+            "data.height and data.width so."
+        )
 
 
 def sincos_embedding(height: int, width: int, channels: int) -> Float[Tensor, "1 tokens channels"]:

@@ -41,8 +41,8 @@ def train_deltas(recipe: Recipe, out: Path, *, resume: bool, progress: Progress)
     assert recipe.delta is not None
     tasks = _ordered(open_splits(recipe)[0].tasks, recipe.delta.base)
     _check(recipe)
+    stages = list(stage_recipes(recipe, out, tasks))  # refuses strengths and rates that lack a task
     open_folder(recipe, out, resume=resume)
-    stages = list(stage_recipes(recipe, out, tasks))
     lengths = [stage.train.steps for _, stage in stages]
     last, made = {}, 0
     for number, (name, stage) in enumerate(stages):

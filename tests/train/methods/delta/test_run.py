@@ -137,6 +137,7 @@ def test_a_trained_base_can_be_used_again(recipe: Make, tmp_path: Path) -> None:
         ({"model": {"trunk": "resnet18"}}, "need a transformer, not the trunk 'resnet18'"),
         ({"delta": {"lr": {"depth": 0.1}}}, "none for 'room'"),
         ({"delta": {"gates": {"strength": {"depth": 0.1}}}}, "none for 'room'"),
+        ({"data": {"height": 20}}, "multiples of 8 pixels, not 20 x "),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_trained(
@@ -144,7 +145,7 @@ def test_bad_input_is_refused_before_anything_is_trained(
 ) -> None:
     with pytest.raises(InputError, match=message):
         train(recipe(**sections), tmp_path / "run")
-    assert not (tmp_path / "run" / "base").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_ready_recipes_are_whole() -> None:
