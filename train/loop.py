@@ -227,7 +227,9 @@ class Trainer:
         self._freeze(self.selection.stalled)
 
     def _freeze(self, stalled: tuple[str, ...]) -> None:
-        """Train the heads of ``stalled`` tasks no further, and leave their losses out."""
+        """Train the heads of ``stalled`` tasks no further, and leave their losses out; not before the fork, if any."""
+        if self.fork_at is not None and self.step <= self.fork_at:
+            return
         self.method.tasks = tuple(task for task in self.tasks if task.name not in stalled)
         heads = getattr(self.method.setup.model, "heads", {})
         for name in stalled:
@@ -261,8 +263,8 @@ class Trainer:
         self.method.load_state(sections.get("method", {}), facts["method"])
         self.rate.load_state(facts["rate"])
         self.selection.load_state(facts["selection"], sections.get("best", {}))
-        self._freeze(self.selection.stalled)
         self.step = facts["step"]
+        self._freeze(self.selection.stalled)
 
     def _start_from(self, path: Path) -> None:
         """Take over network, task weights, moments, rate and step of a run's fork, whose optimiser knew no groups."""

@@ -146,6 +146,20 @@ def test_a_stalled_task_is_trained_no_further(tmp_path: Path) -> None:
     assert any(name.startswith("heads.objects") for name in changed)
 
 
+def test_no_task_is_frozen_before_the_fork(tmp_path: Path) -> None:
+    """The sparse runs that start from it train all tasks, and a run in which all have stalled must come that far."""
+    chosen = recipe(train={"steps": 4, "eval_every": 1, "task_patience": 1})
+    trainer = Trainer(chosen, tmp_path / "run", resume=False, fork_at=3)
+    for loss in (1.0, 1.1):
+        trainer.selection.observe(loss, dict.fromkeys(("segmentation", "depth", "objects"), loss), trainer.network)
+    trainer._freeze(trainer.selection.stalled)
+    assert len(trainer._step()) == 5  # the loss, one for each task, the rate
+    trainer.step = 4
+    trainer._freeze(trainer.selection.stalled)
+    assert trainer.method.tasks == ()
+    assert not any(parameter.requires_grad for parameter in trainer.network.get_submodule("heads").parameters())
+
+
 def test_a_run_with_stalled_tasks_resumes_to_bit_equal_weights(tmp_path: Path) -> None:
     chosen = recipe(
         train={"steps": 16, "eval_every": 2, "task_patience": 1, "lr": 0.005, "weighting": "uncertainty",
