@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -17,11 +18,15 @@ from typing import Any
 from slimtask.errors import InputError
 
 _PARTIAL = ".partial-"
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust tells it: a SafetensorError for a full disk is no OSError
 
 
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is fsynced and renamed, on failure it is deleted."""
+    """Yield a temporary path beside ``path``; on success it is fsynced and renamed, on failure it is deleted.
+
+    What the system refuses, a full disk say, is an OSError that names ``path``, also where a library says it otherwise.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep_partials(path)
@@ -34,6 +39,11 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         _fsync(temporary)
         temporary.replace(path)
         _fsync(path.parent)
+    except Exception as error:
+        code = _OS_ERROR.search(str(error))
+        if code is None or isinstance(error, OSError):
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from slimtask.errors import InputError
 from slimtask.files import atomic_directory, atomic_file, read_json, sha256, write_json
@@ -59,3 +63,17 @@ def test_damaged_json_is_named_with_its_line(tmp_path: Path) -> None:
 def test_sha256_is_that_of_hashlib(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"slim" * 100_000)
     assert sha256(tmp_path / "a") == hashlib.sha256(b"slim" * 100_000).hexdigest()
+
+
+def test_what_the_system_refuses_a_library_names_the_file(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: safetensors tells both by an error that is no OSError."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught, atomic_file(tmp_path / "a.st") as temporary:
+            save_file({"x": np.zeros(10_000)}, temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert caught.value.filename == str(tmp_path / "a.st")
+    assert list(tmp_path.iterdir()) == []
