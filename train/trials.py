@@ -14,7 +14,7 @@ from slimtask.files import write_json
 from slimtask.train import parallel
 from slimtask.train.loop import Progress, TrainResult, finite, train
 from slimtask.train.recipe import Recipe
-from slimtask.train.stages import open_folder, part_of, vanishing_if_refused
+from slimtask.train.stages import STATE, open_folder, part_of, vanishing_if_refused
 
 Scores = dict[str, dict[str, float]]
 
@@ -39,6 +39,10 @@ def train_trials(
     if count < 1:
         raise InputError(f"{count} trials are none; give at least one.")
     out, report = Path(out), progress or (lambda step, steps, text: None)
+    if resume and ((out / STATE).exists() or any(out.glob(f"[!t.]*/{STATE}"))):  # a stage, no trial<n>
+        raise InputError(
+            f"'{out}' holds a single run, not trials; resume it without --trials, or choose another --out."
+        )
     open_folder(recipe, out, resume=resume)
     lengths, results = [recipe.train.steps] * count, []
     for number in range(count):

@@ -51,3 +51,11 @@ def test_no_trial_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="0 trials are none"):
         train_trials(recipe(), tmp_path / "out", 0)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("left", ["state.safetensors", "learning/state.safetensors"])
+def test_a_single_run_is_not_continued_as_trials(left: str, tmp_path: Path) -> None:
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).touch()
+    with pytest.raises(InputError, match="holds a single run, not trials"):
+        train_trials(recipe(), tmp_path, 2, resume=True)
