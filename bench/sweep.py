@@ -158,7 +158,7 @@ def _trained(recipe: Any, folder: Path, progress: Progress, **fork: Any) -> Chec
 
     finished = folder / "checkpoint.safetensors"
     if not finished.exists():
-        train(recipe, folder, resume=(folder / "state.safetensors").exists(), progress=progress, **fork)
+        train(recipe, folder, resume=(folder / "recipe.yaml").exists(), progress=progress, **fork)
     return Checkpoint.load(finished)
 
 

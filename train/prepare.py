@@ -43,6 +43,7 @@ def chosen_tasks(tasks: tuple[TaskSpec, ...], config: TrainConfig) -> tuple[Task
     chosen = []
     for task in tasks:
         loss, weight = config.losses.get(task.name, task.loss), config.loss_weights.get(task.name, task.weight)
+        weight = 1.0 if config.weighting == "sum" else weight  # selection sees the sum that is trained
         chosen.append(task.model_copy(update={"weight": weight, "loss": loss}))
         loss_function(chosen[-1])
     check_metrics(chosen, config.metrics)

@@ -216,6 +216,13 @@ def test_selection_uses_the_recipes_loss_weights(tmp_path: Path) -> None:
     assert evaluation.loss == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_plain_sum_is_what_selection_sees(tmp_path: Path) -> None:
+    chosen = recipe(train={"loss_weights": {"depth": 100.0}, "weighting": "sum"})
+    trainer = Trainer(chosen, tmp_path / "run", resume=False)
+    evaluation = trainer._evaluate(trainer.val_set)
+    assert evaluation.loss == pytest.approx(sum(evaluation.losses.values()), rel=1e-5)
+
+
 def test_a_recipe_names_losses_and_metrics(tmp_path: Path) -> None:
     chosen = recipe(train={"steps": 2, "losses": {"depth": "mse"}, "metrics": ["sq_rel", "cross_entropy"]})
     result = train(chosen, tmp_path / "run")
