@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,25 +28,6 @@ RECIPE = {
 }  # fmt: skip
 
 
-def torchrun(code: str, *arguments: str) -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    script = Path(arguments[0]) / "script.py"
-    script.write_text(code)
-    done = subprocess.run(
-        [*command, str(script), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 TRAIN = """
 import sys
 from slimtask.cli.app import main
@@ -59,9 +37,9 @@ main()
 """
 
 
-def test_two_processes_train_like_one_with_the_double_batch(tmp_path: Path) -> None:
+def test_two_processes_train_like_one_with_the_double_batch(torchrun: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    said = torchrun(TRAIN, str(tmp_path))
+    said = torchrun(TRAIN, tmp_path, ".")
     assert said.count("checkpoint: ") == 1  # the first process speaks for both
     train(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "one")
     one, two = (read_history(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
@@ -103,8 +81,10 @@ parallel.leave()
 """
 
 
-def test_loss_gradients_and_statistics_are_those_of_the_global_batch(tmp_path: Path) -> None:
-    torchrun(EXACT, str(tmp_path))
+def test_loss_gradients_and_statistics_are_those_of_the_global_batch(
+    torchrun: Callable[..., str], tmp_path: Path
+) -> None:
+    torchrun(EXACT, tmp_path, ".")
     found = json.loads((tmp_path / "found.json").read_text())
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).double()

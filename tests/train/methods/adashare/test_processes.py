@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import socket
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,23 +43,11 @@ if parallel.processes() > 1:
 """
 
 
-def test_two_processes_learn_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_learn_what_one_does(
+    torchrun: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    (tmp_path / "script.py").write_text(SCRIPT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
-    done = subprocess.run(
-        [sys.executable, *launcher, "script.py", ".", "two", "2"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(SCRIPT, tmp_path, ".", "two", "2")
     monkeypatch.setattr(sys, "argv", ["script.py", str(tmp_path), "one", "4"])
     runpy.run_path(str(tmp_path / "script.py"))
     one, first, second = (load_file(tmp_path / f"{name}.st") for name in ("one0", "two0", "two1"))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +42,7 @@ save_file({key: value.contiguous().clone() for key, value in found.items()}, fol
 
 
 def test_two_processes_have_the_gradients_of_one(
-    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    torchrun: Callable[..., str], recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = recipe(
         data={"tasks": ["segmentation", "depth"], "flip": 0.0, "colour": 0.0},
@@ -58,21 +55,7 @@ def test_two_processes_have_the_gradients_of_one(
     for step in ("gates", "activations"):
         content = yaml.safe_dump(stages[f"depth-{step}"].model_dump(mode="json"))
         (tmp_path / f"{step}.yaml").write_text(content)
-    (tmp_path / "script.py").write_text(SCRIPT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port, "script.py", ".", "two"]
-    done = subprocess.run(
-        [sys.executable, *words, "2"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(SCRIPT, tmp_path, ".", "two", "2")
     monkeypatch.setattr(sys, "argv", ["script.py", str(tmp_path), "one", "4"])
     runpy.run_path(str(tmp_path / "script.py"))
     one, first, second = (load_file(tmp_path / f"{name}.st") for name in ("one0", "two0", "two1"))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,36 +43,11 @@ save_file({key: mask.contiguous().clone() for key, mask in found.items()}, folde
 
 
 def test_two_processes_have_the_masks_of_one(
-    make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    torchrun: Callable[..., str], make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe({"when": "dynamic", "sparsity": 0.6, "interval": 2}, steps=8, optimizer="sgd", lr=1e-4)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
-    (tmp_path / "script.py").write_text(SCRIPT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    words = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        port,
-        "script.py",
-        ".",
-        "two",
-        "2",
-    ]
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(SCRIPT, tmp_path, ".", "two", "2")
     monkeypatch.setattr(sys, "argv", ["script.py", str(tmp_path), "one", "4"])
     runpy.run_path(str(tmp_path / "script.py"))
     one, first, second = (load_file(tmp_path / f"{name}.st") for name in ("one0", "two0", "two1"))
