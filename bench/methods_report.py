@@ -56,7 +56,8 @@ def write_report(path: Path) -> None:
         f"{name} {value}" for name, value in study["versions"].items() if name in ("torch", "slimtask")
     )
     text = [f"# Does sparsity keep accuracy?\n\n`{study['command']}`; {machine}; {versions}.\n"]
-    text += [_EXPLAINED, *(_table(dataset, rows) for dataset in datasets), "![delta_m by sparsity](methods.svg)\n"]
+    text += [_EXPLAINED, *(_table(dataset, rows) + _claims(dataset, rows) for dataset in datasets)]
+    text.append("![delta_m by sparsity](methods.svg)\n")
     write_text(path.with_suffix(".md"), "\n".join(text))
     _plot(datasets, rows, path.with_suffix(".svg"))
 
@@ -84,6 +85,35 @@ def _table(dataset: str, rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+CLAIMS = (
+    *((f"group sparsity, {groups}", 0.7, DENSE, 0.0) for groups in ("coupled", "input-channel")),
+    *(("disparse static", 0.9, f"{other} static", 0.9) for other in ("snip", "random")),
+    ("disparse pretrained", 0.9, "magnitude pretrained", 0.9),
+    ("disparse dynamic", 0.9, "snip static", 0.9),
+)
+"""What the papers claim: the first method at its sparsity is at least as good as the second at its own."""
+
+
+def _claims(dataset: str, rows: Sequence[Row]) -> str:
+    """Return the claims as a table: the difference in delta_m of runs of the same seed, and whether its mean holds."""
+    found = {(row["method"], row["sparsity"], row["seed"]): row["delta_m"] for row in rows if row["dataset"] == dataset}
+    lines = ["\n| claim | difference in delta_m | seeds | holds |", "| --- | --- | --- | --- |"]
+    for method, sparsity, other, at in CLAIMS:
+        pairs = [
+            (value, found[other, at, seed])
+            for (name, level, seed), value in found.items()
+            if (name, level) == (method, sparsity) and value is not None and found.get((other, at, seed)) is not None
+        ]
+        if pairs:
+            gaps = [mine - theirs for mine, theirs in pairs]
+            holds = "yes" if statistics.fmean(gaps) >= 0 else "no"
+            against = other if at == 0 else f"{other} at {at:.0%}"
+            claim = f"{method} at {sparsity:.0%} is not behind {against}"
+            won = f"{sum(gap >= 0 for gap in gaps)} of {len(gaps)}"
+            lines.append(f"| {claim} | {_spread(gaps)} | {won} | {holds} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
 def _grouped(rows: Sequence[Row]) -> dict[tuple[str, float], list[Row]]:
     groups: dict[tuple[str, float], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (row["sparsity"], row["method"], row["seed"])):
@@ -91,15 +121,20 @@ def _grouped(rows: Sequence[Row]) -> dict[tuple[str, float], list[Row]]:
     return groups
 
 
+_COUNTS = {"parameter_sparsity": "parameters", "trunk_sparsity": "weights", "skipped": "blocks"}
+
+
 def _reached(group: Sequence[Row]) -> str:
     """Return the mean of the counts that say how sparse the trunk came out."""
     if "delta_bytes" in group[0]["counts"]:
         shares = [row["counts"]["delta_bytes"] / row["counts"]["trunk_bytes"] for row in group]
         return f"{statistics.fmean(shares):.1%} of the trunk's bytes"
-    for name in ("parameter_sparsity", "trunk_sparsity", "skipped"):
+    for name, of in _COUNTS.items():
         values = [row["counts"][name] for row in group if name in row["counts"]]
         if values:
-            return f"{statistics.fmean(values):.1%}"
+            groups = [row["counts"]["group_sparsity"] for row in group if "group_sparsity" in row["counts"]]
+            also = f", {statistics.fmean(groups):.1%} of groups" if groups else ""
+            return f"{statistics.fmean(values):.1%} of {of}{also}"
     return "-"
 
 

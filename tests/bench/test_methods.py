@@ -121,6 +121,9 @@ def test_the_report_has_means_spreads_and_a_plot(tmp_path: Path) -> None:
     rows = [row(f"{SINGLE}: {task}", 0, 0.5, 0.5) for task in ("depth", "edges")]
     rows += [row(DENSE, seed, 0.5, 0.5 + 0.1 * seed) for seed in (0, 1)]
     rows += [row("snip static", seed, 0.5, 0.4, 0.9) for seed in (0, 1)]
+    rows += [row("disparse static", seed, 0.5, 0.3 + 0.3 * seed, 0.9) for seed in (0, 1)]
+    sparse = row("group sparsity, coupled", 0, 0.5, 0.6, 0.7)
+    rows.append(sparse | {"counts": {"parameter_sparsity": 0.701, "group_sparsity": 0.4}})
     study = {
         "command": "c",
         "versions": {"torch": "2"},
@@ -132,4 +135,7 @@ def test_the_report_has_means_spreads_and_a_plot(tmp_path: Path) -> None:
     table = (tmp_path / "methods.md").read_text()
     assert "| dense multi-task | 0% | - | 2 | +5.00 ± 7.07 | +0.00 ± 0.00 |" in table
     assert "| snip static | 90% | - | 2 | -10.00 ± 0.00 | -15.00 ± 7.07 |" in table
+    assert "| group sparsity, coupled | 70% | 70.1% of parameters, 40.0% of groups | 1 |" in table
+    assert "| disparse static at 90% is not behind snip static at 90% | +5.00 ± 21.21 | 1 of 2 | yes |" in table
+    assert "| group sparsity, coupled at 70% is not behind dense multi-task | +10.00 | 1 of 1 | yes |" in table
     assert (tmp_path / "methods.svg").read_text().count("snip static") >= 1
