@@ -10,10 +10,9 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from slimtask.checkpoint import Shape, read_safetensors
+from slimtask.checkpoint import Shape, read_safetensors, write_safetensors
 from slimtask.compress.patterns import Pattern
 from slimtask.errors import InputError, first_problem
-from slimtask.files import atomic_file
 from slimtask.tasks import Frozen
 
 _KEY = "slimtask-delta"
@@ -52,16 +51,13 @@ def write_delta(
     path: Path | str, task: str, base: str, execution: dict[str, Any], stored: Mapping[str, Stored]
 ) -> None:
     """Write a delta to ``path`` atomically."""
-    from safetensors.torch import save_file
-
     entries = tuple(_Entry(parameter=name, pattern=one.pattern, shape=one.shape) for name, one in stored.items())
     tensors = {}
     for number, one in enumerate(stored.values()):
-        tensors[f"{number}.{_KEPT}"] = one.kept.cpu().contiguous().clone()
-        tensors[f"{number}.{_VALUES}"] = one.values.detach().cpu().contiguous().clone()
+        tensors[f"{number}.{_KEPT}"] = one.kept
+        tensors[f"{number}.{_VALUES}"] = one.values
     header = _Header(task=task, base=base, execution=execution, entries=entries)
-    with atomic_file(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: header.model_dump_json()})
+    write_safetensors(path, tensors, {_KEY: header.model_dump_json()})
 
 
 def is_delta_file(path: Path | str) -> bool:

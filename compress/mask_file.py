@@ -13,9 +13,8 @@ from jaxtyping import Bool, UInt8
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from slimtask.checkpoint import read_safetensors
+from slimtask.checkpoint import read_safetensors, write_safetensors
 from slimtask.errors import InputError, first_problem
-from slimtask.files import atomic_file
 from slimtask.tasks import Frozen
 
 SCHEMA = 1
@@ -46,8 +45,6 @@ PerTask = Mapping[str, Mapping[str, Bool[Tensor, "..."]]]
 
 def write_masks(path: Path | str, shared: Shared, per_task: PerTask) -> None:
     """Write masks to ``path`` atomically."""
-    from safetensors.torch import save_file
-
     named: list[tuple[str | None, str, Tensor]] = [(None, name, mask) for name, mask in shared.items()]
     named += [(task, name, mask) for task, masks in per_task.items() for name, mask in masks.items()]
     entries = {
@@ -56,8 +53,7 @@ def write_masks(path: Path | str, shared: Shared, per_task: PerTask) -> None:
     }
     header = _Header(tasks=tuple(per_task), entries=entries)
     tensors = {str(index): _pack(mask) for index, (_, _, mask) in enumerate(named)}
-    with atomic_file(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: header.model_dump_json()})
+    write_safetensors(path, tensors, {_KEY: header.model_dump_json()})
 
 
 def is_mask_file(path: Path | str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from slimtask.errors import InputError, first_problem
 from slimtask.files import atomic_file
+from slimtask.seal import SEAL, UNSEALED, check_seal, seal_
 from slimtask.tasks import Frozen, Preprocessing, TaskSpec
 
 SCHEMA = 1
@@ -94,8 +96,6 @@ class Checkpoint:
 
     def save(self, path: Path | str) -> None:
         """Write the checkpoint to ``path`` atomically. Raises InputError if a weight is not finite."""
-        from safetensors.torch import save_file
-
         refuse_non_finite(self.weights, "the network to be saved")
         header = _Header(
             schema_version=SCHEMA,
@@ -106,14 +106,11 @@ class Checkpoint:
             provenance=self.provenance,
             inputs=self.inputs,
         )
-        # clones: tied weights share memory, which safetensors refuses
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.weights.items()}
-        with atomic_file(path) as temporary:
-            save_file(tensors, temporary, metadata={_KEY: header.model_dump_json()})
+        write_safetensors(path, self.weights, {_KEY: header.model_dump_json()})
 
     @classmethod
     def load(cls, path: Path | str) -> Checkpoint:
-        """Return the checkpoint in ``path``; InputError names a missing, truncated, foreign or non-finite file."""
+        """Return the checkpoint in ``path``; InputError names a missing, damaged, foreign or non-finite file."""
         tensors, metadata = read_safetensors(path, "checkpoint")
         if _KEY not in metadata:
             raise InputError(
@@ -141,15 +138,32 @@ class Checkpoint:
         )
 
 
+def write_safetensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and metadata to a safetensors file, atomically, and into its metadata the SHA-256 of it all."""
+    from safetensors.torch import save_file
+
+    # clones: tied weights share memory, which safetensors refuses
+    held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_file(path) as temporary:
+        save_file(held, temporary, metadata={**metadata, SEAL: UNSEALED})
+        seal_(temporary)
+
+
 def read_safetensors(path: Path | str, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return (tensors, metadata) of a safetensors file; InputError names the file if it is missing or damaged."""
+    """Return (tensors, metadata) of a safetensors file; InputError names the file if it is missing or damaged.
+
+    A file with a SHA-256 in it, as ``write_safetensors`` makes them, is read only if it has that.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
         raise InputError(f"{what} '{path}' does not exist or is not a file; check the path.")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            if SEAL in metadata:
+                check_seal(path, what, metadata[SEAL])
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{what} '{path}' is not a whole safetensors file ({error}); it is truncated or of another kind, "

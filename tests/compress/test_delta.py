@@ -136,6 +136,16 @@ def test_a_damaged_file_is_named(tmp_path: Path, tensors: dict, header: dict, me
     assert "\n" not in str(raised.value)
 
 
+def test_a_flipped_bit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    make_delta(base_model())[0].save(path)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"delta file '.*d\.safetensors' is damaged: .* SHA-256"):
+        Delta.load(path)
+
+
 def test_a_truncated_or_foreign_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "d.safetensors"
     make_delta(base_model())[0].save(path)

@@ -144,6 +144,15 @@ def test_a_damaged_file_is_named(change: Callable[[dict, dict], None], message: 
         Masks.load(path)
 
 
+def test_a_flipped_bit_is_refused(tmp_path: Path) -> None:
+    MASKS.save(tmp_path / "m.safetensors")
+    data = bytearray((tmp_path / "m.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "m.safetensors").write_bytes(data)
+    with pytest.raises(InputError, match=r"masks file '.*m\.safetensors' is damaged: .* SHA-256"):
+        Masks.load(tmp_path / "m.safetensors")
+
+
 def test_a_truncated_a_foreign_and_a_missing_file_are_named(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     MASKS.save(path)

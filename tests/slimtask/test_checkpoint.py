@@ -69,10 +69,19 @@ def test_nan_is_refused_on_both_ways(checkpoint: Checkpoint, tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"NaN or infinity in 'trunk\.stem\.0\.weight'"):
         broken.save(tmp_path / "a.safetensors")
     checkpoint.save(tmp_path / "a.safetensors")
-    data = (tmp_path / "a.safetensors").read_bytes()
-    (tmp_path / "b.safetensors").write_bytes(data[:-4] + b"\xff\xff\xff\x7f")
+    _, metadata = read_safetensors(tmp_path / "a.safetensors", "checkpoint")
+    save_file(weights, tmp_path / "b.safetensors", metadata={"slimtask": metadata["slimtask"]})
     with pytest.raises(InputError, match="NaN or infinity"):
         Checkpoint.load(tmp_path / "b.safetensors")
+
+
+def test_a_flipped_byte_of_the_weights_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "a.safetensors")
+    data = bytearray((tmp_path / "a.safetensors").read_bytes())
+    data[-1000] ^= 1
+    (tmp_path / "a.safetensors").write_bytes(data)
+    with pytest.raises(InputError, match=r"checkpoint '.*a\.safetensors' is damaged: .* SHA-256"):
+        Checkpoint.load(tmp_path / "a.safetensors")
 
 
 def test_weights_of_another_network_do_not_load(checkpoint: Checkpoint) -> None:
