@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from slimtask.files import write_json
@@ -67,14 +75,34 @@ def words(text: str | None) -> tuple[str, ...] | None:
 
 @contextmanager
 def stage_bars() -> Iterator[Callable[[str], Callable[[int, int, str], None]]]:
-    """Yield ``stage(name)``, which adds a progress bar and returns its ``report(done, total, text)``."""
-    with _bars() as bars:
+    """Yield ``stage(name)``, which adds a progress bar and returns its ``report(done, total, text)``.
 
-        def stage(name: str) -> Callable[[int, int, str], None]:
-            bar = bars.add_task(name, total=None, text="")
-            return lambda done, total, text: bars.update(bar, completed=done, total=total, text=text)
+    A bar that never reported vanishes at the end: bad input is refused with one sentence and nothing before it.
+    """
+    bars = _bars()
+    silent: set[TaskID] = set()
 
+    def stage(name: str) -> Callable[[int, int, str], None]:
+        bar = bars.add_task(name, total=None, text="")
+        silent.add(bar)
+
+        def report(done: int, total: int, text: str) -> None:
+            if bar in silent:
+                silent.remove(bar)
+                bars.start()
+            bars.update(bar, completed=done, total=total, text=text)
+
+        return report
+
+    if bars.console.is_interactive:
+        bars.start()  # to a file nothing is written before there is something to tell
+    try:
         yield stage
+    finally:
+        for bar in silent:
+            bars.remove_task(bar)
+        if bars.live.is_started:
+            bars.stop()
 
 
 def load_architectures() -> None:
@@ -86,7 +114,7 @@ def _bars() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
+        MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
