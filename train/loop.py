@@ -22,6 +22,7 @@ from slimtask.tasks import Preprocessing
 from slimtask.train import parallel
 from slimtask.train.data.protocol import MultiTaskDataset
 from slimtask.train.evaluate import Evaluation, evaluate
+from slimtask.train.forks import check_fork_fits, refuse_fork
 from slimtask.train.history import History
 from slimtask.train.interrupt import interrupt_flag
 from slimtask.train.methods.base import Setup
@@ -78,12 +79,6 @@ def train(
         refuse_fork("deltas are learned in several stages", fork, fork_at)
         return train_deltas(recipe, Path(out), resume=resume, progress=progress)
     return Trainer(recipe, Path(out), resume=resume, fork=fork, fork_at=fork_at).run(progress)
-
-
-def refuse_fork(why: str, fork: Path | str | None, fork_at: int | None) -> None:
-    """Raise InputError if a run that has no dense warm-up to share, because ``why``, is asked for a fork."""
-    if fork is not None or fork_at is not None:
-        raise InputError(f"{why}, so there is no one dense warm-up to share; train without a fork.")
 
 
 class Trainer:
@@ -185,7 +180,7 @@ class Trainer:
         config, method = self.recipe.train, self.method
         rate = self.rate(self.step)
         optimizer = method.before(self.step, rate)
-        self.network.train()
+        self._train_mode()
         for one in method.optimizers:
             one.zero_grad()
         sums: dict[str, Tensor] = {}
@@ -200,7 +195,7 @@ class Trainer:
                 "anew."
             )
         if config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
+            nn.utils.clip_grad_norm_(method.clipped, config.clip_norm)
         self._steppers[id(optimizer)].step()
         method.after(self.step)
         self.step += 1
@@ -231,10 +226,19 @@ class Trainer:
         if self.fork_at is not None and self.step <= self.fork_at:
             return
         self.method.tasks = tuple(task for task in self.tasks if task.name not in stalled)
-        heads = getattr(self.method.setup.model, "heads", {})
-        for name in stalled:
-            if name in heads:
-                heads[name].requires_grad_(requires_grad=False)
+        for head in self._frozen_heads():
+            head.requires_grad_(requires_grad=False)
+
+    def _frozen_heads(self) -> list[nn.Module]:
+        """Return the heads of the tasks that are learned no further."""
+        heads, learned = getattr(self.method.setup.model, "heads", {}), {task.name for task in self.method.tasks}
+        return [heads[task.name] for task in self.tasks if task.name in heads and task.name not in learned]
+
+    def _train_mode(self) -> None:
+        """Put the network into train mode but for the frozen heads, whose BatchNorm statistics stay as they are."""
+        self.network.train()
+        for head in self._frozen_heads():
+            head.eval()
 
     def _sparsity(self) -> dict[str, Any]:
         report = self.method.report()
@@ -270,6 +274,7 @@ class Trainer:
         """Take over network, task weights, moments, rate and step of a run's fork, whose optimiser knew no groups."""
         sections, facts = load_state(path)
         self.method.check_fork(path, facts["step"])
+        check_fork_fits(path, sections, self.network, self.method.weighting, self.recipe)
         self.network.load_state_dict(sections["model"])
         self.method.weighting.load_state_dict(sections.get("weighting", {}))
         load_flat_state(self.method.optimizers[:1], sections.get("optimizer", {}), only="state/")

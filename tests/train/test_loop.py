@@ -101,6 +101,13 @@ def test_a_sparse_run_from_a_fork_equals_one_from_scratch(settings: dict[str, An
         torch.testing.assert_close(one[name], two[name])
 
 
+def test_a_fork_of_another_network_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    train(recipe(train={"steps": 2, "eval_every": 2}), tmp_path / "dense", fork_at=1)
+    with pytest.raises(InputError, match=r"holds another network .* \(trunk\.stem\.0\.weight is not the same\)"):
+        train(recipe(model={"width": 0.25}), tmp_path / "forked", fork=tmp_path / "dense" / "fork.safetensors")
+    assert not (tmp_path / "forked").exists()
+
+
 def test_ctrl_c_within_a_step_never_saves_a_torn_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal arrives in the forward pass: the step is finished, then the state saved, then the run stops."""
     chosen, real, calls = recipe(train={"steps": 12, "eval_every": 4}), Method.loss, []
@@ -158,6 +165,19 @@ def test_no_task_is_frozen_before_the_fork(tmp_path: Path) -> None:
     trainer._freeze(trainer.selection.stalled)
     assert trainer.method.tasks == ()
     assert not any(parameter.requires_grad for parameter in trainer.network.get_submodule("heads").parameters())
+
+
+def test_the_statistics_of_a_frozen_head_stay_with_its_weights(tmp_path: Path) -> None:
+    trainer = Trainer(recipe(train={"steps": 4}), tmp_path / "run", resume=False)
+    trainer._freeze(("depth",))
+    before = {name: tensor.clone() for name, tensor in trainer.network.named_buffers()}
+    trainer._evaluate(trainer.val_set)
+    for _ in range(2):
+        trainer._step()
+    moved = {name for name, tensor in trainer.network.named_buffers() if not torch.equal(before[name], tensor)}
+    assert any(name.startswith("heads.depth.") for name in before)
+    assert not any(name.startswith("heads.depth.") for name in moved)
+    assert moved == {name for name in before if not name.startswith("heads.depth.")}
 
 
 def test_a_run_with_stalled_tasks_resumes_to_bit_equal_weights(tmp_path: Path) -> None:

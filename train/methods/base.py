@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,11 @@ class Method:
     def make_optimizer(self) -> Optimizer:
         """Return the optimiser of the weights."""
         return build_optimizer([self.network, self.weighting], self.recipe.train)
+
+    @property
+    def clipped(self) -> Iterable[nn.Parameter]:
+        """Return the parameters whose common gradient norm ``train.clip_norm`` limits: the network's."""
+        return self.network.parameters()
 
     @property
     def optimizers(self) -> tuple[Optimizer, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from slimtask.checkpoint import Architecture, Checkpoint, json_safe
@@ -64,6 +65,12 @@ class PolicyLearning(Method):
         rate = self.config.weights_lr or setup.recipe.train.lr
         self._sgd = torch.optim.SGD(weights, lr=rate, momentum=0.9, weight_decay=decay, foreach=True)
         self._adam = torch.optim.Adam([net.logits], lr=self.config.policy_lr, weight_decay=self.config.policy_decay)
+
+    @property
+    def clipped(self) -> Iterable[nn.Parameter]:
+        """Return the weights: a limit for their gradients says nothing of the logits'."""
+        weights: Iterable[nn.Parameter] = self.network.model.parameters()
+        return weights
 
     @property
     def optimizers(self) -> tuple[Optimizer, ...]:

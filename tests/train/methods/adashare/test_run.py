@@ -101,6 +101,25 @@ def test_a_stopped_run_resumes_to_bit_equal_weights(stop: int, whole: TrainResul
     assert (tmp_path / "cut" / "policy.json").read_text() == (whole.checkpoint.parent / "policy.json").read_text()
 
 
+def test_only_the_weights_are_clipped(tmp_path: Path) -> None:
+    chosen = recipe(warmup=0.0)
+    tight = chosen.model_copy(update={"train": chosen.train.model_copy(update={"clip_norm": 1e-6})})
+    trainer = Trainer(learning_recipe(tight), tmp_path / "run", resume=False)
+    learning = trainer.method
+    assert isinstance(learning, PolicyLearning)
+    net = learning.network
+
+    def norm(values: list[torch.nn.Parameter]) -> float:
+        return float(sum(p.grad.square().sum() for p in values if p.grad is not None)) ** 0.5
+
+    for phase in ("weights", "weights", "policy"):
+        assert learning.schedule.phase(trainer.step) == phase
+        trainer._step()
+        if phase == "weights":
+            assert 0 < norm(list(net.model.parameters())) <= 1.01e-6
+    assert norm([net.logits]) > 1e-4
+
+
 def test_bad_starts_are_refused(whole: TrainResult, tmp_path: Path) -> None:
     out = whole.checkpoint.parent
     with pytest.raises(InputError, match="exists already"):
