@@ -14,7 +14,7 @@ from slimtask.files import write_json
 from slimtask.train import parallel
 from slimtask.train.loop import Progress, TrainResult, finite, train
 from slimtask.train.recipe import Recipe
-from slimtask.train.stages import STATE, open_folder, part_of, vanishing_if_refused
+from slimtask.train.stages import STATE, open_folder, vanishing_if_refused
 
 Scores = dict[str, dict[str, float]]
 
@@ -44,10 +44,10 @@ def train_trials(
             f"'{out}' holds a single run, not trials; resume it without --trials, or choose another --out."
         )
     open_folder(recipe, out, resume=resume)
-    lengths, results = [recipe.train.steps] * count, []
+    results = []
     for number in range(count):
         seeded = recipe.train.model_copy(update={"seed": recipe.train.seed + number})
-        part = part_of(report, lengths, number, f"trial {number + 1} of {count}")
+        part = _part_of(report, count, number)
         results.append(_trial(recipe.model_copy(update={"train": seeded}), out / f"trial{number}", part))
     mean, std = spread([result.test.metrics for result in results])
     if parallel.rank() == 0:
@@ -69,6 +69,20 @@ def spread(scores: list[Scores]) -> tuple[Scores, Scores]:
             mean.setdefault(task, {})[name] = statistics.fmean(values)
             std.setdefault(task, {})[name] = _deviation(values)
     return mean, std
+
+
+def holds_trials(out: Path) -> bool:
+    """Return whether ``out`` is the folder of several trials, which a single run does not continue."""
+    return (out / "trial0").is_dir()
+
+
+def _part_of(progress: Progress, count: int, number: int) -> Progress:
+    """Return the progress of one of ``count`` trials, each as long as it says itself: a method may have stages."""
+
+    def report(step: int, steps: int, text: str) -> None:
+        progress(number * steps + step, count * steps, f"trial {number + 1} of {count}: {text}")
+
+    return report
 
 
 def _deviation(values: list[float]) -> float:

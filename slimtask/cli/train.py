@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slimtask.cli.common import JsonOption, console, emit, interruptible, progress_bar, table
+from slimtask.errors import InputError
 
 if TYPE_CHECKING:
     from slimtask.train.trials import Trials
@@ -35,6 +36,7 @@ def train_verb(
 
     chosen = load_recipe(recipe, settings or [])
     folder = out or Path("runs") / chosen.name
+    _check_folder(folder, trials, resume=resume)
     sentence = f"interrupted; the state is saved, the same command with --resume --out {folder} continues."
     with interruptible(sentence), progress_bar(f"train {chosen.name}") as progress:
         if trials > 1:
@@ -62,6 +64,19 @@ def train_verb(
         "test": finite(result.test.metrics),
     }
     emit(summary, json_path)
+
+
+def _check_folder(folder: Path, trials: int, *, resume: bool) -> None:
+    """Raise InputError if a run is in ``folder`` that these words do not continue, and say which ones do."""
+    from slimtask.train.trials import holds_trials
+
+    if not resume and (folder / "recipe.yaml").exists():
+        raise InputError(f"the run '{folder}' exists already; continue it with --resume, or choose another --out.")
+    if resume and trials == 1 and holds_trials(folder):
+        raise InputError(
+            f"'{folder}' holds trials, not a single run; resume them with --trials and their number, or choose another "
+            "--out."
+        )
 
 
 def _show_trials(trials: Trials, folder: Path, json_path: Path | None) -> None:
