@@ -43,7 +43,7 @@ def widened(values: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
 def nonzero(values: Shaped[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
     """Return where ``values`` are not zero; minus zero is zero."""
     if values.dtype == np.uint16:
-        return (values & 0x7FFF) != 0
+        return np.asarray((values & 0x7FFF) != 0)
     return np.asarray(values != 0)
 
 
