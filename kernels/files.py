@@ -62,10 +62,10 @@ def _layouts(header: Any, arrays: dict[str, Shaped[np.ndarray, "..."]]) -> dict[
     return layouts
 
 
-def _layout(arrays: dict[str, Shaped[np.ndarray, "..."]], kind: str, shape: list[int], **sizes: int) -> Layout:
+def _layout(arrays: dict[str, Shaped[np.ndarray, "..."]], kind: Any, shape: Any, **sizes: Any) -> Layout:
     if kind not in LAYOUTS:
         raise ValueError(f"the kind '{kind}' is unknown")
-    if not all(type(size) is int for size in (*shape, *sizes.values())):
+    if not all(type(size) is int for size in [*shape, *sizes.values()]):
         raise ValueError("a size is no integer")
     if len(shape) != 3:
         raise ValueError(f"the shape {shape} is not [tasks, outputs, inputs]")
