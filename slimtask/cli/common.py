@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -58,6 +60,28 @@ def interruptible(sentence: str) -> Iterator[None]:
     except KeyboardInterrupt:
         Console(stderr=True, soft_wrap=True).print(f"slimtask: {sentence}", markup=False, highlight=False)
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show slimtask's own warnings as one sentence on standard error, without the line of code that gave them."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if "slimtask" in Path(filename).parts:
+            print(f"slimtask: warning: {message}", file=sys.stderr)  # as it is now: a bar may watch over it
+        else:
+            before(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        before, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def table(title: str, *headings: str, words: bool = False) -> Table:

@@ -53,6 +53,7 @@ class DynamicMasks(MaskedTraining):
             masks[first] = torch.ones_like(masks[first])
             self._stale = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.install(Masks(shared=masks))
+        self._warn_of_empty_layers()
 
     def before(self, step: int, rate: float) -> Optimizer:
         """Move the masks if it is time, then prepare ``step``."""

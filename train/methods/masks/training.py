@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from slimtask.train.methods.masks.config import MasksConfig
 from slimtask.train.methods.masks.overlap import overlap
 
 _SHARED, _PER_TASK = "shared", "task"
+_NAMED = 5  # of the layers that a warning is about; summary.json has them all
 
 
 class MaskedTraining(Method):
@@ -49,6 +51,7 @@ class MaskedTraining(Method):
         )
         self._refuse_empty_heads(masks)
         self.install(masks)
+        self._warn_of_empty_layers()
 
     def _refuse_empty_heads(self, masks: Masks) -> None:
         """Raise InputError if a task is left without a single weight of its own."""
@@ -59,6 +62,21 @@ class MaskedTraining(Method):
                     f"the masks leave no weight of the head of '{task.name}', so that it would predict a constant; "
                     "lower masks.sparsity, or set masks.scope to trunk."
                 )
+
+    def _warn_of_empty_layers(self) -> None:
+        """Tell, once and before the first step, which layers the masks leave without a weight."""
+        kept = self.masks.union()
+        empty = [name.removesuffix(".weight") for name, mask in kept.items() if not bool(mask.any())]
+        if not empty or parallel.rank() != 0:
+            return
+        named = ", ".join(empty[:_NAMED]) + (f" and {len(empty) - _NAMED} more" if len(empty) > _NAMED else "")
+        left, entries = sum(int(mask.sum()) for mask in kept.values()), sum(mask.numel() for mask in kept.values())
+        warnings.warn(
+            f"masks.sparsity {self.config.sparsity:g} leaves {left:,} of {entries:,} weights, and none in "
+            f"{len(empty)} of {len(kept)} layers, whose output is then the same for every image: {named}; if that is "
+            "not meant, lower it.",
+            stacklevel=2,
+        )
 
     @torch.no_grad()
     def install(self, masks: Masks) -> None:

@@ -120,6 +120,22 @@ def test_what_would_be_no_run_is_refused(make_recipe: Make, tmp_path: Path) -> N
         trainer.method.check_fork(Path("fork.safetensors"), 1)
 
 
+@pytest.mark.parametrize("masks", [{}, {"method": "magnitude"}, {"when": "dynamic"}], ids=str)
+def test_layers_without_a_weight_are_named_once(masks: dict[str, Any], make_recipe: Make, tmp_path: Path) -> None:
+    chosen = make_recipe({"sparsity": 0.99999, "scope": "trunk", "batches": 1, **masks}, steps=2)
+    with pytest.warns(UserWarning, match=r"masks\.sparsity 0\.99999 leaves") as seen:
+        train(chosen, tmp_path / "run")
+    assert len(seen) == 1
+    message, kept = str(seen[0].message), Masks.load(tmp_path / "run" / "masks.safetensors").union()
+    empty = [name.removesuffix(".weight") for name, mask in kept.items() if not mask.any()]
+    left = sum(int(mask.sum()) for mask in kept.values())
+    assert f" leaves {left} of " in message
+    assert f"none in {len(empty)} of {len(kept)} layers" in message
+    assert message.count("trunk.") == 5
+    assert empty[4] in message
+    assert f"and {len(empty) - 5} more" in message
+
+
 def test_the_recipe_chooses_the_class(make_recipe: Make, tmp_path: Path) -> None:
     for masks, kind in (({}, MaskedTraining), (DYNAMIC, DynamicMasks)):
         trainer = Trainer(make_recipe(masks), tmp_path / kind.__name__, resume=False)
