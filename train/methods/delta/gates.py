@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from slimtask.compress.delta import Change
 from slimtask.train.methods.delta.config import GatesConfig
-from slimtask.train.methods.delta.hard_concrete import deterministic, open_probability, sample
+from slimtask.train.methods.delta.hard_concrete import deterministic, log_open_probability, open_probability, sample
 from slimtask.train.methods.delta.layout import Gated
 
 
@@ -75,18 +75,22 @@ class GatedDelta(nn.Module):
 
     @torch.no_grad()
     def expected_entries(self) -> float:
-        """Return the expected number of entries that change; those that do once the gates are fixed."""
+        """Return the expected number of entries behind gates that are all open; those that are once these are fixed."""
         if self.fixed:
             return float(sum(int(self.mask(name).sum()) for name in self.layout))
-        return float(self.penalty() - self._open(self.tensor_alphas).sum())
+        chances = self._log_chances()
+        return float(
+            sum((self.get_buffer(f"sizes_{i}") * chances[gates].exp()).sum() for gates, i in self.gates.items())
+        )
 
     @torch.no_grad()
     def fix_(self, most: float | None) -> None:
         """Fix the gates: what is open stays, with its delta times its gate; what is not is gone for good.
 
-        ``most`` is the number of entries that may stay: the units with the largest logits do (of equal ones those that
-        changed most), as many as fit, even if their gates were closed. None keeps the units whose gates are open and
-        whose deltas are not zero.
+        ``most`` is the number of entries that may stay: the units that are most likely to be open do (of equal ones
+        those that changed most), as many as fit, even if their gates were closed: those with the largest logits, with
+        kind "element" by the product of the chances of both their gates. None keeps the units whose gates are open
+        and whose deltas are not zero.
         """
         moved = {name: self.deltas[i] * self._median_gate(name) for name, i in self.numbers.items()}
         if most is None:
@@ -127,6 +131,9 @@ class GatedDelta(nn.Module):
     def _open(self, alpha: Tensor) -> Tensor:
         return open_probability(alpha, stretch=self.config.stretch, temperature=self.config.temperature)
 
+    def _log_open(self, alpha: Tensor) -> Tensor:
+        return log_open_probability(alpha, stretch=self.config.stretch, temperature=self.config.temperature)
+
     def _median_gate(self, name: str) -> Tensor:
         gated = self.layout[name]
         gate = gated.pattern.expand(self._median(self.alphas[self.gates[gated.gates]]), self.shapes[name])
@@ -141,13 +148,24 @@ class GatedDelta(nn.Module):
             sums[gated.gates] = sums.get(gated.gates, torch.zeros_like(own)) + own
         return sums
 
+    @torch.no_grad()
+    def _log_chances(self) -> dict[str, Float64[Tensor, " units"]]:
+        """Return for every unit the log of the probability that its gate is open, and that of its tensor if it has one.
+
+        Both must be for W_base + z_e z_g delta to differ from W_base; they are drawn independently.
+        """
+        found = {gates: self._log_open(self.alphas[number]) for gates, number in self.gates.items()}
+        for chance, name in zip(self._log_open(self.tensor_alphas), self.numbers, strict=False):
+            found[self.layout[name].gates] += chance
+        return found
+
     def _best_units(self, most: float) -> dict[str, Tensor]:
         changed = self._changed({name: self.deltas[i] for name, i in self.numbers.items()})
-        logits = torch.cat([self.alphas[number].detach() for number in self.gates.values()])
+        chances = torch.cat(list(self._log_chances().values()))
         sizes = torch.cat([self.get_buffer(f"sizes_{number}") for number in self.gates.values()])
         by_change = torch.cat([changed[gates] for gates in self.gates]) / sizes
         order = by_change.argsort(descending=True, stable=True)
-        order = order[logits[order].argsort(descending=True, stable=True)]
+        order = order[chances[order].argsort(descending=True, stable=True)]
         kept = torch.zeros(len(order), dtype=torch.bool, device=order.device)
         kept[order[fitting(sizes[order], most)]] = True
         parts = torch.split(kept, [len(self.alphas[number]) for number in self.gates.values()])

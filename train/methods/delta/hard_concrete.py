@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 Stretch = tuple[float, float]
@@ -34,6 +34,14 @@ def open_probability(
     """Return P(gate > 0) = sigmoid(alpha - temperature log(-l / r)), the closed form of the penalty."""
     lower, upper = stretch
     return torch.sigmoid(alpha - temperature * math.log(-lower / upper))
+
+
+def log_open_probability(
+    alpha: Float[Tensor, "..."], *, stretch: Stretch, temperature: float = 1.0
+) -> Float64[Tensor, "..."]:
+    """Return log P(gate > 0) in float64, which tells apart gates whose probabilities all round to 1."""
+    lower, upper = stretch
+    return torch.nn.functional.logsigmoid(alpha.double() - temperature * math.log(-lower / upper))
 
 
 def _stretched(s: Tensor, stretch: Stretch) -> Tensor:

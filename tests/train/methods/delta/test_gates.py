@@ -45,7 +45,7 @@ def test_the_penalty_at_the_start_is_its_closed_form(kind: str, tensors: int) ->
     gated = GatedDelta(layout(kind), base, GatesConfig(kind=kind, density=0.5))
     entries = 24 + 6 + 24
     assert float(gated.penalty().detach()) == pytest.approx((entries + tensors) * OPEN, rel=1e-5)
-    assert gated.expected_entries() == pytest.approx(entries * OPEN, rel=1e-5)
+    assert gated.expected_entries() == pytest.approx(entries * OPEN ** (2 if tensors else 1), rel=1e-5)
     assert all(torch.equal(weight, base[name]) for name, weight in gated.weights(base).items())
 
 
@@ -101,6 +101,41 @@ def test_a_budget_keeps_the_units_with_the_largest_logits() -> None:
     assert gated.expected_entries() == 27
     shares = {name: int(mask.sum()) for name, mask in ((n, gated.mask(n)) for n in SHAPES)}
     assert shares == {"fc.weight": 12, "fc.bias": 3, "out.weight": 12}
+
+
+def products(gated: GatedDelta) -> dict[str, list[float]]:
+    """Return for every element P(its gate is open) P(its tensor's is), by the closed form for stretch -1.5, 1.5."""
+    whole = gated.tensor_alphas.tolist()
+    return {
+        name: [1 / (1 + math.exp(-a)) / (1 + math.exp(-whole[i])) for a in gated.alphas[gated.gates[name]].tolist()]
+        for i, name in enumerate(SHAPES)
+    }
+
+
+@pytest.mark.parametrize("most", [5.0, 20.0, 35.0])
+def test_a_budget_of_elements_counts_the_gates_of_their_tensors(most: float) -> None:
+    gated, _ = make("element")
+    with torch.no_grad():
+        gated.tensor_alphas.copy_(torch.tensor([0.5, -2.0, 1.5]))
+    chances = products(gated)
+    assert gated.expected_entries() == pytest.approx(sum(map(sum, chances.values())), rel=1e-6)
+    ranked = sorted(((p, name, i) for name, row in chances.items() for i, p in enumerate(row)), reverse=True)
+    wanted = {(name, i) for _, name, i in ranked[: int(most)]}
+    gated.fix_(most)
+    kept = {(name, i) for name in SHAPES for i in gated.mask(name).flatten().nonzero().flatten().tolist()}
+    assert kept == wanted
+    assert gated.expected_entries() == most
+
+
+def test_gates_that_are_surely_open_still_have_an_order() -> None:
+    """Their chances of being open are all 1 in floating point, even in float64."""
+    gated, _ = make("element")
+    with torch.no_grad():
+        gated.tensor_alphas.copy_(torch.tensor([60.0, 50.0, 70.0]))
+        for alpha in gated.alphas:
+            alpha.fill_(80.0)
+    gated.fix_(24.0)
+    assert gated.mask("out.weight").all()
 
 
 def test_equal_logits_keep_what_changed_most() -> None:

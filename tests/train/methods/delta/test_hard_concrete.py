@@ -7,7 +7,12 @@ import math
 import pytest
 import torch
 
-from slimtask.train.methods.delta.hard_concrete import deterministic, open_probability, sample
+from slimtask.train.methods.delta.hard_concrete import (
+    deterministic,
+    log_open_probability,
+    open_probability,
+    sample,
+)
 
 STRETCH = (-1.5, 1.5)
 
@@ -69,3 +74,13 @@ def test_the_median_gate_is_a_function_of_alpha_alone_and_opens_at_zero() -> Non
     assert gate[-1] == 1
     half = torch.full_like(alpha, 0.5)
     assert torch.allclose(gate, sample(alpha, half, stretch=STRETCH), rtol=0, atol=1e-12)
+
+
+def test_the_log_of_the_chance_is_exact_where_the_chance_rounds_to_one() -> None:
+    alpha = torch.tensor([-3.0, 0.2, 4.0, 80.0])
+    logs = log_open_probability(alpha, stretch=(-1.0, 2.0), temperature=0.5)
+    shift = 0.5 * math.log(0.5)
+    expected = [-math.log1p(math.exp(-(a - shift))) for a in alpha.tolist()]
+    assert logs.tolist() == pytest.approx(expected, rel=1e-9)
+    chances = open_probability(alpha, stretch=(-1.0, 2.0), temperature=0.5)
+    assert torch.allclose(logs[:3].exp().float(), chances[:3])
