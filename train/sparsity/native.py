@@ -2,7 +2,8 @@
 
 torch runs a pass as a dozen elementwise operations, each of which reads and writes its operands; one loop does the same
 arithmetic between one read and one write, so that memory is the only limit left. Only float32 on the CPU comes here.
-The environment variable SLIMTASK_NATIVE=0 turns it off; results differ by rounding.
+The environment variable SLIMTASK_NATIVE=0 turns it off; results differ by rounding. Compiled for any CPU they are the
+same to the bit, so the replicas of a run on unlike machines stay one network.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from slimtask.train.sparsity.passes import GroupSums, Work, adamw_settings
 _FLAGS = [
     "-std=c11",
     "-O3",
-    "-march=native",
+    "-march=native",  # each process compiles for the CPU it runs on; nothing is kept for another one
+    "-ffp-contract=off",  # or a CPU that multiplies and adds in one would round otherwise than one that does not
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fopenmp-simd",

@@ -9,6 +9,7 @@
 
 #define TILE 1024 /* columns at a time: their sums stay in the first-level cache */
 #define STRIP 64 /* rows whose sums are taken in float32, as the lanes of a vector sum do */
+#define LANES 16 /* sums side by side, as many for narrower vectors, so that every CPU adds in one order */
 
 typedef struct {
     float rest1, beta2, rest2, eps, size, left; /* rest: 1 - beta, size: of the step m / d, left: 1 - lr * decay */
@@ -54,6 +55,12 @@ typedef struct {
     (void)m;                                                \
     (void)g;
 
+#define ADD(LANE)           \
+    a[0][LANE] += y * y;    \
+    a[1][LANE] += xx;       \
+    a[2][LANE] += xxq;      \
+    a[3][LANE] += xxq * q;
+
 /* Sums of rows, or of the part of them that lies in the call's columns. */
 #define BY_ROW(BODY)                                                                        \
     for (long row = t->first_row; row < t->last_row; row++) {                               \
@@ -62,22 +69,27 @@ typedef struct {
         (void)keep;                                                                         \
         for (long column = t->first_column; column < t->last_column; column += TILE) {      \
             const long left = t->last_column - column, count = left < TILE ? left : TILE;   \
-            float a0 = 0, a1 = 0, a2 = 0, a3 = 0;                                           \
+            const long full = count - count % LANES;                                        \
+            float a[4][LANES] = {{0}};                                                      \
             POINTERS(row, column)                                                           \
-            _Pragma("omp simd reduction(+ : a0, a1, a2, a3)")                               \
-            for (long j = 0; j < count; j++) {                                              \
+            for (long start = 0; start < full; start += LANES) {                            \
+                _Pragma("omp simd")                                                         \
+                for (long lane = 0; lane < LANES; lane++) {                                 \
+                    const long j = start + lane;                                            \
+                    BODY                                                                    \
+                    TERMS(ridge)                                                            \
+                    ADD(lane)                                                               \
+                }                                                                           \
+            }                                                                               \
+            for (long j = full; j < count; j++) {                                           \
                 BODY                                                                        \
                 TERMS(ridge)                                                                \
-                a0 += y * y;                                                                \
-                a1 += xx;                                                                   \
-                a2 += xxq;                                                                  \
-                a3 += xxq * q;                                                              \
+                ADD(j - full)                                                               \
             }                                                                               \
             double *sums = t->sums + t->groups[row];                                        \
-            sums[0] += a0;                                                                  \
-            sums[t->stride] += a1;                                                          \
-            sums[2 * t->stride] += a2;                                                      \
-            sums[3 * t->stride] += a3;                                                      \
+            for (long which = 0; which < 4; which++)                                        \
+                for (long lane = 0; lane < LANES; lane++)                                   \
+                    sums[which * t->stride] += a[which][lane];                              \
         }                                                                                   \
     }
 
@@ -98,10 +110,7 @@ typedef struct {
                 for (long j = 0; j < count; j++) {                                                  \
                     BODY                                                                            \
                     TERMS(ridge[j])                                                                 \
-                    a[0][j] += y * y;                                                               \
-                    a[1][j] += xx;                                                                  \
-                    a[2][j] += xxq;                                                                 \
-                    a[3][j] += xxq * q;                                                             \
+                    ADD(j)                                                                          \
                 }                                                                                   \
             }                                                                                       \
             long slice = column / t->inner, left = t->inner - column % t->inner;                    \

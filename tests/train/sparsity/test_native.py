@@ -72,6 +72,23 @@ def test_both_ways_give_the_same_weights(axis: int, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize("axis", [0, 1])
+def test_every_cpu_rounds_alike(axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas of one network on machines of several kinds stay equal: vectors of any width give the same bits."""
+    mine, critical = _run(axis)
+    plain = [flag for flag in native._FLAGS if not flag.startswith("-march")]
+    for flags in (plain, [*plain, "-fno-tree-vectorize", "-fno-openmp-simd"]):
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "_FLAGS", flags)
+            other = native.library.__wrapped__()
+            assert other is not None
+            patch.setattr(native, "library", lambda other=other: other)
+            theirs, expected = _run(axis)
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+        assert torch.equal(critical, expected)
+
+
+@pytest.mark.usefixtures("_compiled")
 def test_float64_is_left_to_torch(network: Any) -> None:
     values, layout = network(torch.float64)
     optimizer = ProximalAdamW(list(values.items()), layout)
