@@ -58,7 +58,9 @@ def find_block(model: nn.Module, name: str) -> nn.Module:
         modules: dict[str, nn.Module] = dict(root.named_modules()) if isinstance(root, nn.Module) else {}
         if name and name in modules:
             return modules[name]
-    raise InputError(f"the network has no block '{name}'{nearest(name, [n for n, _ in model.named_modules() if n])}")
+    blocks = getattr(getattr(model, "trunk", None), "blocks", None)
+    known = list(blocks) if isinstance(blocks, dict) else [n for n, _ in model.named_modules() if n]
+    raise InputError(f"the network has no block '{name}'{nearest(name, known)}")
 
 
 def shortcut_of(block: nn.Module) -> nn.Module:

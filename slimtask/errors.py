@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+_LISTED, _CLOSEST = 30, 5  # words that a sentence lists; the closest ones, if there are more
+
 
 class SlimtaskError(Exception):
     """Base of every error a user can mend; the command line prints its one sentence and no traceback."""
@@ -43,7 +45,15 @@ def first_problem(error: ValidationError, whole: str = "") -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known word closest to ``word``, else the list of known words."""
+    """Return ``"; did you mean 'x'?"`` for the known word closest to ``word``, else the list of known words.
+
+    Of a long list, a network's parameters say, only the closest ones are named.
+    """
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    if len(known) > _LISTED:
+        some = difflib.get_close_matches(word, known, n=_CLOSEST, cutoff=0.0)
+        return f"; the closest of {len(known)} known: {', '.join(some)}"
+    return f"; known: {', '.join(known)}"

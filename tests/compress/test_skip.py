@@ -97,6 +97,8 @@ def test_a_block_that_cannot_be_skipped_or_found_is_said(small_net: Callable[...
         check_skippable(model, ["stem"], X)
     with pytest.raises(InputError, match=r"no block 'layer9\.0'"):
         skip_blocks_(model, ["layer1.0", "layer9.0"])
+    with pytest.raises(InputError, match=r"no block 'stage_1'; known: layer1\.0, layer1\.1, .*layer4\.1$"):
+        skip_blocks_(model, ["stage_1"])  # a policy of another network: its blocks, not every module
     assert hasattr(model.trunk.layer1[0], "residual")  # nothing was touched
     assert isinstance(shortcut_of(nn.Linear(2, 2)), nn.Identity)
     assert len(model.trunk.layer1[0]._forward_hooks) == 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError, model_validator
 
-from slimtask.errors import first_problem
+from slimtask.errors import first_problem, nearest
 
 
 class Inner(BaseModel):
@@ -42,3 +42,14 @@ def test_a_problem_of_the_whole_needs_no_name() -> None:
     with pytest.raises(ValidationError) as caught:
         Outer.model_validate({"inner": []})
     assert first_problem(caught.value) == "there is none"
+
+
+def test_of_many_words_only_the_closest_are_named() -> None:
+    few, many = [f"layer{number}.conv" for number in range(30)], [f"layer{number}.conv" for number in range(31)]
+    assert nearest("layer3.conw", many) == "; did you mean 'layer3.conv'?"
+    assert nearest("q", few) == f"; known: {', '.join(sorted(few))}"
+    said = nearest("12.c", many)
+    assert said.startswith("; the closest of 31 known: ")
+    named = said.partition("known: ")[2].split(", ")
+    assert len(named) == 5
+    assert named[0] == "layer12.conv"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from slimtask.errors import InputError, nearest
 from slimtask.tasks import Frozen, select_tasks
@@ -67,6 +67,14 @@ class DataConfig(Frozen):
     """Which label map to read: 2, 7 or 19 classes (cityscapes only; 19 if not given)."""
     cache: bool = False
     """Keep raw samples in memory after they were first read or rendered."""
+
+    @field_validator("tasks")
+    @classmethod
+    def _check_tasks(cls, tasks: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        twice = [name for name in tasks or () if (tasks or ()).count(name) > 1]
+        if twice:
+            raise ValueError(f"'{twice[0]}' is listed twice; name each task once")
+        return tasks
 
     @model_validator(mode="after")
     def _check_scale(self) -> DataConfig:

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from slimtask.errors import InputError
 from slimtask.train.data.config import ON_DISK, DataConfig, open_dataset
+from slimtask.train.recipe import parse_recipe
 
 
 def test_every_split_of_scenes_has_its_own_count_and_scenes():
@@ -37,6 +38,11 @@ def test_a_missing_folder_is_named(name):
 def test_bad_values_are_refused(wrong):
     with pytest.raises(ValidationError):
         DataConfig(**wrong)
+
+
+def test_a_task_that_is_listed_twice_is_refused():
+    with pytest.raises(InputError, match=r"'data\.tasks': 'depth' is listed twice; name each task once\."):
+        parse_recipe({"data": {"tasks": ["depth", "normals", "depth"]}})
 
 
 def test_classes_belong_to_cityscapes():
