@@ -20,6 +20,9 @@ ALLOWED = {
     "slimtask": set(),
 }
 HEAVY = ("torch_pruning", "tensorrt", "tensorrt_rtx", "triton", "onnxruntime", "pycuda", "ray", "matplotlib")
+# A Triton kernel is a function of a module that imports triton, found there by its globals: the modules that hold them
+# are themselves imported only inside functions (the test of the stages below watches that).
+HOMES = {Path("kernels/triton"): {"triton"}}
 
 
 def sources() -> list[Path]:
@@ -61,9 +64,10 @@ def test_heavy_modules_are_imported_only_inside_functions() -> None:
     wrong = []
     for path in sources():
         tree = ast.parse(path.read_text())
+        heavy = set(HEAVY) - HOMES.get(path.relative_to(ROOT).parent, set())
         for node in tree.body:
             if isinstance(node, ast.Import | ast.ImportFrom):
-                wrong += [f"{path}:{line}" for name, line in imports(node) if name.split(".")[0] in HEAVY]
+                wrong += [f"{path}:{line}" for name, line in imports(node) if name.split(".")[0] in heavy]
     assert wrong == []
 
 
@@ -95,7 +99,7 @@ def test_import_slimtask_is_fast_and_light() -> None:
     assert float(seconds) < 0.5
 
 
-@pytest.mark.parametrize("stage", ["compress", "train", "export", "bench", "cli.app"])
+@pytest.mark.parametrize("stage", ["compress", "train", "kernels.aot", "export", "bench", "cli.app"])
 def test_importing_a_stage_pulls_in_nothing_heavy(stage: str) -> None:
     code = f"import sys; import slimtask.{stage}; print([m for m in {HEAVY} if m in sys.modules])"
     assert run(code) == "[]"
