@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
 from slimtask.architectures import build
@@ -57,6 +59,11 @@ def initial_model(recipe: Recipe, tasks: tuple[TaskSpec, ...]) -> nn.Module:
     if recipe.train.init is None:
         fresh: nn.Module = build("multitask-net", recipe.model.model_dump(), tasks)
         return fresh
+    if not Path(recipe.train.init).is_file():
+        raise InputError(
+            f"train.init '{recipe.train.init}' does not exist; train that network first, with a dense recipe, or set "
+            "train.init to the checkpoint of one."
+        )
     checkpoint = Checkpoint.load(recipe.train.init)
     kinds = [[(task.name, task.kind, task.channels) for task in some] for some in (checkpoint.tasks, tasks)]
     if kinds[0] != kinds[1]:
