@@ -1,0 +1,135 @@
+"""Which kernel an operator takes on a CUDA device: looked up at the first call, so that nothing is imported before.
+
+Every function here takes what its operator takes and returns the result, or None if no kernel fits: the operator then
+runs in standard operators. `chosen` tells which it is, without a GPU and without launching anything.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimtask.kernels.ops.tensors import blocks_of
+
+STANDARD = "standard operators"
+_CUDA, _TRITON_BLOCKS, _TRITON_ROWS = (
+    f"slimtask.kernels.{name}" for name in ("cuda.launch", "triton.blocks", "triton.rows")
+)
+_HALVES = (torch.float16, torch.bfloat16)
+_FLOATS = (*_HALVES, torch.float32)
+_SIDE = 64  # of the blocks that the CUDA kernel is written for
+
+
+@cache
+def kernel(module: str, name: str) -> Callable[..., Tensor] | None:
+    """Return a launch function, or None where what its module needs (triton, cuda.bindings) is not installed."""
+    try:
+        found: Callable[..., Tensor] | None = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None
+    return found
+
+
+def chosen(operator: str, dtype: torch.dtype, *, height: int = _SIDE, width: int = _SIDE) -> str:
+    """Return the module whose kernel ``operator`` launches for ``dtype`` (and blocks of that size), or STANDARD."""
+    found = _find(operator, dtype, height, width)
+    return STANDARD if found is None else found[0]
+
+
+def blocks(
+    start: Tensor,
+    column: Tensor,
+    value: Tensor,
+    x: Tensor,
+    base: Tensor,
+    delta_bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    gelu: bool = False,
+) -> Tensor | None:
+    """Return `delta_blocks` by CUDA C++ for blocks of 64 x 64 in half precision, by Triton for others."""
+    height, width = value.shape[1:]
+    found = _find("delta_blocks", x.dtype, height, width)
+    if found is None:
+        return None
+    given = _packed(start, column, value, x, base, delta_bias, residual)
+    if found[0] == _CUDA:
+        return found[1](*given, gelu)
+    tasks = (start.shape[0] - 1) // blocks_of(base.shape[1], height)
+    return found[1](*given[:5], tasks=tasks, delta_bias_TM=given[5], residual_NM=given[6], gelu=gelu)
+
+
+def vectors(
+    column: Tensor,
+    value: Tensor,
+    x: Tensor,
+    base: Tensor,
+    delta_bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    gelu: bool = False,
+) -> Tensor | None:
+    """Return `delta_vectors` by CUDA C++ for lists of 32 or 64 outputs in half precision."""
+    found = _find("delta_vectors", x.dtype, value.shape[2], 1)
+    return found and found[1](*_packed(column, value, x, base, delta_bias, residual), gelu)
+
+
+def csr(
+    start: Tensor,
+    column: Tensor,
+    value: Tensor,
+    x: Tensor,
+    base: Tensor,
+    delta_bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    gelu: bool = False,
+) -> Tensor | None:
+    """Return `delta_csr` by CUDA C++."""
+    found = _find("delta_csr", x.dtype, 1, 1)
+    return found and found[1](*_packed(start, column, value, x, base, delta_bias, residual), gelu)
+
+
+def rows(
+    index: Tensor,
+    count: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    gelu: bool = False,
+    gather: bool = False,
+) -> Tensor | None:
+    """Return `delta_rows` by Triton."""
+    found = _find("delta_rows", x.dtype, 1, 1)
+    if found is None:
+        return None
+    index, count, weight, x, bias, residual = _packed(index, count, weight, x, bias, residual)
+    return found[1](index, count, weight, x, bias_TM=bias, residual=residual, gelu=gelu, compact=not gather)
+
+
+def _find(operator: str, dtype: torch.dtype, height: int, width: int) -> tuple[str, Callable[..., Tensor]] | None:
+    candidates = {
+        "delta_blocks": [
+            (_CUDA, "launch_blocks", dtype in _HALVES and height == width == _SIDE),
+            (_TRITON_BLOCKS, "launch_blocks", dtype in _FLOATS and all(_power(side) for side in (height, width))),
+        ],
+        "delta_vectors": [(_CUDA, "launch_vectors", dtype in _HALVES and height in (32, 64))],
+        "delta_csr": [(_CUDA, "launch_csr", dtype in _FLOATS)],
+        "delta_rows": [(_TRITON_ROWS, "launch_rows", dtype in _FLOATS)],
+    }
+    for module, name, fits in candidates[operator]:
+        launch = kernel(module, name) if fits else None
+        if launch is not None:
+            return module, launch
+    return None
+
+
+def _power(side: int) -> bool:
+    return side >= 16 and side & (side - 1) == 0
+
+
+def _packed(*tensors: Tensor | None) -> list[Any]:
+    return [tensor if tensor is None else tensor.contiguous() for tensor in tensors]

@@ -1,0 +1,185 @@
+"""Operators for sparse deltas on an input that all sub-tasks share: blocks (C), vectors (D), single entries (G).
+
+All return act(base + x D_t^T + db_t) + residual for every sub-task, [T, N, M] in the dtype of ``x``; base is
+x W^T + b [N, M], before activation and residual, in that dtype or in float32. Sums are made in float32 (float64 for
+float64) and rounded once. The functions are in standard operators, for any device, and never build D_t; the operators
+made of them at the end take the kernels of `slimtask.kernels.ops.cuda` on CUDA devices. No gradients: for inference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimtask.kernels.ops import checks, cuda
+from slimtask.kernels.ops.register import operator
+from slimtask.kernels.ops.tensors import Size, blocks_of, finished, wide
+
+_SHARED = "Tensor x, Tensor base, Tensor? delta_bias=None, Tensor? residual=None, bool gelu=False) -> Tensor"
+
+
+def blocks(
+    start: Tensor,
+    column: Tensor,
+    value: Tensor,
+    x: Tensor,
+    base: Tensor,
+    delta_bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    gelu: bool = False,
+) -> Tensor:
+    """Return the sub-tasks' outputs [T, N, M]; ``start``, ``column``, ``value`` are the arrays of a BlockLayout."""
+    tasks = _check_blocks(start, column, value, x, base, delta_bias, residual)
+    (tokens, inputs), outputs, (height, width) = x.shape, base.shape[1], value.shape[1:]
+    rows, columns = blocks_of(outputs, height), blocks_of(inputs, width)
+    checks.below("column", column, columns)
+    checks.rising("start", start, len(column))
+    padded = torch.nn.functional.pad(x.to(wide(x.dtype)), (0, int(columns * width) - inputs))
+    blocks = padded.reshape(tokens, columns, width).transpose(0, 1)
+    products = torch.bmm(blocks[column], value.to(padded.dtype).transpose(1, 2))
+    row = torch.arange(tasks * rows, device=x.device).repeat_interleave(start.diff().long(), output_size=len(column))
+    sums = products.new_zeros(tasks * rows, tokens, height).index_add_(0, row, products)
+    delta = sums.reshape(tasks, rows, tokens, height).transpose(1, 2).reshape(tasks, tokens, -1)[:, :, :outputs]
+    return _finished(delta, x, base, delta_bias, residual, gelu=gelu)
+
+
+def vectors(
+    column: Tensor,
+    value: Tensor,
+    x: Tensor,
+    base: Tensor,
+    delta_bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    gelu: bool = False,
+) -> Tensor:
+    """Return the sub-tasks' outputs [T, N, M]; ``column`` and ``value`` are the arrays of a VectorLayout."""
+    tasks = _check_vectors(column, value, x, base, delta_bias, residual)
+    checks.below("column", column, x.shape[1])
+    inputs = x.to(wide(x.dtype)).t()[column.flatten()].reshape(*column.shape, -1)
+    delta = torch.matmul(value.to(inputs.dtype), inputs).reshape(tasks, -1, x.shape[0])[:, : base.shape[1]]
+    return _finished(delta.transpose(1, 2), x, base, delta_bias, residual, gelu=gelu)
+
+
+def csr(
+    start: Tensor,
+    column: Tensor,
+    value: Tensor,
+    x: Tensor,
+    base: Tensor,
+    delta_bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    gelu: bool = False,
+) -> Tensor:
+    """Return the sub-tasks' outputs [T, N, M]; ``start``, ``column``, ``value`` are the arrays of a CsrLayout."""
+    tasks = _check_csr(start, column, value, x, base, delta_bias, residual)
+    checks.below("column", column, x.shape[1])
+    checks.rising("start", start, len(column))
+    inputs = x.to(wide(x.dtype)).t().contiguous()
+    # A bag of weighted rows of x^T is a row of a sparse matrix times x^T, summed without storing the products.
+    delta = torch.nn.functional.embedding_bag(
+        column, inputs, start, mode="sum", per_sample_weights=value.to(inputs.dtype), include_last_offset=True
+    )
+    delta = delta.reshape(tasks, base.shape[1], x.shape[0]).transpose(1, 2)
+    return _finished(delta, x, base, delta_bias, residual, gelu=gelu)
+
+
+def _finished(
+    delta_TNM: Tensor, x: Tensor, base: Tensor, delta_bias: Tensor | None, residual: Tensor | None, *, gelu: bool
+) -> Tensor:
+    total = base.to(delta_TNM.dtype) + delta_TNM
+    bias = None if delta_bias is None else delta_bias[:, None]
+    return finished(total, bias, residual, gelu=gelu, dtype=x.dtype)
+
+
+def _check(
+    tasks: Size, value: Tensor, x: Tensor, base: Tensor, delta_bias: Tensor | None, residual: Tensor | None
+) -> Size:
+    checks.alike(x, base, value=value, delta_bias=delta_bias, residual=residual)
+    checks.shape("delta_bias", delta_bias, tasks, base.shape[1])
+    checks.shape("residual", residual, *base.shape)
+    return tasks
+
+
+def _check_inputs(x: Tensor, base: Tensor) -> None:
+    checks.shape("x", x, None, None)
+    checks.shape("base", base, x.shape[0], None)
+
+
+def _check_blocks(
+    start: Tensor,
+    column: Tensor,
+    value: Tensor,
+    x: Tensor,
+    base: Tensor,
+    delta_bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    gelu: bool = False,
+) -> Size:
+    _check_inputs(x, base)
+    checks.indices(x, start=start, column=column)
+    checks.shape("column", column, None)
+    checks.shape("value", value, column.shape[0], None, None)
+    tasks = checks.tasks_of(start, blocks_of(base.shape[1], value.shape[1]))
+    return _check(tasks, value, x, base, delta_bias, residual)
+
+
+def _check_vectors(
+    column: Tensor,
+    value: Tensor,
+    x: Tensor,
+    base: Tensor,
+    delta_bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    gelu: bool = False,
+) -> Size:
+    _check_inputs(x, base)
+    checks.indices(x, column=column)
+    checks.shape("column", column, None, None, None)
+    tasks, tiles, length = column.shape
+    checks.shape("value", value, tasks, tiles, None, length)
+    height = value.shape[2]
+    if tiles != blocks_of(base.shape[1], height):
+        raise ValueError(f"column has {tiles} lists of {height} outputs, base {base.shape[1]} outputs; mend one.")
+    return _check(tasks, value, x, base, delta_bias, residual)
+
+
+def _check_csr(
+    start: Tensor,
+    column: Tensor,
+    value: Tensor,
+    x: Tensor,
+    base: Tensor,
+    delta_bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    gelu: bool = False,
+) -> Size:
+    _check_inputs(x, base)
+    checks.indices(x, start=start, column=column)
+    checks.shape("column", column, None)
+    checks.shape("value", value, column.shape[0])
+    return _check(checks.tasks_of(start, base.shape[1]), value, x, base, delta_bias, residual)
+
+
+def _fake_blocks(start: Tensor, column: Tensor, value: Tensor, x: Tensor, base: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(_check_blocks(start, column, value, x, base, *rest), *base.shape)
+
+
+def _fake_vectors(column: Tensor, value: Tensor, x: Tensor, base: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(_check_vectors(column, value, x, base, *rest), *base.shape)
+
+
+def _fake_csr(start: Tensor, column: Tensor, value: Tensor, x: Tensor, base: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(_check_csr(start, column, value, x, base, *rest), *base.shape)
+
+
+delta_blocks = operator(
+    "delta_blocks(Tensor start, Tensor column, Tensor value, " + _SHARED, blocks, fake=_fake_blocks, launch=cuda.blocks
+)
+delta_vectors = operator(
+    "delta_vectors(Tensor column, Tensor value, " + _SHARED, vectors, fake=_fake_vectors, launch=cuda.vectors
+)
+delta_csr = operator(
+    "delta_csr(Tensor start, Tensor column, Tensor value, " + _SHARED, csr, fake=_fake_csr, launch=cuda.csr
+)
