@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slimtask.kernels.candidates import candidate
+from slimtask.kernels.costs import Costs, Entry, Runs, between, costs_path, measure
+from slimtask.kernels.device import Device
+from slimtask.kernels.problem import Problem
+
+CPU = Device(backend="cpu", name="a CPU", threads=2, versions=(("torch", "2.14"),))
+OTHER = replace(CPU, threads=1)
+FC1 = Problem(tasks=4, tokens=1024, inputs=768, outputs=3072, pattern="unstructured", density=0.05, device=CPU)
+CSR, DENSE = candidate("csr"), candidate("dense")
+
+
+def law(problem: Problem) -> float:
+    """A time that is a power of tokens and density: interpolation in log space must give it exactly."""
+    return 1e-3 * problem.tokens**0.9 * problem.density**0.7
+
+
+def grid(tokens: tuple[int, ...] = (256, 1024, 4096), densities: tuple[float, ...] = (0.01, 0.1)) -> Costs:
+    costs = Costs(device=CPU)
+    for n in tokens:
+        for density in densities:
+            problem = replace(FC1, tokens=n, density=density)
+            costs.add("csr", problem, law(problem))
+    return costs
+
+
+def test_between_is_straight_and_refuses_to_extrapolate() -> None:
+    line = [(1.0, 10.0), (3.0, 30.0), (2.0, 0.0)]
+    assert between(line, 1.0) == 10.0
+    assert between(line, 2.5) == pytest.approx(15.0)
+    assert between(line, 0.9) is None
+    assert between(line, 3.1) is None
+    assert between([], 1.0) is None
+
+
+@pytest.mark.parametrize(("tokens", "density"), [(1024, 0.01), (2000, 0.1), (300, 0.03), (4096, 0.0999), (256, 0.05)])
+def test_between_measurements_time_follows_a_power_law(tokens: int, density: float) -> None:
+    wanted = replace(FC1, tokens=tokens, density=density)
+    assert grid().measured_ms(CSR, wanted) == pytest.approx(law(wanted))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens": 255},
+        {"tokens": 4097},
+        {"density": 0.009},
+        {"density": 0.11},
+        {"tasks": 3},
+        {"inputs": 1024},
+        {"outputs": 768},
+        {"rows": 0.1},
+        {"dtype": "float16"},
+        {"pattern": "two-four"},
+        {"base_included": True},
+    ],
+)
+def test_nothing_is_extrapolated_nor_taken_from_another_problem(change: dict[str, Any]) -> None:
+    assert grid().measured_ms(CSR, FC1) is not None
+    assert grid().measured_ms(CSR, replace(FC1, **change)) is None
+    assert grid().measured_ms(DENSE, FC1) is None
+
+
+def test_a_base_that_is_a_task_is_one_delta_less() -> None:
+    assert grid().measured_ms(CSR, replace(FC1, tasks=5, base_included=True)) == grid().measured_ms(CSR, FC1)
+
+
+def test_dense_is_measured_once_for_all_patterns_and_densities() -> None:
+    costs = Costs(device=CPU)
+    costs.add("dense", FC1, 3.0)
+    for change in ({"pattern": "block"}, {"density": 0.5}, {"rows": 0.3}, {"base_included": True}):
+        assert costs.measured_ms(DENSE, replace(FC1, **change)) == pytest.approx(3.0)
+    assert costs.measured_ms(DENSE, replace(FC1, pattern="hidden-units")) is None  # two layers, not one
+
+
+def test_the_nearest_measurement_tells_the_efficiency() -> None:
+    costs = grid()
+    near = costs.nearest(CSR, replace(FC1, tokens=5000, density=0.2))
+    assert near is not None
+    assert (near.problem.tokens, near.problem.density) == (4096, 0.1)
+    assert near.efficiency == pytest.approx(CSR.floor_ms(near.problem) / law(near.problem))
+    assert costs.nearest(DENSE, FC1) is None
+    assert costs.nearest(CSR, replace(FC1, dtype="float16")) is None
+
+
+def test_what_an_unmeasured_candidate_borrows_is_that_of_dense_products() -> None:
+    costs = grid()
+    assert costs.borrowed(FC1) is None
+    costs.add("batched", FC1, 10 * DENSE.floor_ms(FC1))
+    costs.add("dense", FC1, 20 * DENSE.floor_ms(FC1))
+    borrowed = costs.borrowed(FC1)
+    assert borrowed is not None
+    assert borrowed.candidate == "dense"
+
+
+def test_an_entry_in_the_same_buckets_is_replaced() -> None:
+    costs = Costs(device=CPU)
+    costs.add("csr", FC1, 1.0)
+    costs.add("csr", replace(FC1, tokens=1030, density=0.051), 2.0)
+    assert [entry.ms for entry in costs.entries.values()] == [2.0]
+    costs.add("csr", replace(FC1, tokens=1500), 3.0)
+    costs.add("csr", replace(FC1, density=0.02), 3.0)
+    assert len(costs.entries) == 3
+
+
+def test_the_key_names_all_that_a_cost_depends_on() -> None:
+    entry = Entry(candidate="csr", source="abc", problem=FC1, ms=1.0)
+    assert entry.key == "csr abc float32 unstructured T4 K768 M3072 N1024 rho0.05 r0.00"
+
+
+def test_saved_costs_come_back_and_two_writers_lose_nothing(tmp_path: Path) -> None:
+    one, two = grid(tokens=(256,)), grid(tokens=(1024,))
+    assert one.save(tmp_path) == two.save(tmp_path) == costs_path(CPU, tmp_path)
+    both = Costs.load(CPU, tmp_path)
+    assert both.entries == {**one.entries, **two.entries}
+    assert [path.name for path in tmp_path.iterdir()] == [CPU.file_name]
+    assert Costs.load(OTHER, tmp_path).entries == {}
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = grid(tokens=(256,)).save(tmp_path)
+    before = path.read_bytes()
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        grid().save(tmp_path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_costs_of_an_older_implementation_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = grid()
+    monkeypatch.setattr("slimtask.kernels.candidates._hash", lambda folders: "changed")
+    assert costs.measured_ms(CSR, FC1) is None
+    assert costs.nearest(CSR, FC1) is None
+
+
+def damaged(path: Path, change: str) -> None:
+    content = json.loads(path.read_text())
+    key, entry = next(iter(content["entries"].items()))
+    if change == "half":
+        path.write_text(path.read_text()[:-40])
+    elif change == "binary":
+        path.write_bytes(b"\xff\xfe\x00")
+    elif change == "list":
+        path.write_text("[]")
+    else:
+        if change == "schema":
+            content["schema"] = 99
+        elif change == "device":
+            content["device"]["name"] = "another"
+        elif change == "field":
+            del entry["tokens"]
+        elif change == "type":
+            entry["tokens"] = "many"
+        elif change == "candidate":
+            entry["candidate"] = "magic"
+        elif change == "ms":
+            entry["ms"] = math.nan
+        elif change == "key":
+            content["entries"] = {"x": entry}
+        path.write_text(json.dumps(content))
+    del key
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("half", "Unterminated|delimiter|Expecting"),
+        ("binary", "decode"),
+        ("list", "indices"),
+        ("schema", "schema is 99 instead of 1"),
+        ("device", "belongs to another device"),
+        ("field", "tokens"),
+        ("type", "tokens is 'many'"),
+        ("candidate", "no candidate 'magic'"),
+        ("ms", "nan ms for csr is no measurement"),
+        ("key", "entry 'x' does not describe itself"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_sentence(change: str, why: str, tmp_path: Path) -> None:
+    path = grid().save(tmp_path)
+    damaged(path, change)
+    with pytest.raises(ValueError, match=why) as refused:
+        Costs.load(CPU, tmp_path)
+    message = str(refused.value)
+    assert message.startswith(f"the costs '{path}' are damaged (")
+    assert message.endswith("); delete the file and measure again.")
+    assert "\n" not in message
+    with pytest.raises(ValueError, match="are damaged"):  # and is not overwritten
+        grid().save(tmp_path)
+
+
+def test_wrong_costs_are_refused() -> None:
+    costs = Costs(device=CPU)
+    with pytest.raises(ValueError, match=r"a time of 0\.0 ms for csr is no measurement"):
+        costs.add("csr", FC1, 0.0)
+    with pytest.raises(ValueError, match="no candidate 'magic'"):
+        costs.add("magic", FC1, 1.0)
+    with pytest.raises(
+        ValueError, match=r"a cost of a CPU \(1 threads\) does not belong to those of a CPU \(2 threads\)"
+    ):
+        costs.add("csr", replace(FC1, device=OTHER), 1.0)
+
+
+def test_the_folder_is_an_argument_a_variable_or_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIMTASK_COSTS", str(tmp_path / "variable"))
+    assert costs_path(CPU, tmp_path) == tmp_path / CPU.file_name
+    assert costs_path(CPU) == tmp_path / "variable" / CPU.file_name
+    monkeypatch.delenv("SLIMTASK_COSTS")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert costs_path(CPU) == tmp_path / ".cache" / "slimtask" / "costs" / CPU.file_name
+
+
+def test_measuring_fills_the_file_after_every_problem(tmp_path: Path) -> None:
+    problems = [replace(FC1, tokens=n) for n in (256, 1024, 4096)]
+    seen: list[tuple[int, int]] = []
+
+    def prepare(problem: Problem) -> Runs:
+        if problem.tokens == 4096:
+            raise KeyboardInterrupt
+        return {"csr": lambda: problem, "dense": lambda: problem}
+
+    def timer(runs: Runs) -> dict[str, float]:
+        return {name: law(run()) * (2 if name == "dense" else 1) for name, run in runs.items()}
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(problems, timer=timer, prepare=prepare, folder=tmp_path, progress=lambda *done: seen.append(done))
+    assert seen == [(1, 3), (2, 3)]
+    costs = Costs.load(CPU, tmp_path)
+    assert len(costs.entries) == 4
+    assert costs.measured_ms(CSR, problems[1]) == pytest.approx(law(problems[1]))
+    assert costs.measured_ms(DENSE, problems[1]) == pytest.approx(2 * law(problems[1]))
+
+
+def test_a_grid_of_two_devices_or_none_is_refused(tmp_path: Path) -> None:
+    for problems in ([], [FC1, replace(FC1, device=OTHER)]):
+        with pytest.raises(ValueError, match="measure each device by itself"):
+            measure(problems, timer=lambda runs: {}, prepare=lambda problem: {}, folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
