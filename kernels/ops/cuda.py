@@ -27,8 +27,11 @@ _SIDE = 64  # of the blocks that the CUDA kernel is written for
 
 @cache
 def kernel(module: str, name: str) -> Callable[..., Tensor] | None:
-    """Return a launch function, or None where what its module needs (triton, cuda.bindings) is not installed."""
+    """Return a launch function, or None where what it needs (triton, or cuda.bindings) is not installed."""
     try:
+        if module == _CUDA:  # which imports the driver only when it launches
+            importlib.import_module("cuda.bindings.driver")
+            importlib.import_module("cuda.bindings.nvrtc")
         found: Callable[..., Tensor] | None = getattr(importlib.import_module(module), name, None)
     except ImportError:
         return None
@@ -56,11 +59,9 @@ def blocks(
     found = _find("delta_blocks", x.dtype, height, width)
     if found is None:
         return None
-    given = _packed(start, column, value, x, base, delta_bias, residual)
-    if found[0] == _CUDA:
-        return found[1](*given, gelu)
     tasks = (start.shape[0] - 1) // blocks_of(base.shape[1], height)
-    return found[1](*given[:5], tasks=tasks, delta_bias_TM=given[5], residual_NM=given[6], gelu=gelu)
+    rest = _rest(delta_bias, residual, gelu)
+    return found[1](*_packed(start, column, value, x, base), tasks=tasks, **rest)
 
 
 def vectors(
@@ -74,7 +75,9 @@ def vectors(
 ) -> Tensor | None:
     """Return `delta_vectors` by CUDA C++ for lists of 32 or 64 outputs in half precision."""
     found = _find("delta_vectors", x.dtype, value.shape[2], 1)
-    return found and found[1](*_packed(column, value, x, base, delta_bias, residual), gelu)
+    if found is None:
+        return None
+    return found[1](*_packed(column, value, x, base), **_rest(delta_bias, residual, gelu))
 
 
 def csr(
@@ -89,7 +92,11 @@ def csr(
 ) -> Tensor | None:
     """Return `delta_csr` by CUDA C++."""
     found = _find("delta_csr", x.dtype, 1, 1)
-    return found and found[1](*_packed(start, column, value, x, base, delta_bias, residual), gelu)
+    if found is None:
+        return None
+    tasks = (start.shape[0] - 1) // base.shape[1]
+    rest = _rest(delta_bias, residual, gelu)
+    return found[1](*_packed(start, column, value, x, base), tasks=tasks, **rest)
 
 
 def rows(
@@ -125,6 +132,11 @@ def _find(operator: str, dtype: torch.dtype, height: int, width: int) -> tuple[s
         if launch is not None:
             return module, launch
     return None
+
+
+def _rest(delta_bias: Tensor | None, residual: Tensor | None, gelu: bool) -> dict[str, Any]:
+    delta_bias, residual = _packed(delta_bias, residual)
+    return {"delta_bias_TM": delta_bias, "residual_NM": residual, "gelu": gelu}
 
 
 def _power(side: int) -> bool:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,8 +41,9 @@ def test_blocks_go_to_the_kernel_that_is_made_for_them(launched: list[Any]) -> N
         ("triton.blocks", "launch_blocks"),
         ("triton.blocks", "launch_blocks"),
     ]
-    assert [type(argument) for argument in launched[0][2]] == [Tensor] * 5 + [type(None)] * 2 + [bool]
-    assert launched[1][3] == {"tasks": 2, "delta_bias_TM": None, "residual_NM": None, "gelu": True}
+    for _, _, positional, named in launched:
+        assert [type(argument) for argument in positional] == [Tensor] * 5
+        assert named == {"tasks": 2, "delta_bias_TM": None, "residual_NM": None, "gelu": True}
 
 
 def test_what_no_kernel_fits_is_left_to_standard_operators(launched: list[Any]) -> None:
@@ -65,8 +68,37 @@ def test_vectors_csr_and_rows_are_handed_over(launched: list[Any]) -> None:
         ("cuda.launch", "launch_csr"),
         ("triton.rows", "launch_rows"),
     ]
+    assert launched[0][3].keys() == {"delta_bias_TM", "residual_NM", "gelu"}
+    assert launched[1][3]["tasks"] == 2
     assert launched[2][2][2].shape == (2, 40, 8)  # weights before inputs
     assert launched[2][3] == {"bias_TM": None, "residual": None, "gelu": False, "compact": False}
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "more"),
+    [
+        ("cuda.launch", "launch_blocks", {"tasks"}),
+        ("cuda.launch", "launch_vectors", set()),
+        ("cuda.launch", "launch_csr", {"tasks"}),
+        ("triton.blocks", "launch_blocks", {"tasks"}),
+        ("triton.rows", "launch_rows", {"compact"}),
+    ],
+)
+def test_launch_functions_take_what_they_are_given(module: str, name: str, more: set[str]) -> None:
+    if module.startswith("triton"):
+        pytest.importorskip("triton")
+    source = importlib.import_module(f"slimtask.kernels.{module}")
+    parameters = inspect.signature(getattr(source, name)).parameters
+    rest = {"bias_TM", "residual"} if name == "launch_rows" else {"delta_bias_TM", "residual_NM"}
+    assert {"gelu", *rest, *more} <= {each.name for each in parameters.values() if each.kind is each.KEYWORD_ONLY}
+    positional = [each.name for each in parameters.values() if each.kind is not each.KEYWORD_ONLY]
+    expected = {
+        "launch_blocks": ["start", "column", "value", "x_NK", "base_NM"],
+        "launch_vectors": ["column", "value", "x_NK", "base_NM"],
+        "launch_csr": ["start", "column", "value", "x_NK", "base_NM"],
+        "launch_rows": ["index_TR", "count_T", "weight_TMK", "x"],
+    }
+    assert positional == expected[name]
 
 
 def test_a_module_that_cannot_be_imported_is_no_kernel() -> None:
