@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The pair the project is tested with; torchvision needs the torch it was built for.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: demo demo-result test lint types check gpu camvid optimizer zoo zoo-exact realised methods fuzz-compress clean
+.PHONY: demo demo-result test lint types check gpu camvid optimizer zoo zoo-exact realised methods relationship fuzz-compress clean
 
 demo: $(STAMP)  ## the whole chain on generated scenes -> runs/demo/report.html and report.json
 	rm -rf runs/demo
@@ -53,6 +53,9 @@ realised: $(STAMP)  ## how much of a FLOP ratio becomes speed, against torch-pru
 STUDY := recipes/scenes/study.yaml recipes/camvid/study.yaml recipes/scenes/study_delta.yaml
 methods: $(STAMP)  ## every method at 50, 70 and 90 %, three seeds, scenes and CamVid -> docs/results/methods.json; goes on where it was stopped (hours)
 	$(BIN)/python -m slimtask.bench.methods $(STUDY) --root camvid=$(CAMVID) --json docs/results/methods.json
+
+relationship: $(STAMP)  ## the overlap of the tasks' masks against depth, and which tasks are alike -> docs/results/relationship.json (two minutes)
+	$(BIN)/python -m slimtask.bench.relationship --json docs/results/relationship.json
 
 fuzz-compress: $(STAMP)  ## 500 generated networks through removal, file and ONNX -> docs/results/fuzz_compress.json
 	$(BIN)/python -m slimtask.bench.fuzz_compress --networks 500 --json docs/results/fuzz_compress.json
