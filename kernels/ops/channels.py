@@ -38,12 +38,12 @@ def appended(
     checks.below("channel", channel, len(weight))
     number = channel.flatten()
     exact = wide(weight.dtype)
-    merged = weight[number].to(exact) + value.reshape(-1, *weight.shape[1:]).to(exact)
+    merged = weight.index_select(0, number).to(exact) + value.reshape(-1, *weight.shape[1:]).to(exact)
     weights = torch.cat([weight, merged.to(weight.dtype)])
     if bias is None and delta_bias is None:
         return weights, None
     bias = weight.new_zeros(len(weight)) if bias is None else bias
-    own = bias[number].to(exact)
+    own = bias.index_select(0, number).to(exact)
     own = own if delta_bias is None else own + delta_bias.flatten().to(exact)
     return weights, torch.cat([bias, own.to(weight.dtype)])
 
@@ -64,7 +64,7 @@ def out_channels(
     outputs = _check(channel, weights, x, biases, residual)
     if residual is not None:
         checks.below("channel", channel, outputs)
-        residual = torch.cat([residual, residual[:, channel.flatten()]], dim=1)
+        residual = torch.cat([residual, residual.index_select(1, channel.flatten())], dim=1)
     if x.device.type == "cuda":
         return finished(F.linear(x, weights, biases), None, residual, gelu=gelu, dtype=x.dtype)
     total = F.linear(x.to(wide(x.dtype)), weights.to(wide(x.dtype)))

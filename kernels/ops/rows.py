@@ -43,7 +43,7 @@ def rows(
     total = torch.bmm(x.to(wide(x.dtype)), weight.to(wide(x.dtype)).transpose(1, 2))
     if residual is not None:
         checks.below("index", index, residual.shape[-2])
-        residual = residual[index] if residual.ndim == 2 else _taken(residual, index)
+        residual = _taken(residual.expand(len(index), *residual.shape[-2:]), index)
     return finished(total, None if bias is None else bias[:, None], residual, gelu=gelu, dtype=x.dtype)
 
 

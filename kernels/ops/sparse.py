@@ -38,8 +38,9 @@ def blocks(
     checks.rising("start", start, len(column))
     padded = torch.nn.functional.pad(x.to(wide(x.dtype)), (0, int(columns * width) - inputs))
     blocks = padded.reshape(tokens, columns, width).transpose(0, 1)
-    products = torch.bmm(blocks[column], value.to(padded.dtype).transpose(1, 2))
-    row = torch.arange(tasks * rows, device=x.device).repeat_interleave(start.diff().long(), output_size=len(column))
+    products = torch.bmm(blocks.index_select(0, column), value.to(padded.dtype).transpose(1, 2))
+    number = torch.arange(len(column), device=x.device)
+    row = (number[:, None] >= start[1:]).sum(dim=1)  # how many rows of blocks end before
     sums = products.new_zeros(tasks * rows, tokens, height).index_add_(0, row, products)
     delta = sums.reshape(tasks, rows, tokens, height).transpose(1, 2).reshape(tasks, tokens, -1)[:, :, :outputs]
     return _finished(delta, x, base, delta_bias, residual, gelu=gelu)
@@ -57,7 +58,7 @@ def vectors(
     """Return the sub-tasks' outputs [T, N, M]; ``column`` and ``value`` are the arrays of a VectorLayout."""
     tasks = _check_vectors(column, value, x, base, delta_bias, residual)
     checks.below("column", column, x.shape[1])
-    inputs = x.to(wide(x.dtype)).t()[column.flatten()].reshape(*column.shape, -1)
+    inputs = x.to(wide(x.dtype)).t().index_select(0, column.flatten()).reshape(*column.shape, -1)
     delta = torch.matmul(value.to(inputs.dtype), inputs).reshape(tasks, -1, x.shape[0])[:, : base.shape[1]]
     return _finished(delta.transpose(1, 2), x, base, delta_bias, residual, gelu=gelu)
 
