@@ -1,0 +1,233 @@
+"""One residual branch of all tasks: the base once, every other task by what differs from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from slimtask.export.shared.core import AttentionCore, Core, Layers, MlpCore, linear, normalise, run
+from slimtask.export.shared.plan import Step
+from slimtask.export.shared.rows import Stream, freshest, put, take
+from slimtask.export.shared.source import Part
+from slimtask.export.shared.tensors import Tensors, layers_of, padded_second, second_of, tensors_of
+from slimtask.kernels.units.correction import Correction, Layer, correct, correct_batched
+
+Value = TypeVar("Value")
+Streams = dict[str, Tensor]
+"""By task, what is not the base's: the own stream, or of a base-fed task its difference from the base's."""
+
+
+class Base(NamedTuple):
+    """The base's values in a branch: the wide first layer's output, what the second reads, every task's own units."""
+
+    norm: Tensor
+    wide: Tensor
+    active: Tensor
+    units: dict[str, Tensor]
+    out: Tensor
+
+
+class Branch(nn.Module):
+    """A residual branch. ``base_runs`` says whether any task still needs the base's own values here.
+
+    With ``batched`` the corrections of all tasks, and the tasks on streams of their own, are each one batched product.
+    """
+
+    def __init__(self, part: Part, steps: Sequence[Step], *, base_runs: bool, batched: bool) -> None:
+        super().__init__()
+        self.name, self.eps, self.steps, self.base_runs = part.name, part.eps, tuple(steps), base_runs
+        self.core: Core = AttentionCore(part.width) if part.width else MlpCore()
+        own = [step.task for step in steps if step.reads == "own" and step.form == "merged"]
+        self.group = tuple(own) if batched and len(own) > 1 else ()
+        with torch.no_grad():
+            self._store_units(part, batched)
+            self._store_layers(part)
+
+    def _store_units(self, part: Part, batched: bool) -> None:
+        """Put the changed units of all tasks behind the base's first layer, and make the corrections of the second."""
+        base, core, runs = layers_of(part.base), self.core, self.base_runs
+        self.count, self.width = core.count(base.first), base.first.weight.shape[1]
+        self.rows_per_unit = len(base.first.weight) // self.count
+        self.columns_per_unit = base.second.weight.shape[1] // self.count
+        inside = [step for step in self.steps if step.form in ("units", "second") and runs]
+        # those of tasks that read rows of their own come last: attention needs no attention of them
+        inside.sort(key=lambda step: core.name == "attention" and step.reads == "rows")
+        filled = [step for step in inside if step.units]
+        self.sizes = {step.task: len(step.units) for step in filled}
+        self.mixing = {s.task: len(s.units) for s in filled if core.name == "mlp" or s.reads == "base"}
+        corrected = [step.task for step in filled if step.form == "units" and step.task in self.mixing]
+        self.together = tuple(corrected) if batched and len(corrected) > 1 else ()
+        size = max((self.sizes[task] for task in self.together), default=0)
+        rows, self.corrections = [], nn.ModuleDict()
+        for step in inside:
+            units, mine = torch.tensor(step.units, dtype=torch.long), layers_of(part.merged(step.task))
+            which = core.rows(units, self.count)
+            new = Layer(mine.first.weight[which], mine.first.bias[which])
+            made = second_of(base.second, mine.second, core.columns(units), step)
+            if step.task in self.together:
+                new, made = core.padded(new, size), padded_second(made, size * (part.width or 1))
+                self.sizes[step.task] = self.mixing[step.task] = size
+            if step.units:
+                rows.append(new)
+                places = self._offset(step.task) + torch.arange(len(units))
+                made["order"] = torch.arange(self.count).index_copy(0, units, places)
+            self.corrections[step.task] = Tensors(made)
+        wide = core.widen(base.first, rows) if rows else base.first
+        self.wide = Tensors({"weight": wide.weight, "bias": wide.bias} if runs else {})
+
+    def _offset(self, task: str) -> int:
+        names = list(self.sizes)
+        return self.count + sum(self.sizes[name] for name in names[: names.index(task)])
+
+    def _store_layers(self, part: Part) -> None:
+        """Keep the tensors of the tasks that run merged weights, those of a batched group stacked."""
+        merged = [step for step in self.steps if step.form in ("merged", "thresholds") or step.reads != "base"]
+        single = [step.task for step in merged if step.task not in self.group]
+        self.own = nn.ModuleDict({task: Tensors(part.own.get(task, {})) for task in single})
+        stacked = {name for task in self.group for name in part.own.get(task, {})}
+        # a layer's weight and bias are stacked together
+        stacked |= {f"{name.split('.')[0]}.{leaf}" for name in stacked for leaf in ("weight", "bias")}
+        self.stack = Tensors({n: torch.stack([part.merged(t)[n] for t in self.group]) for n in stacked})
+        plain = [task for task in (*single, *self.group) if "first.weight" not in part.own.get(task, {})]
+        plain += [task for task in single if "first.bias" not in part.own.get(task, {})]
+        wide = self.base_runs and (not self.sizes)
+        held = {n: t for n, t in part.base.items() if not n.startswith("first.") or (plain and not wide)}
+        self.base = Tensors(held)
+
+    def limit_rows_(self, task: str, rows: int) -> None:
+        """Change how many rows ``task`` reads from its own stream, in place; it must read rows already."""
+        self.steps = tuple(replace(s, rows=rows) if s.task == task and s.reads == "rows" else s for s in self.steps)
+
+    def forward(self, x: Stream | None, streams: Streams) -> tuple[Stream | None, Streams]:
+        """Return the base's stream behind the branch, None if nothing needs it, and the streams of the other tasks."""
+        base = self._base(x) if self.base_runs and x is not None else None
+        together, out = self._together(base), dict(streams)
+        for step in self.steps:
+            if step.task in self.group:
+                continue
+            beside = step.form in ("shared", "units", "second") or step.base_fed
+            if beside and step.reads == "base":
+                self._beside(step, _present(x), _present(base), together, out)
+            else:
+                own = out[step.task] if step.task in out else _present(x)
+                out[step.task] = own + self._own(step, own, x, base, together)
+        if self.group:
+            stacked = torch.stack([out[task] for task in self.group])
+            stacked = stacked + run(stacked, self._layers_of(self.stack), self.core, self.eps)
+            out.update(zip(self.group, stacked.unbind(0), strict=True))
+        return (None if base is None else _present(x) + base.out), out
+
+    def _base(self, x: Stream) -> Base:
+        norm = normalise(x, self.base.layer("norm"), self.eps)
+        wide = F.linear(norm, self.wide["weight"], self.wide["bias"])
+        reading = self.count + sum(self.mixing.values())
+        whole = self.count + sum(self.sizes.values())
+        mixed = self.core.middle(wide if reading == whole else self.core.pick(wide, slice(0, reading)))
+        channels = mixed.shape[-1] // reading
+        parts = torch.split(mixed, [size * channels for size in (self.count, *self.mixing.values())], dim=-1)
+        units = dict(zip(self.mixing, parts[1:], strict=True))
+        return Base(norm, wide, parts[0], units, F.linear(parts[0], *self.base.layer("second")))
+
+    def _together(self, base: Base | None) -> Streams:
+        if base is None or not self.together:
+            return {}
+        made = [self._correction(task) for task in self.together]
+        values = correct_batched(base.active, [base.units[task] for task in self.together], made)
+        return dict(zip(self.together, values, strict=True))
+
+    def _correction(self, task: str) -> Correction:
+        stored = tensors_of(self.corrections[task])
+        return Correction(stored["column"], stored["weight"], stored["bias"])
+
+    def _difference(self, step: Step, x: Stream, base: Base, together: Streams) -> Tensor | None:
+        """Return what the task's output has more than the base's if both read the base's stream; None for nothing."""
+        if step.form == "shared":
+            return None
+        if step.task in together:
+            return together[step.task]
+        if step.form == "units":
+            own = base.units.get(step.task, base.active[..., :0])
+            return correct(base.active, own, self._correction(step.task))
+        if step.form == "second":
+            stored = tensors_of(self.corrections[step.task])
+            out = F.linear(base.active, stored["rest"], stored["bias"])
+            if step.units:
+                out = out + F.linear(base.units[step.task], stored["weight"])
+            return out - base.out
+        return self._merged(step, x, base) - base.out
+
+    def _beside(self, step: Step, x: Stream, base: Base, together: Streams, streams: Streams) -> None:
+        """Advance a task that reads the base's stream, in place; one that is still equal to the base has no stream."""
+        difference = self._difference(step, x, base, together)
+        if difference is None:
+            return
+        if step.base_fed:
+            streams[step.task] = streams[step.task] + difference if step.task in streams else difference
+        else:
+            streams[step.task] = x + base.out + difference
+
+    def _own(self, step: Step, own: Stream, x: Stream | None, base: Base | None, together: Streams) -> Tensor:
+        """Return the branch's output for a task that reads its own stream, or rows of it."""
+        count = step.row_count(own.shape[1])
+        if step.reads != "rows" or count >= own.shape[1]:
+            return self._merged(step, own, base)
+        x = _present(x)
+        rows = freshest(own, x, count)
+        fresh = take(own, rows)
+        if step.form in ("merged", "thresholds"):
+            return self._merged(step, put(x, rows, fresh), base)
+        base = _present(base)
+        layers = self._layers_of(self._own_of(step.task))
+        if self.core.name == "mlp":
+            difference = self._difference(step, x, base, together)
+            elsewhere = base.out if difference is None else base.out + difference
+            return put(elsewhere, rows, run(fresh, layers, self.core, self.eps))
+        packed = self.core.pick(base.wide, slice(0, self.count))
+        if step.units:
+            packed = self.core.pick(base.wide, tensors_of(self.corrections[step.task])["order"])
+        packed = put(packed, rows, linear(normalise(fresh, layers.norm, self.eps), layers.first))
+        return linear(self.core.middle(packed), layers.second)
+
+    def _merged(self, step: Step, read: Stream, base: Base | None) -> Tensor:
+        """Return the dense output of the task's merged weights for the stream ``read``, thresholds applied."""
+        layers = self._layers_of(self._own_of(step.task))
+        if step.form != "thresholds":
+            return run(read, layers, self.core, self.eps)
+        base = _present(base)
+        first = self.core.pick(base.wide, slice(0, self.count))
+        sites = {"norm1": base.norm, "qkv": first, "proj": base.out}
+        if self.core.name == "mlp":
+            sites = {"norm2": base.norm, "fc1": first, "act": base.active, "fc2": base.out}
+        limits = dict(step.thresholds)
+
+        def settle(site: str, value: Tensor) -> Tensor:
+            if site not in limits:
+                return value
+            return torch.where((value - sites[site]).abs() >= limits[site], value, sites[site])
+
+        return run(read, layers, self.core, self.eps, settle)
+
+    def _own_of(self, task: str) -> Tensors | None:
+        return tensors_of(self.own[task]) if task in self.own else None
+
+    def _layers_of(self, own: Tensors | None) -> Layers:
+        """Return the task's layers: its own tensors where it has any, the base's elsewhere."""
+        names = ("norm", "first", "second")
+        return Layers(*(Layer(self._tensor(own, f"{n}.weight"), self._tensor(own, f"{n}.bias")) for n in names))
+
+    def _tensor(self, own: Tensors | None, name: str) -> Tensor:
+        if own is not None and name in own:
+            return own[name]
+        return self.base[name] if name in self.base else self.wide[name.removeprefix("first.")]
+
+
+def _present(value: Value | None) -> Value:
+    """Return what the plan promises to be there: the base's stream or values in this branch."""
+    if value is None:
+        raise RuntimeError("a task needs the base's values in a branch where they are not computed")
+    return value

@@ -1,0 +1,29 @@
+"""A fixed number of rows: chosen by size, gathered, put back. Static shapes, no NonZero: CUDA graphs can hold it."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+Stream = Float[Tensor, "batch tokens width"]
+
+
+def freshest(own: Stream, base: Stream, count: int) -> Int64[Tensor, " rows"]:
+    """Return the ``count`` rows of each image in which ``own`` differs most from ``base`` (Euclidean norm).
+
+    They are numbers of rows of the flattened [batch * tokens, width]; the same choice as ``patterns.Rows``.
+    """
+    batch, tokens = own.shape[:2]
+    chosen = (own - base).square().sum(dim=-1).topk(count, dim=1).indices
+    return (chosen + torch.arange(batch, device=own.device).unsqueeze(1) * tokens).flatten()
+
+
+def take(x: Stream, rows: Int64[Tensor, " rows"]) -> Float[Tensor, "batch few width"]:
+    """Return the rows of every image, equally many each."""
+    return x.flatten(0, 1).index_select(0, rows).view(len(x), -1, x.shape[-1])
+
+
+def put(x: Stream, rows: Int64[Tensor, " rows"], values: Float[Tensor, "batch few width"]) -> Stream:
+    """Return ``x`` with ``values`` in its ``rows``."""
+    return x.flatten(0, 1).index_put((rows,), values.flatten(0, 1)).view(x.shape)

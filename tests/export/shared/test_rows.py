@@ -1,0 +1,29 @@
+"""Choosing, gathering and putting back rows, against loops and against the mask that the definition makes."""
+
+from __future__ import annotations
+
+import torch
+
+from slimtask.compress.patterns import Rows
+from slimtask.export.shared.rows import freshest, put, take
+
+
+def test_the_rows_are_those_of_the_definition() -> None:
+    torch.manual_seed(0)
+    own, base = torch.randn(3, 11, 4), torch.randn(3, 11, 4)
+    rows = freshest(own, base, 4)
+    mask = torch.zeros(33, dtype=torch.bool)
+    mask[rows] = True
+    assert mask.sum() == 12
+    assert torch.equal(mask.view(3, 11, 1), Rows.project(own - base, 4 / 11))
+
+
+def test_taking_and_putting_back() -> None:
+    x = torch.arange(2 * 5 * 3.0).view(2, 5, 3)
+    rows = torch.tensor([4, 0, 5, 7])
+    assert torch.equal(take(x, rows), torch.stack([x[0, [4, 0]], x[1, [0, 2]]]))
+    changed = put(x, rows, -take(x, rows))
+    for image in range(2):
+        for token in range(5):
+            sign = -1 if (image, token) in ((0, 4), (0, 0), (1, 0), (1, 2)) else 1
+            assert torch.equal(changed[image, token], sign * x[image, token])
