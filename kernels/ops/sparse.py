@@ -37,10 +37,10 @@ def blocks(
     checks.below("column", column, columns)
     checks.rising("start", start, len(column))
     padded = torch.nn.functional.pad(x.to(wide(x.dtype)), (0, int(columns * width) - inputs))
-    blocks = padded.reshape(tokens, columns, width).transpose(0, 1)
-    products = torch.bmm(blocks.index_select(0, column), value.to(padded.dtype).transpose(1, 2))
-    number = torch.arange(len(column), device=x.device)
-    row = (number[:, None] >= start[1:]).sum(dim=1)  # how many rows of blocks end before
+    panels = padded.reshape(tokens, columns, width).transpose(0, 1)
+    products = torch.bmm(panels.index_select(0, column), value.to(padded.dtype).transpose(1, 2))
+    ends = torch.zeros(len(column) + 1, dtype=torch.int64, device=x.device)
+    row = ends.index_add_(0, start[1:], torch.ones_like(start[1:], dtype=torch.int64)).cumsum(0)[:-1]
     sums = products.new_zeros(tasks * rows, tokens, height).index_add_(0, row, products)
     delta = sums.reshape(tasks, rows, tokens, height).transpose(1, 2).reshape(tasks, tokens, -1)[:, :, :outputs]
     return _finished(delta, x, base, delta_bias, residual, gelu=gelu)
