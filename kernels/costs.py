@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from slimtask.kernels.candidates import CANDIDATES, Candidate, candidate
 from slimtask.kernels.device import Device
+from slimtask.kernels.files import write_whole
 from slimtask.kernels.problem import Problem
 
 SCHEMA = 1
@@ -88,7 +88,7 @@ class Costs:
         self.entries = {**Costs.load(self.device, folder).entries, **self.entries}
         entries = {key: _to_json(entry) for key, entry in sorted(self.entries.items())}
         content = {"schema": SCHEMA, "device": self.device.to_json(), "entries": entries}
-        _write(path, json.dumps(content, indent=1) + "\n")
+        write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
         return path
 
     def add(self, name: str, problem: Problem, ms: float) -> None:
@@ -223,16 +223,3 @@ def _entry(value: dict[str, Any], device: Device) -> Entry:
             raise ValueError(f"{name} is {value[name]!r}")
     problem = Problem(device=device, **{name: value[name] for name in _PROBLEM})
     return Entry(problem=problem, **{name: value[name] for name in own})
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -32,7 +32,7 @@ def save_layouts(path: Path | str, layouts: Mapping[str, Layout]) -> None:
         for part, array in layout.arrays().items()
     }
     header = {name: {"kind": layout.kind, **layout.sizes()} for name, layout in layouts.items()}
-    _write(Path(path), save(tensors, {_KEY: json.dumps({"schema": SCHEMA, "layouts": header})}))
+    write_whole(Path(path), save(tensors, {_KEY: json.dumps({"schema": SCHEMA, "layouts": header})}))
 
 
 def load_layouts(path: Path | str) -> dict[str, Layout]:
@@ -73,7 +73,8 @@ def _layout(arrays: dict[str, Shaped[np.ndarray, "..."]], kind: Any, shape: Any,
     return LAYOUTS[kind].from_arrays(arrays, shape=tuple(shape), **sizes)
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write ``content`` beside ``path`` and rename it once it is on the disk; the folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
     try:
