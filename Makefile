@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The pair the project is tested with; torchvision needs the torch it was built for.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: demo demo-result test lint types check gpu camvid optimizer zoo zoo-exact realised methods relationship fuzz-compress clean
+.PHONY: demo demo-result test lint types check gpu delta camvid optimizer zoo zoo-exact realised methods relationship fuzz-compress clean
 
 demo: $(STAMP)  ## the whole chain on generated scenes -> runs/demo/report.html and report.json
 	rm -rf runs/demo
@@ -56,6 +56,9 @@ methods: $(STAMP)  ## every method at 50, 70 and 90 %, three seeds, scenes and C
 
 relationship: $(STAMP)  ## the overlap of the tasks' masks against depth, and which tasks are alike -> docs/results/relationship.json (two minutes)
 	$(BIN)/python -m slimtask.bench.relationship --json docs/results/relationship.json
+
+delta: $(STAMP)  ## sub-tasks as sparse deltas against T dense models, ONNX Runtime on the CPU -> docs/results/delta.json, .md, .svg (under eight minutes, on a quiet machine)
+	$(BIN)/python -m slimtask.bench.delta --json docs/results/delta.json
 
 fuzz-compress: $(STAMP)  ## 500 generated networks through removal, file and ONNX -> docs/results/fuzz_compress.json
 	$(BIN)/python -m slimtask.bench.fuzz_compress --networks 500 --json docs/results/fuzz_compress.json

@@ -20,6 +20,7 @@ from uuid import uuid4
 import torch
 from torch import Tensor, nn
 
+from slimtask.bench.delta import gpu as deltas
 from slimtask.bench.environment import environment
 from slimtask.bench.measure import Conditions, Measurement
 from slimtask.compress.compress import Cost, cost
@@ -41,9 +42,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--skip-tests", action="store_true", help="only measure")
+    parser.add_argument("--delta-seconds", type=float, default=150.0, help="time for layers with sparse deltas")
     arguments = parser.parse_args()
     try:
-        result = measure(tests=not arguments.skip_tests)
+        result = measure(tests=not arguments.skip_tests, delta_seconds=arguments.delta_seconds)
         write_json(arguments.json, result)
     except SlimtaskError as error:
         print(f"gpu: {error}", file=sys.stderr)
@@ -51,10 +53,20 @@ def main() -> None:
     if result["tests"] is not None and result["tests"]["exit_status"] != 0:
         print(f"gpu: the GPU tests did not pass: {result['tests']['closing_line']}", file=sys.stderr)
         raise SystemExit(1)
+    if result["delta"] is not None and result["delta"]["failed"]:
+        first = result["delta"]["failed"][0]
+        print(
+            f"gpu: {len(result['delta']['failed'])} delta forms failed, {first['name']}: {first['error']}",
+            file=sys.stderr,
+        )
+        raise SystemExit(1)
 
 
-def measure(*, tests: bool = True) -> dict[str, Any]:
-    """Return everything measured on the CUDA device. Raises Unsupported where there is none."""
+def measure(*, tests: bool = True, delta_seconds: float = 0.0) -> dict[str, Any]:
+    """Return everything measured on the CUDA device. Raises Unsupported where there is none.
+
+    ``delta_seconds`` are for layers whose sub-tasks are sparse deltas; with 0 they are left out.
+    """
     if not torch.cuda.is_available():
         raise Unsupported("the GPU measurement", "this machine", "no CUDA device is visible", "run it on one that has")
     rows = []
@@ -67,6 +79,7 @@ def measure(*, tests: bool = True) -> dict[str, Any]:
         "environment": {**environment(), "gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda},
         "tests": gpu_tests() if tests else None,
         "latency": rows,
+        "delta": deltas.measure(delta_seconds) if delta_seconds > 0 else None,
     }
 
 

@@ -1,0 +1,49 @@
+"""`make delta`: sub-tasks as sparse deltas against T dense models, on this CPU: ``python -m slimtask.bench.delta``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from slimtask.bench.delta import cpu
+from slimtask.bench.delta.plot import write_plot
+from slimtask.bench.delta.report import GOALS, markdown, result
+from slimtask.errors import SlimtaskError
+from slimtask.files import write_json, write_text
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the table, and with ``--json FILE`` write FILE, and a Markdown page and a plot beside it."""
+    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.delta", description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that everything runs, measures nothing")
+    parser.add_argument("--threads", type=int, default=2, help="threads of ONNX Runtime")
+    parser.add_argument("--rounds", type=int, default=20, help="interleaved samples of every candidate")
+    parser.add_argument("--seconds", type=float, default=420.0, help="begin nothing new after this time")
+    options = parser.parse_args(arguments)
+    if min(options.threads, options.rounds) < 1 or options.seconds <= 0:
+        parser.error("--threads, --rounds and --seconds must be positive")
+    given = sys.argv[1:] if arguments is None else arguments
+    settings = {name: getattr(options, name) for name in ("threads", "rounds", "quick", "seconds")}
+    try:
+        rows, left_out = cpu.measure(**settings, say=_say)
+        goals = () if options.quick else GOALS
+        made = result(rows, " ".join(["python -m slimtask.bench.delta", *given]), settings, left_out, goals=goals)
+        if options.json:
+            write_json(options.json, made)
+            write_plot(rows, options.json.with_suffix(".svg"))
+            write_text(options.json.with_suffix(".md"), markdown(made, options.json.with_suffix(".svg").name))
+        print(markdown(made))
+    except SlimtaskError as error:
+        _say(f"delta: {error}")
+        raise SystemExit(error.exit_status) from None
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
