@@ -38,6 +38,7 @@ class Vits:
         self.base.trunk.encoder.layers = self.base.trunk.encoder.layers[:depth]
         self._first, self._density, self._heads = first, density, heads
         self._changes = {task: self._random_changes() for task in self.names[1:]}
+        self._digest = digest(self.base, self._changes[self.names[-1]])  # all change the same parameters
 
     @property
     def depth(self) -> int:
@@ -56,8 +57,7 @@ class Vits:
 
     def delta(self, task: str, execution: Execution) -> Delta:
         """Return the delta of a sub-task."""
-        changes = self._changes[task]
-        return Delta(task=task, base=digest(self.base, changes), changes=changes, execution=execution)
+        return Delta(task=task, base=self._digest, changes=self._changes[task], execution=execution)
 
     def network(self, execution: Execution) -> nn.Module:
         """Return the network of all tasks, executed so."""
