@@ -133,9 +133,11 @@ def test_the_report_has_means_spreads_and_a_plot(tmp_path: Path) -> None:
     (tmp_path / "methods.json").write_text(json.dumps(study))
     write_report(tmp_path / "methods.json")
     table = (tmp_path / "methods.md").read_text()
-    assert "| dense multi-task | 0% | - | 2 | +5.00 ± 7.07 | +0.00 ± 0.00 |" in table
-    assert "| snip static | 90% | - | 2 | -10.00 ± 0.00 | -15.00 ± 7.07 |" in table
+    assert "| dense multi-task | 0% | - | 2 | +5.00 ± 7.07 | +0.00 ± 0.00 | +0.00 ± 0.00 | +10.00 ± 14.14 |" in table
+    assert "| snip static | 90% | - | 2 | -10.00 ± 0.00 | -15.00 ± 7.07 | +0.00 ± 0.00 | -20.00 ± 0.00 |" in table
     assert "| group sparsity, coupled | 70% | 70.1% of parameters, 40.0% of groups | 1 |" in table
-    assert "| disparse static at 90% is not behind snip static at 90% | +5.00 ± 21.21 | 1 of 2 | yes |" in table
-    assert "| group sparsity, coupled at 70% is not behind dense multi-task | +10.00 | 1 of 1 | yes |" in table
+    claim = "| disparse static at 90% is not behind snip static at 90% "
+    assert claim + "| +5.00 ± 21.21 | 1 of 2 | yes | +0.00 ± 0.00 | +10.00 ± 42.43 |" in table
+    claim = "| group sparsity, coupled at 70% is not behind dense multi-task "
+    assert claim + "| +10.00 | 1 of 1 | yes | +0.00 | +20.00 |" in table
     assert (tmp_path / "methods.svg").read_text().count("snip static") >= 1
