@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from slimtask.errors import InputError, Unsupported
+from slimtask.export.delta_nodes.functions import attach_functions
+from slimtask.export.delta_nodes.translate import translations
 from slimtask.export.weights import write_graphs
 from slimtask.tasks import TaskSpec, select_tasks
 
@@ -70,6 +72,7 @@ def subgraph(model: ir.Model, outputs: Sequence[str]) -> ir.Model:
     cut.graph.outputs.extend(by_name[name] for name in outputs)
     RemoveUnusedNodesPass()(cut)
     RemoveUnusedOpsetsPass()(cut)
+    attach_functions(cut)
     return cut
 
 
@@ -148,6 +151,7 @@ def _trace(module: nn.Module, example: Tensor, names: list[str]) -> Any:
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=list(names),
+                custom_translation_table=translations(),
                 verbose=False,
             )
     except Exception as error:

@@ -107,7 +107,7 @@ def vectors_call(
     if extras.skip_empty:
         raise ValueError("vectors have no empty tiles to skip; leave skip_empty off.")
     _common(x_t, base, y, extras, tokens, value=value, column=column)
-    variant = vectors_variant(element=x_t.dtype, base=base.dtype, tokens=tokens, height=height)
+    variant = vectors_variant(element=x_t.dtype, base=base.dtype, tokens=tokens, height=height, gpu=gpu)
     sizes = (tasks, tokens, outputs, pitch(tokens), length)
     arguments = (column, value, x_t, *_epilogue(base, extras), *sizes, extras.flags, y)
     return _call(variant, arguments, tokens, tasks * column.shape[1], len_of(x_t), gpu)

@@ -19,11 +19,20 @@ _MULTIPROCESSORS = {80: 108, 86: 84, 89: 142, 90: 132, 120: 170}
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A GPU: compute capability as one number, multiprocessors, bytes of shared memory a thread block may ask for."""
+    """A GPU: compute capability as one number, multiprocessors, bytes of shared memory a thread block may ask for.
+
+    ``limit_bytes`` is less than that where whoever launches does not ask (TensorRT, for a kernel in its engine).
+    """
 
     sm: int
     multiprocessors: int
     shared_bytes: int
+    limit_bytes: int | None = None
+
+    @property
+    def usable_bytes(self) -> int:
+        """Bytes of shared memory that a thread block gets."""
+        return self.shared_bytes if self.limit_bytes is None else min(self.limit_bytes, self.shared_bytes)
 
     @classmethod
     def of_sm(cls, sm: int) -> Gpu:
@@ -105,15 +114,16 @@ def blocks_variant(*, element: str, base: str, tokens: int, inputs: int, blocks:
         loaded = max(tiles, gpu.multiprocessors) * inputs if variant.resident else blocks * tiles * SIDE
         return loaded * variant.rows + blocks * tiles * SIDE * SIDE
 
-    streamed = Variant(kernel="blocks", element=element, base=base, rows=_rows(tokens))
+    streamed = _fitting(Variant(kernel="blocks", element=element, base=base, rows=_rows(tokens)), inputs, gpu)
     resident = [replace(streamed, rows=rows, resident=True) for rows in (128, 96, 64) if tokens > rows // 2]
-    fitting = [variant for variant in resident if variant.shared_bytes(inputs) <= gpu.shared_bytes]
+    fitting = [variant for variant in resident if variant.shared_bytes(inputs) <= gpu.usable_bytes]
     return min([streamed, *fitting], key=read)
 
 
-def vectors_variant(*, element: str, base: str, tokens: int, height: int) -> Variant:
-    """Return the variant for N tokens and lists shared by ``height`` outputs."""
-    return Variant(kernel="vectors", element=element, base=base, rows=_rows(tokens), height=height)
+def vectors_variant(*, element: str, base: str, tokens: int, height: int, gpu: Gpu | None = None) -> Variant:
+    """Return the variant for N tokens and lists shared by ``height`` outputs; it fits on every GPU without a limit."""
+    variant = Variant(kernel="vectors", element=element, base=base, rows=_rows(tokens), height=height)
+    return variant if gpu is None else _fitting(variant, 0, gpu)
 
 
 def csr_variant(*, element: str, base: str, tokens: int, inputs: int, gpu: Gpu) -> Variant:
@@ -121,13 +131,20 @@ def csr_variant(*, element: str, base: str, tokens: int, inputs: int, gpu: Gpu) 
     least = 16 // BYTES[element]  # tokens of a 16-byte copy
     for rows in (16 * least, 8 * least, 4 * least, 2 * least, least):
         kept = Variant(kernel="csr", element=element, base=base, rows=rows, resident=True)
-        if kept.shared_bytes(inputs) <= gpu.shared_bytes and (tokens > rows // 2 or rows == least):
+        if kept.shared_bytes(inputs) <= gpu.usable_bytes and (tokens > rows // 2 or rows == least):
             return kept
     return Variant(kernel="csr", element=element, base=base, rows=8 * least)
 
 
 def _rows(tokens: int) -> int:
     return next((rows for rows in (32, 64) if tokens <= rows), 128)
+
+
+def _fitting(variant: Variant, inputs: int, gpu: Gpu) -> Variant:
+    """Return the variant with as many rows as its shared memory allows, 32 at least."""
+    while variant.rows > SIDE // 2 and variant.shared_bytes(inputs) > gpu.usable_bytes:
+        variant = replace(variant, rows=variant.rows // 2)
+    return variant
 
 
 def _ceil(number: int, multiple: int) -> int:
