@@ -1,0 +1,101 @@
+"""Plugins against a module that stands for ``tensorrt.plugin``: it has what is used of it, and nothing else."""
+
+import inspect
+import sys
+import types
+
+import pytest
+
+from slimtask.errors import Unsupported
+from slimtask.export.plugins import register
+from slimtask.export.plugins.register import NAMES, register_plugins
+from slimtask.kernels.cuda.variants import Gpu
+
+GPU = Gpu.of_sm(90)
+
+
+class Expression:
+    def __init__(self, value):
+        self.value = value
+
+    def constant_value(self):
+        return self.value
+
+
+class Expressions(list):
+    def __init__(self, length):
+        super().__init__([None] * length)
+
+
+class TensorDesc:
+    def __init__(self, shape, dtype):
+        self.shape_expr, self.dtype, self.ndim = [Expression(size) for size in shape], dtype, len(shape)
+
+    def like(self):
+        return TensorDesc([one.value for one in self.shape_expr], self.dtype)
+
+
+@pytest.fixture
+def trt(monkeypatch):
+    """A TensorRT whose plugin module records what is registered."""
+    made = types.ModuleType("fake_tensorrt")
+    made.__version__ = "10.13"
+    made.float32, made.float16, made.bfloat16, made.int32 = "FLOAT", "HALF", "BF16", "INT32"
+    plugin = types.ModuleType("fake_tensorrt.plugin")
+    plugin.registered, plugin.compiled = {}, {}
+
+    def recorder(into):
+        def named(identifier):
+            assert identifier not in into, "TensorRT refuses a name twice"
+            return lambda function: into.setdefault(identifier, function)
+
+        return named
+
+    plugin.register, plugin.aot_impl = recorder(plugin.registered), recorder(plugin.compiled)
+    plugin.TensorDesc, plugin.ShapeExprs, plugin.SymIntExprs = TensorDesc, Expressions, Expressions
+    plugin.SymExprs, plugin.SymInt32, plugin.KernelLaunchParams = Expressions, Expression, types.SimpleNamespace
+    assert {name for name in vars(plugin) if not name.startswith("_")} == {*NAMES, "registered", "compiled"}
+    monkeypatch.setitem(sys.modules, "fake_tensorrt", made)
+    monkeypatch.setitem(sys.modules, "fake_tensorrt.plugin", plugin)
+    monkeypatch.setattr(register, "_registered", set())
+    made.plugin = plugin
+    return made
+
+
+def test_a_node_is_described_and_launched(trt):
+    pytest.importorskip("cuda.bindings.nvrtc", reason="NVRTC is not installed")
+    assert register_plugins(trt, ["DeltaBlocksBias"], "float16", GPU) == ("DeltaBlocksBias",)
+    assert register_plugins(trt, ["DeltaBlocksBias"], "float16", GPU) == ("DeltaBlocksBias",)
+    shapes = [(7,), (9,), (9, 64, 64), (40, 100), (40, 130), (2, 130), (40, 130)]
+    inputs = [TensorDesc(shape, trt.int32 if number < 2 else trt.float16) for number, shape in enumerate(shapes)]
+    out = trt.plugin.registered["slimtask::DeltaBlocksBias"](*inputs)
+    assert (list(out.shape_expr), out.dtype) == ([2, 40, 130], trt.float16)
+    name, ptx, params, integers = trt.plugin.compiled["slimtask::DeltaBlocksBias"](*inputs, (out,), 0)
+    assert f".entry {name}(" in ptx
+    assert [one.value for one in integers] == [2, 40, 130, 100, 2]
+    assert (params.grid_x, params.block_x) == (12, 64)  # tiles of 32 tokens, by 3 of outputs, by 2 sub-tasks
+    assert params.shared_mem <= 48 * 1024
+
+
+def test_signatures_are_typed_and_agree(trt):
+    register_plugins(trt, ["DeltaVectors", "DeltaCsrGelu"], "bfloat16", GPU)
+    for identifier, described in trt.plugin.registered.items():
+        wanted = inspect.signature(described)
+        given = inspect.signature(trt.plugin.compiled[identifier])
+        assert {p.annotation for p in wanted.parameters.values()} == {TensorDesc}
+        assert wanted.return_annotation is TensorDesc
+        assert list(given.parameters) == [*wanted.parameters, "outputs", "tactic"]
+    assert len(inspect.signature(trt.plugin.registered["slimtask::DeltaVectors"]).parameters) == 6
+
+
+def test_what_has_no_kernel_is_not_registered(trt):
+    assert register_plugins(trt, ["DeltaBlocks", "DeltaCsr"], "float32", GPU) == ("DeltaCsr",)
+    assert register_plugins(trt, [], "float16", GPU) == ()
+
+
+def test_without_plugins_it_is_unsupported_by_name():
+    rtx = types.ModuleType("no_such_tensorrt")
+    rtx.__version__, rtx.ComputeCapability = "1.7", object
+    with pytest.raises(Unsupported, match=r"plugin for delta layers.*TensorRT-RTX 1\.7"):
+        register_plugins(rtx, ["DeltaCsr"], "float16", GPU)
+    assert register_plugins(rtx, [], "float16", GPU) == ()
