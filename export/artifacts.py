@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import numpy as np
@@ -14,15 +15,21 @@ from torch import nn
 
 from slimtask.errors import CheckFailed
 from slimtask.export.bundle import Artifact, File
-from slimtask.export.engines import build_engine
-from slimtask.export.onnx import OPSET, subgraph, trace_onnx
+from slimtask.export.delta_nodes.graphs import share_base
+from slimtask.export.delta_nodes.paths import base_weights, has_deltas, trace_paths
+from slimtask.export.delta_nodes.whole import delta_nodes, write_whole
+from slimtask.export.engines import Engine, build_engine
+from slimtask.export.onnx import OPSET
 from slimtask.export.parity import Parity, check_parity, ill_conditioned_outputs, probe_inputs
+from slimtask.export.plugins import register_plugins
 from slimtask.export.precision import graph_precision
 from slimtask.export.runtime.ort import OrtSession
 from slimtask.export.runtime.trt import TrtSession
 from slimtask.export.weights import WEIGHTS, write_graphs
 from slimtask.files import sha256
 from slimtask.tasks import Preprocessing, TaskSpec
+
+_DTYPES = {"fp32": "float32", "fp16": "float16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +38,7 @@ class Job:
 
     ``model`` is a float32 copy in eval mode; ``folder`` the directory being filled; ``roles`` maps each path ("fused"
     or a task name) to its tasks; ``targets`` maps each engine backend to its compute capabilities (None: its own).
+    ``merged``: a delta's task is stored with all its weights, not as those of the base and what differs.
     """
 
     model: nn.Module
@@ -41,6 +49,7 @@ class Job:
     precision: str
     tolerance: float
     targets: dict[str, tuple[str, ...] | None]
+    merged: bool = False
 
     @cached_property
     def probes(self) -> np.ndarray:
@@ -60,10 +69,14 @@ class Job:
 
 
 def write_job_graphs(job: Job) -> None:
-    """Trace the model once and write the graph of every path, with the weights they share."""
+    """Trace the model and write the graph of every path, with the weights they share."""
     example = torch.from_numpy(job.probes[:1])
-    traced = trace_onnx(job.model, None, example, precision=job.precision)
-    write_graphs({f"{role}.onnx": subgraph(traced, tasks) for role, tasks in job.roles.items()}, job.folder)
+    graphs = trace_paths(job.model, job.roles, example, precision=job.precision)
+    if has_deltas(job.model) and not job.merged:
+        # Single tasks first: what the graph of all tasks stores of a task is then what the task's own graph does.
+        order = sorted(graphs, key=lambda role: len(job.roles[role]))
+        share_base([graphs[role] for role in order], base_weights(job.model, job.precision))
+    write_graphs({f"{role}.onnx": graph for role, graph in graphs.items()}, job.folder)
 
 
 def checked_graph(job: Job, role: str) -> Artifact:
@@ -91,15 +104,26 @@ def checked_graph(job: Job, role: str) -> Artifact:
 def checked_engine(job: Job, role: str, backend: str, trt: ModuleType) -> Artifact:
     """Return the engine of ``role`` as an artifact, run against the model if it was built for the GPU present."""
     path = job.folder / f"{role}.{backend}.engine"
-    engine = build_engine(trt, job.folder / f"{role}.onnx", path, targets=job.targets[backend])
+    engine, plugins = _built(job, role, backend, trt, path)
     # What was compiled ahead of time for chosen GPUs cannot run here; what was built on this GPU can, and must.
     runs_here = backend == "tensorrt"
     return Artifact.model_validate(
         _file(job, path.name).model_dump()
-        | {"backend": backend, "role": role, "tasks": job.roles[role], "opset": OPSET}
+        | {"backend": backend, "role": role, "tasks": job.roles[role], "opset": OPSET, "plugins": plugins}
         | engine.model_dump()
         | {"parity": _parity(job, role, path.name, lambda: TrtSession(trt, path.read_bytes())) if runs_here else None}
     )
+
+
+def _built(job: Job, role: str, backend: str, trt: ModuleType, path: Path) -> tuple[Engine, tuple[str, ...]]:
+    """Return the engine built at ``path`` and the plugins in it; builders do not put weights together themselves."""
+    graph = job.folder / f"{role}.onnx"
+    if not has_deltas(job.model) and not delta_nodes(graph):
+        return build_engine(trt, graph, path, targets=job.targets[backend]), ()
+    plugins = register_plugins(trt, delta_nodes(graph), _DTYPES[job.precision]) if backend == "tensorrt" else ()
+    with TemporaryDirectory() as scratch:
+        whole = write_whole(graph, Path(scratch), keep=plugins)
+        return build_engine(trt, whole, path, targets=job.targets[backend]), plugins
 
 
 def data_files(job: Job) -> tuple[File, ...]:

@@ -45,7 +45,8 @@ class Artifact(File):
     ``role`` is the path it implements: "fused" or the name of its one task. ``precision_source`` says what was read:
     the "graph" (ONNX), the "network" (after parsing, before building) or the "engine" (its inspector). ``data`` names
     the files of ONNX external data. ``parity`` is against the PyTorch model, or None if the artifact could not run
-    where it was built (an engine built without its GPU).
+    where it was built (an engine built without its GPU). ``plugins`` are the delta layers whose kernels are inside an
+    engine ("DeltaBlocks"); it needs nothing else to run.
     """
 
     backend: Backend
@@ -56,6 +57,7 @@ class Artifact(File):
     opset: int | None = None
     targets: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
     parity: Parity | None = None
 
 

@@ -14,6 +14,7 @@ from slimtask import __version__
 from slimtask.errors import InputError, nearest
 from slimtask.export.artifacts import Job, checked_engine, checked_graph, data_files, write_job_graphs
 from slimtask.export.bundle import FUSED, MANIFEST, Artifact, Bundle, Manifest, TensorSpec
+from slimtask.export.delta_nodes.paths import has_deltas
 from slimtask.export.engines import check_targets
 from slimtask.export.onnx import INPUT, frozen_copy, task_specs
 from slimtask.export.parity import TOLERANCES
@@ -37,6 +38,7 @@ def export_bundle(
     to: Sequence[str] = ("onnx",),
     targets: Sequence[str] | None = None,
     precision: str = "fp32",
+    merged: bool = False,
     tolerance: float | None = None,
     provenance: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -48,10 +50,15 @@ def export_bundle(
     "tensorrt-rtx" (for ``targets``) to the ONNX graphs, which are always written, as what engines are built from and
     verified against. ``tolerance`` bounds the relative error of every output (None: that of TOLERANCES).
 
+    Of a transformer with deltas "fused" computes once what the tasks share (SharedViT), and a task's weights are
+    stored as the base's, once for all paths, and what differs; with ``merged`` every graph has whole weights.
+
     Raises InputError for unknown choices or a model that does not fit its TaskSpecs, Unsupported for what a backend
     cannot do, and CheckFailed if an artifact differs from the model; nothing is left in ``out`` then.
     """
     _check_choices(paths, to, precision)
+    if merged and not has_deltas(model):
+        raise InputError("merged is for networks with deltas, and this one has none; leave it out.")
     refuse_existing(out)
     modules = {backend: tensorrt_module(backend) for backend in dict.fromkeys(to) if backend != "onnx"}
     own_targets = _targets(modules, targets)
@@ -69,6 +76,7 @@ def export_bundle(
             precision=precision,
             tolerance=TOLERANCES[precision] if tolerance is None else tolerance,
             targets=own_targets,
+            merged=merged,
         )
         manifest = _manifest(job, _fill(job, modules, report), modules, provenance)
         write_json(folder / MANIFEST, manifest.model_dump(mode="json"))

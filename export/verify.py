@@ -99,14 +99,15 @@ def _engine(bundle: Bundle, artifact: Artifact) -> str:
     ran = f"parity {artifact.parity.error:.1e}" if artifact.parity is not None else "not run where it was built"
     if artifact.parity is not None and not artifact.parity:
         raise CheckFailed("its parity with the PyTorch model is beyond the tolerance")
-    return f"{artifact.precision} ({artifact.precision_source}), {', '.join(artifact.targets)}, {ran}"
+    kernels = f", kernels of {', '.join(artifact.plugins)} inside" if artifact.plugins else ""
+    return f"{artifact.precision} ({artifact.precision_source}), {', '.join(artifact.targets)}, {ran}{kernels}"
 
 
 def check_external_data(bundle: Bundle, artifact: Artifact, model: Any) -> None:
     """Raise CheckFailed if the ``onnx.ModelProto`` of ``artifact`` refers to bytes outside the files listed for it."""
     import onnx
 
-    for tensor in _tensors(model.graph):
+    for tensor in (*_tensors(model.graph), *(t for body in model.functions for t in _held(body.node))):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         entry = {item.key: item.value for item in tensor.external_data}
@@ -124,7 +125,13 @@ def _tensors(graph: Any) -> list[Any]:
     found = list(graph.initializer)
     for sparse in graph.sparse_initializer:
         found += [sparse.values, sparse.indices]
-    for node in graph.node:
+    return found + _held(graph.node)
+
+
+def _held(nodes: Any) -> list[Any]:
+    """Return the tensors in the attributes of nodes."""
+    found = []
+    for node in nodes:
         for attribute in node.attribute:
             found += [attribute.t, *attribute.tensors]
             for inner in (attribute.g, *attribute.graphs):

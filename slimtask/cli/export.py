@@ -24,6 +24,9 @@ def export_verb(
     to: Annotated[str, typer.Option(help="Formats: onnx, tensorrt, tensorrt-rtx.")] = "onnx",
     targets: Annotated[str | None, typer.Option(help="GPU targets of the engines, e.g. sm_86,sm_120.")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Store sub-tasks of a delta checkpoint with whole weights, not as deltas.")
+    ] = False,
     model: ModelOption = None,
     tasks: TasksOption = None,
     json_path: JsonOption = None,
@@ -47,6 +50,7 @@ def export_verb(
             to=words(to) or (),
             targets=words(targets),
             precision=precision,
+            merged=merged,
             provenance=network.checkpoint.provenance,
             progress=lambda text, done, total: progress(done, total, text),
         )

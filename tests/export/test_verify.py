@@ -98,3 +98,13 @@ def test_a_graph_without_parity_is_found(bundle_dir):
 def test_what_is_no_bundle_is_bad_input(tmp_path):
     with pytest.raises(InputError):
         verify_bundle(tmp_path)
+
+
+def test_a_tensor_inside_a_function_reaches_out_of_the_bundle_no_more_than_others(bundle_dir):
+    tensor = onnx.TensorProto(name="stolen", data_location=onnx.TensorProto.EXTERNAL, dims=[4], data_type=1)
+    tensor.external_data.add(key="location", value="../secret")
+    node = onnx.helper.make_node("Constant", [], ["y"], value=tensor)
+    function = onnx.helper.make_function("slimtask", "F", [], ["y"], [node], [])
+    rewrite_graph(bundle_dir, "depth.onnx", lambda model: model.functions.append(function))
+    (failure,) = (check for check in verify_bundle(bundle_dir).failures if check.name == "depth.onnx")
+    assert "'stolen' refers to '../secret'" in failure.detail

@@ -1,0 +1,67 @@
+"""The graphs of a network with deltas: all tasks in one shared pass, and each task with only what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from torch import Tensor, nn
+
+from slimtask.compress.delta_paths import DeltaTrunk
+from slimtask.errors import InputError
+from slimtask.export.onnx import subgraph, trace_onnx
+from slimtask.export.shared import SharedViT
+
+_TOGETHER = ("units", "second", "layer")  # forms of steps that lie in one product, or node, with those of other tasks
+_DTYPES: dict[str, type[np.floating[Any]]] = {"fp16": np.float16}
+
+
+def trace_paths(
+    model: nn.Module, roles: Mapping[str, Sequence[str]], example: Tensor, *, precision: str = "fp32"
+) -> dict[str, ir.Model]:
+    """Return the graph of every role, a path's name and its tasks; raises as ``trace_onnx``.
+
+    A transformer with deltas is traced as the SharedViT of the role's tasks, other networks as they are. It is traced
+    once for all roles, but for a task whose layers hold units of others in the graph of all tasks.
+    """
+    shared = shared_form(model)
+    apart = {role for role, tasks in roles.items() if shared is not None and _mixed(shared, tasks)}
+    graphs = {role: trace_onnx(SharedViT.of(model, roles[role]), None, example, precision=precision) for role in apart}
+    if len(apart) < len(roles):
+        traced = trace_onnx(shared or model, None, example, precision=precision)
+        graphs |= {role: subgraph(traced, tasks) for role, tasks in roles.items() if role not in apart}
+    return {role: graphs[role] for role in roles}
+
+
+def shared_form(model: nn.Module) -> SharedViT | None:
+    """Return the form in which a network with deltas computes all tasks at once; None if it has none."""
+    if not has_deltas(model):
+        return None
+    try:
+        return SharedViT.of(model)
+    except InputError:  # a trunk of another structure runs as it is
+        return None
+
+
+def has_deltas(model: nn.Module) -> bool:
+    """Return whether tasks of ``model`` have weights of their own as deltas of the base's."""
+    return isinstance(getattr(model, "trunk", None), DeltaTrunk)
+
+
+def base_weights(model: nn.Module, precision: str) -> dict[str, np.ndarray]:
+    """Return the matrices (and kernels) of the base network's trunk by name, as a graph of ``precision`` holds them."""
+    trunk: Any = model.trunk
+    dtype = _DTYPES.get(precision, np.float32)
+    return {
+        f"trunk.{name}": parameter.detach().cpu().numpy().astype(dtype)
+        for name, parameter in trunk.named_parameters()
+        if not name.startswith("deltas.") and parameter.ndim > 1
+    }
+
+
+def _mixed(shared: SharedViT, tasks: Sequence[str]) -> bool:
+    """Return whether the graph of all tasks computes units or layers of other tasks in the layers of these."""
+    others = [spec.name for spec in shared.tasks if spec.name not in tasks]
+    return any(step.form in _TOGETHER for other in others for step in shared.trunk.steps(other).values())
