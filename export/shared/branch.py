@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slimtask.export.shared.core import AttentionCore, Core, Layers, MlpCore, linear, normalise, run
+from slimtask.export.shared.layer import FirstLayers
 from slimtask.export.shared.plan import Step
 from slimtask.export.shared.rows import Stream, freshest, put, take
 from slimtask.export.shared.source import Part
@@ -23,13 +24,17 @@ Streams = dict[str, Tensor]
 
 
 class Base(NamedTuple):
-    """The base's values in a branch: the wide first layer's output, what the second reads, every task's own units."""
+    """The base's values in a branch: the wide first layer's output, what the second reads, every task's own units.
+
+    ``first`` are first layers' outputs of tasks that have theirs as a delta.
+    """
 
     norm: Tensor
     wide: Tensor
     active: Tensor
     units: dict[str, Tensor]
     out: Tensor
+    first: dict[str, Tensor]
 
 
 class Branch(nn.Module):
@@ -78,6 +83,10 @@ class Branch(nn.Module):
                 made["order"] = torch.arange(self.count).index_copy(0, units, places)
             self.corrections[step.task] = Tensors(made)
         wide = core.widen(base.first, rows) if rows else base.first
+        packings = {step.task: step.packing for step in self.steps if step.packing}
+        own = {task: layers_of(part.merged(task)).first for task in packings}
+        self.deltas = FirstLayers(base.first, own, packings)
+        wide = self.deltas.extend(wide, own)
         self.wide = Tensors({"weight": wide.weight, "bias": wide.bias} if runs else {})
 
     def _offset(self, task: str) -> int:
@@ -88,14 +97,17 @@ class Branch(nn.Module):
         """Keep the tensors of the tasks that run merged weights, those of a batched group stacked."""
         merged = [step for step in self.steps if step.form in ("merged", "thresholds") or step.reads != "base"]
         single = [step.task for step in merged if step.task not in self.group]
-        self.own = nn.ModuleDict({task: Tensors(part.own.get(task, {})) for task in single})
+        own = {task: part.own.get(task, {}) for task in single}
+        beside = [step.task for step in self.steps if step.form == "layer" and step.reads == "base"]
+        own |= {task: {n: t for n, t in part.own[task].items() if n.startswith("second.")} for task in beside}
+        self.own = nn.ModuleDict({task: Tensors(tensors) for task, tensors in own.items()})
         stacked = {name for task in self.group for name in part.own.get(task, {})}
         # a layer's weight and bias are stacked together
         stacked |= {f"{name.split('.')[0]}.{leaf}" for name in stacked for leaf in ("weight", "bias")}
         self.stack = Tensors({n: torch.stack([part.merged(t)[n] for t in self.group]) for n in stacked})
         plain = [task for task in (*single, *self.group) if "first.weight" not in part.own.get(task, {})]
         plain += [task for task in single if "first.bias" not in part.own.get(task, {})]
-        wide = self.base_runs and (not self.sizes)
+        wide = self.base_runs and len(self.wide["weight"]) == len(part.base["first.weight"])
         held = {n: t for n, t in part.base.items() if not n.startswith("first.") or (plain and not wide)}
         self.base = Tensors(held)
 
@@ -110,7 +122,7 @@ class Branch(nn.Module):
         for step in self.steps:
             if step.task in self.group:
                 continue
-            beside = step.form in ("shared", "units", "second") or step.base_fed
+            beside = step.form in ("shared", "units", "second", "layer") or step.base_fed
             if beside and step.reads == "base":
                 self._beside(step, _present(x), _present(base), together, out)
             else:
@@ -124,14 +136,17 @@ class Branch(nn.Module):
 
     def _base(self, x: Stream) -> Base:
         norm = normalise(x, self.base.layer("norm"), self.eps)
-        wide = F.linear(norm, self.wide["weight"], self.wide["bias"])
+        wide, changed = self.deltas.apart(norm, self.wide)
         reading = self.count + sum(self.mixing.values())
         whole = self.count + sum(self.sizes.values())
         mixed = self.core.middle(wide if reading == whole else self.core.pick(wide, slice(0, reading)))
         channels = mixed.shape[-1] // reading
         parts = torch.split(mixed, [size * channels for size in (self.count, *self.mixing.values())], dim=-1)
         units = dict(zip(self.mixing, parts[1:], strict=True))
-        return Base(norm, wide, parts[0], units, F.linear(parts[0], *self.base.layer("second")))
+        first: dict[str, Tensor] = {}
+        if self.deltas.groups:
+            first = self.deltas(norm, self.core.pick(wide, slice(0, self.count)), changed)
+        return Base(norm, wide, parts[0], units, F.linear(parts[0], *self.base.layer("second")), first)
 
     def _together(self, base: Base | None) -> Streams:
         if base is None or not self.together:
@@ -159,6 +174,9 @@ class Branch(nn.Module):
             if step.units:
                 out = out + F.linear(base.units[step.task], stored["weight"])
             return out - base.out
+        if step.form == "layer":
+            second = Layer(*(self._tensor(self._own_of(step.task), f"second.{n}") for n in ("weight", "bias")))
+            return linear(self.core.middle(base.first[step.task]), second) - base.out
         return self._merged(step, x, base) - base.out
 
     def _beside(self, step: Step, x: Stream, base: Base, together: Streams, streams: Streams) -> None:
@@ -183,6 +201,9 @@ class Branch(nn.Module):
             return self._merged(step, put(x, rows, fresh), base)
         base = _present(base)
         layers = self._layers_of(self._own_of(step.task))
+        if step.form == "layer":
+            first = put(base.first[step.task], rows, linear(normalise(fresh, layers.norm, self.eps), layers.first))
+            return linear(self.core.middle(first), layers.second)
         if self.core.name == "mlp":
             difference = self._difference(step, x, base, together)
             elsewhere = base.out if difference is None else base.out + difference

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from slimtask.export.shared.branch import Branch
+from slimtask.export.shared.choose import briefly
 from slimtask.export.shared.plan import Step
 from slimtask.export.shared.source import EMBEDDING
 from slimtask.export.shared.vit import SharedTrunk, SharedViT
@@ -65,8 +66,9 @@ def explain(shared: SharedViT, height: int, width: int) -> Explanation:
             lines.append(Line(part=branch.name, task=BASE, form="dense", why="others build on it", flops=flops))
         for step in branch.steps:
             form = f"rows {step.row_count(tokens)}, {step.form}" if step.reads == "rows" else step.form
+            why = f"{step.why}; {briefly(step.choice)}" if step.choice else step.why
             flops = step_flops(branch, step, tokens)
-            lines.append(Line(part=branch.name, task=step.task, form=form, why=step.why, flops=flops))
+            lines.append(Line(part=branch.name, task=step.task, form=form, why=why, flops=flops))
     return Explanation(lines=tuple(lines), dense_flops=len(trunk.tasks) * dense)
 
 
@@ -82,9 +84,10 @@ def step_flops(branch: Branch, step: Step, tokens: int) -> int:
     dense, rows = dense_flops(branch, tokens), step.row_count(tokens)
     added = branch.sizes.get(step.task, 0)
     wide = tokens * _first(branch, added) + _mixing(branch, tokens, branch.mixing.get(step.task, 0))
+    wide += 2 * tokens * branch.deltas.stored.get(step.task, 0)
     if step.form in ("merged", "thresholds") or (step.reads == "rows" and rows >= tokens):
         return wide + dense
-    if step.reads == "rows" and branch.core.name == "attention":
+    if step.form == "layer" or (step.reads == "rows" and branch.core.name == "attention"):
         heads = _mixing(branch, tokens, branch.count) + tokens * _second(branch, branch.count)
         return wide + rows * _first(branch, branch.count) + heads
     fresh = rows * (_first(branch, branch.count) + _second(branch, branch.count))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,13 +13,21 @@ from torch import Tensor
 from slimtask.compress.delta import Execution
 from slimtask.errors import InputError, nearest
 from slimtask.export.shared.source import Part, Source
+from slimtask.kernels.dispatch import Choice
 
 Reads = Literal["base", "rows", "own"]
-Form = Literal["shared", "units", "second", "merged", "thresholds"]
+Form = Literal["shared", "units", "second", "layer", "merged", "thresholds"]
 Budgets = Mapping[str, Mapping[str, int]]
 """Rows (tokens) that a task reads from its own stream, by task and branch ("encoder_layer_3.mlp")."""
 
 SITES = {"attention": ("norm1", "qkv", "proj"), "mlp": ("norm2", "fc1", "act", "fc2")}
+
+
+class Packing(NamedTuple):
+    """A layout of deltas (`slimtask.kernels.layouts`): its kind, and how many outputs share a block or a list."""
+
+    kind: str
+    height: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +37,9 @@ class Step:
     ``reads`` "base": the base's stream, be it fed so or still equal; "rows": its own on ``rows`` tokens (a number or a
     share) and the base's elsewhere; "own": its own. ``form``, of the rows it does not read from its own stream:
     "shared": the base's output is the task's; "units": a correction for the hidden units or heads ``units``; "second":
-    the units of the first layer, all of the second layer; "merged": dense with the task's weights; "thresholds":
-    so too, with the base's values where they differ little.
+    the units of the first layer, all of the second layer; "layer": the first layer as the base's output and a delta, in
+    ``packing``, on the base's input, all of the second layer; "merged": dense with the task's weights; "thresholds":
+    so too, with the base's values where they differ little. ``choice`` is what dispatch expects of the first layer.
     """
 
     task: str
@@ -41,6 +50,8 @@ class Step:
     units: tuple[int, ...] = ()
     rows: int | float | None = None
     thresholds: tuple[tuple[str, float], ...] = ()
+    packing: Packing | None = None
+    choice: Choice | None = None
 
     def row_count(self, tokens: int) -> int:
         """Return how many of ``tokens`` rows are read from the task's own stream; InputError if there are fewer."""
@@ -61,6 +72,12 @@ def plan_steps(source: Source, tasks: Sequence[str], budgets: Budgets) -> list[l
     check_budgets(source, budgets)
     by_task = {t: _task_steps(source, t, budgets.get(t, {})) for t in source.executions if t in tasks}
     return [[steps[i] for steps in by_task.values()] for i in range(len(source.branches))]
+
+
+def base_needed(steps: Sequence[Sequence[Step]]) -> bool:
+    """Return whether a task needs the base's values in the first of these branches, or its stream behind it."""
+    here = any(step.base_fed or step.form != "merged" for step in steps[0])
+    return here or any(step.reads != "own" or step.form == "thresholds" for after in steps[1:] for step in after)
 
 
 def check_budgets(source: Source, budgets: Budgets) -> None:
@@ -147,7 +164,7 @@ def _form(part: Part, task: str) -> tuple[Form, tuple[int, ...], str]:
     if form == "second":
         chosen = tuple(first.nonzero().flatten().tolist())
         return "second", chosen, f"{some} of {every} {what} changed in the first layer, {both} in the second"
-    return "merged", (), f"{both} of {every} {what} changed, a dense product costs less"
+    return "merged", (), f"{both} of {every} {what} changed, too many to correct"
 
 
 def _units(changed: Tensor, run: int, times: int) -> Tensor:

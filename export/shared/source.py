@@ -6,7 +6,7 @@ branch is ``second(middle(first(norm(x))))``: qkv, attention, proj; or fc1, GELU
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from slimtask.compress.delta import Execution
-from slimtask.compress.delta_paths import DeltaTrunk
+from slimtask.compress.delta_paths import ChangedParameter, DeltaTrunk
+from slimtask.compress.patterns import Pattern
 from slimtask.errors import InputError
 
 EMBEDDING, LAST = "embedding", "ln"
@@ -45,7 +46,8 @@ _NAMES: dict[str, dict[str, str]] = {
 class Part:
     """The base's tensors of a part of the trunk, and per task those that are its own; ``eps`` of the part's norm.
 
-    ``width`` is that of an attention head, 0 in the other parts.
+    ``width`` is that of an attention head, 0 in the other parts; ``patterns`` are those in which tasks change the first
+    layer's weights.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Part:
     own: dict[str, dict[str, Tensor]]
     eps: float = 0.0
     width: int = 0
+    patterns: dict[str, Pattern] = field(default_factory=dict)
 
     def merged(self, task: str) -> dict[str, Tensor]:
         """Return the tensors of a plain network of ``task``."""
@@ -89,7 +92,8 @@ def _read(trunk: Any, executions: dict[str, Execution]) -> Source:
     base = {name: p.detach() for name, p in trunk.named_parameters() if not name.startswith("deltas.")}
     with torch.no_grad():
         own = {task: _changed(base, trunk.weights_of(task)) for task in executions}
-    reader, branches = _Reader(base, own), []
+    patterns = {task: _patterns(trunk.deltas[task].changes) for task in executions}
+    reader, branches = _Reader(base, own, patterns), []
     for name, block in trunk.encoder.layers.named_children():
         width, prefix = block.self_attention.head_dim, f"encoder.layers.{name}."
         branches += [
@@ -114,8 +118,13 @@ def _read(trunk: Any, executions: dict[str, Execution]) -> Source:
 class _Reader:
     """Takes the tensors of one part after the other; ``left`` are the names that none has taken."""
 
-    def __init__(self, base: Mapping[str, Tensor], own: Mapping[str, Mapping[str, Tensor]]) -> None:
-        self.base, self.own, self.left = base, own, set(base)
+    def __init__(
+        self,
+        base: Mapping[str, Tensor],
+        own: Mapping[str, Mapping[str, Tensor]],
+        patterns: Mapping[str, Mapping[str, Pattern]],
+    ) -> None:
+        self.base, self.own, self.patterns, self.left = base, own, patterns, set(base)
 
     def part(self, kind: str, prefix: str, name: str, *, eps: float = 0.0, width: int = 0) -> Part:
         """Return the part of ``kind`` whose parameters' names begin with ``prefix``; InputError if one is missing."""
@@ -129,7 +138,20 @@ class _Reader:
             for task, weights in self.own.items()
         }
         base = {short: self.base[long].clone() for short, long in names.items()}
-        return Part(name=name, base=base, own={t: w for t, w in own.items() if w}, eps=eps, width=width)
+        first = names.get("first.weight", "")
+        return Part(
+            name=name,
+            base=base,
+            own={t: w for t, w in own.items() if w},
+            eps=eps,
+            width=width,
+            patterns={task: listed[first] for task, listed in self.patterns.items() if first in listed},
+        )
+
+
+def _patterns(changes: Sequence[ChangedParameter]) -> dict[str, Pattern]:
+    """Return the patterns by the names that parameters have in the trunk."""
+    return {change.parameter.removeprefix("trunk."): change.pattern for change in changes}
 
 
 def _changed(base: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +18,12 @@ from torch import Tensor, nn
 
 from slimtask.errors import InputError
 from slimtask.export.shared.branch import Branch, Streams
-from slimtask.export.shared.plan import Budgets, Step, plan_steps
+from slimtask.export.shared.choose import Prefer, Target, choose_layers
+from slimtask.export.shared.plan import Budgets, Step, base_needed, plan_steps
 from slimtask.export.shared.source import EMBEDDING, LAST, Source, read_source
 from slimtask.export.shared.tensors import Tensors
+from slimtask.kernels.costs import Costs
+from slimtask.kernels.device import Device
 from slimtask.tasks import TaskSpec, select_tasks
 
 Image = Float[Tensor, "batch 3 height width"]
@@ -44,19 +48,29 @@ class SharedViT(nn.Module):
         *,
         rows: Budgets | None = None,
         batched: bool = False,
+        device: Device | None = None,
+        costs: Costs | Path | str | None = None,
+        prefer: Prefer = "expected",
     ) -> SharedViT:
         """Return the shared form of ``network``, as ``rebuild`` gives it, for ``tasks`` (all for None), copied.
 
         ``rows`` limits, by task and branch ("encoder_layer_3.mlp"), the number of tokens that an own-fed task reads
         from its own stream (see ``calibrate_rows``); its delta's own budget holds elsewhere. ``batched`` computes
-        several tasks by one batched product where it can. Raises InputError for a network without deltas, a trunk of
-        another structure, an unknown task or branch.
+        several tasks by one batched product where it can.
+
+        First layers that could run as base and delta do so where dispatch expects it to be faster on ``device``, by
+        ``costs`` (default: those measured there, in its cache) or floors; for None, an ONNX Runtime on this CPU, only
+        ``costs`` given here count. ``prefer`` "kernels" runs all of them so.
+
+        Raises InputError for a network without deltas, a trunk of another structure, an unknown task or branch, costs
+        that are damaged or of another device.
         """
         source = read_source(network)
         original: Any = network
         specs = select_tasks(original.tasks, tasks)
         names = [spec.name for spec in specs]
-        trunk = SharedTrunk(source, names, rows or {}, batched=batched)
+        target = Target.of(device, costs, prefer)
+        trunk = SharedTrunk(source, names, rows or {}, batched=batched, target=target)
         made: Any = copy.deepcopy(original, {id(original.trunk): trunk})
         for task in [task for task in made.heads if task not in names]:
             del made.heads[task]
@@ -85,14 +99,14 @@ class SharedViT(nn.Module):
 class SharedTrunk(nn.Module):
     """The trunk of a SharedViT: images to the features of every task, {task: [batch, c, h, w]}."""
 
-    def __init__(self, source: Source, tasks: Sequence[str], rows: Budgets, *, batched: bool) -> None:
+    def __init__(self, source: Source, tasks: Sequence[str], rows: Budgets, *, batched: bool, target: Target) -> None:
         super().__init__()
         self.tasks, self.patch, self.grid = tuple(tasks), source.patch, source.grid
         self.base_fed = tuple(task for task in tasks if task in source.executions and _fed(source, task))
-        plan = plan_steps(source, tasks, rows)
         every = bool(set(tasks) - set(source.executions))
+        plan = choose_layers(source, plan_steps(source, tasks, rows), target, base_task=every)
         self.branches = nn.ModuleList(
-            Branch(part, steps, base_runs=every or _needed(plan[index:]), batched=batched)
+            Branch(part, steps, base_runs=every or base_needed(plan[index:]), batched=batched)
             for index, (part, steps) in enumerate(zip(source.branches, plan, strict=True))
         )
         self.parts = nn.ModuleDict()
@@ -191,9 +205,3 @@ def resized(
 
 def _fed(source: Source, task: str) -> bool:
     return source.executions[task].feed == "base"
-
-
-def _needed(steps: Sequence[Sequence[Step]]) -> bool:
-    """Return whether a task needs the base's values in the first of these branches, or its stream behind it."""
-    here = any(step.base_fed or step.form != "merged" for step in steps[0])
-    return here or any(step.reads != "own" or step.form == "thresholds" for after in steps[1:] for step in after)

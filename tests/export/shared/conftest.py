@@ -10,7 +10,7 @@ from torch import nn
 
 from slimtask.compress.delta import Change, Delta, Execution, digest
 from slimtask.compress.delta_paths import install_deltas_
-from slimtask.compress.patterns import Block, Heads, HiddenUnits, OutChannels, Unstructured, WholeTensor
+from slimtask.compress.patterns import Block, Heads, HiddenUnits, InChannels, OutChannels, Unstructured, WholeTensor
 from slimtask.tasks import TaskSpec
 from slimtask.train.models import MultiTaskNet, multitask_net
 from slimtask.train.models.vit import VITS, ViTShape
@@ -45,7 +45,15 @@ def pattern_of(kind: str, name: str) -> object | None:
         sides = {"in_proj_weight": "out", "in_proj_bias": "out", "out_proj.weight": "in"}
         leaf = leaf.removeprefix("self_attention.")
         return Heads(of=block, side=sides[leaf], width=16) if leaf in sides else None
-    patterns = {"out-channels": OutChannels(), "block": Block(height=16, width=16), "element": Unstructured()}
+    patterns = {
+        "out-channels": OutChannels(),
+        "in-channels": InChannels() if leaf.endswith("weight") else OutChannels(),
+        "block": Block(height=16, width=16),
+        "square": Block(),
+        "vector": Block(height=32, width=1),
+        "tall": Block(height=128, width=2),
+        "element": Unstructured(),
+    }
     if kind == "tensor":
         return WholeTensor() if block == "2" and leaf in ("mlp.0.weight", "self_attention.out_proj.weight") else None
     return patterns[kind]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from slimtask.compress.delta import Execution
-from slimtask.export.shared import SharedViT
+from slimtask.export.shared import SharedViT, layer
 from slimtask.export.shared.explain import explain
+from slimtask.kernels.ops import channels, sparse
 
 MakeNet = Callable[..., Any]
 
@@ -34,6 +36,40 @@ def test_it_counts_what_runs(batched: bool, make_net: MakeNet, x: torch.Tensor) 
         made = explain(shared, 32, 40)
         assert made.flops == counted(lambda shared=shared: shared.trunk(x[:1])), (first, second)
     assert made.dense_flops == 3 * counted(lambda: net.trunk(x[:1])["edges"])
+
+
+@pytest.mark.parametrize("kind", ["square", "vector", "out-channels"])
+@pytest.mark.parametrize("execution", [Execution(feed="base"), Execution(rows=0.3)], ids=["base", "rows"])
+def test_it_counts_deltas_as_they_lie(
+    kind: str, execution: Execution, make_net: MakeNet, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fills blocks and lists up is computed too; torch counts it where the operators are plain functions."""
+    plain = {"block": sparse.blocks, "vector": sparse.vectors, "out-channels": channels.out_channels}
+    monkeypatch.setattr(layer, "OPERATORS", plain)
+    shared = SharedViT.of(make_net(dict.fromkeys(("depth", "normals"), (kind, execution))), prefer="kernels")
+    assert "layer" in {step.form for step in shared.trunk.steps("depth").values()}
+    assert explain(shared, 32, 40).flops == counted(lambda: shared.trunk(x[:1]))
+
+
+def test_single_entries_count_once(make_net: MakeNet) -> None:
+    net = make_net({"depth": ("element", Execution(feed="base"))})
+    shared = SharedViT.of(net, prefer="kernels")
+    branch = shared.trunk.each()[3]
+    changed = net.trunk.weights_of("depth")["encoder.layers.encoder_layer_1.mlp.0.weight"]
+    entries = int((changed != net.trunk.encoder.layers[1].mlp[0].weight).sum())
+    assert branch.deltas.stored == {"depth": entries}
+    (line,) = [line for line in explain(shared, 32, 40).lines if (line.part, line.task) == (branch.name, "depth")]
+    assert line.flops == 2 * 21 * (entries + 32 * 128)  # the delta, and all of the second layer
+
+
+def test_it_tells_what_dispatch_expects(make_net: MakeNet) -> None:
+    net = make_net({"depth": ("out-channels", Execution(feed="base"))})
+    text = str(explain(SharedViT.of(net), 32, 40))
+    assert "dense, since no delta was measured to be faster on this CPU; first layers on " in text
+    assert re.search(r"out-channels \S+ ms \(floor\)", text)
+    assert re.search(r"batched \S+ ms \(floor\).*; \d+ excluded", text)
+    forced = str(explain(SharedViT.of(net, prefer="kernels"), 32, 40))
+    assert "too many to correct; first layer as a delta (out-channels), as asked for; first layers on " in forced
 
 
 def test_it_reads_as_a_table(make_net: MakeNet) -> None:
