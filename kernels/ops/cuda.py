@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimtask.kernels.ops.tensors import blocks_of
+from slimtask.kernels.ops.tensors import Shared, Size, blocks_of
 
 STANDARD = "standard operators"
 _CUDA, _TRITON_BLOCKS, _TRITON_ROWS = (
@@ -22,6 +22,7 @@ _CUDA, _TRITON_BLOCKS, _TRITON_ROWS = (
 )
 _HALVES = (torch.float16, torch.bfloat16)
 _FLOATS = (*_HALVES, torch.float32)
+Found = tuple[str, Callable[..., Tensor]]  # module and launch function
 _SIDE = 64  # of the blocks that the CUDA kernel is written for
 
 
@@ -44,59 +45,25 @@ def chosen(operator: str, dtype: torch.dtype, *, height: int = _SIDE, width: int
     return STANDARD if found is None else found[0]
 
 
-def blocks(
-    start: Tensor,
-    column: Tensor,
-    value: Tensor,
-    x: Tensor,
-    base: Tensor,
-    delta_bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    gelu: bool = False,
-) -> Tensor | None:
+def blocks(start: Tensor, column: Tensor, value: Tensor, *shared: Any, **named: Any) -> Tensor | None:
     """Return `delta_blocks` by CUDA C++ for blocks of 64 x 64 in half precision, by Triton for others."""
     height, width = value.shape[1:]
-    found = _find("delta_blocks", x.dtype, height, width)
-    if found is None:
-        return None
+    x, base, *_ = of = Shared(*shared, **named)
     tasks = (start.shape[0] - 1) // blocks_of(base.shape[1], height)
-    rest = _rest(delta_bias, residual, gelu)
-    return found[1](*_packed(start, column, value, x, base), tasks=tasks, **rest)
+    return _launched(_find("delta_blocks", x.dtype, height, width), (start, column, value), of, tasks=tasks)
 
 
-def vectors(
-    column: Tensor,
-    value: Tensor,
-    x: Tensor,
-    base: Tensor,
-    delta_bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    gelu: bool = False,
-) -> Tensor | None:
+def vectors(column: Tensor, value: Tensor, *shared: Any, **named: Any) -> Tensor | None:
     """Return `delta_vectors` by CUDA C++ for lists of 32 or 64 outputs in half precision."""
-    found = _find("delta_vectors", x.dtype, value.shape[2], 1)
-    if found is None:
-        return None
-    return found[1](*_packed(column, value, x, base), **_rest(delta_bias, residual, gelu))
+    of = Shared(*shared, **named)
+    return _launched(_find("delta_vectors", of.x.dtype, value.shape[2], 1), (column, value), of)
 
 
-def csr(
-    start: Tensor,
-    column: Tensor,
-    value: Tensor,
-    x: Tensor,
-    base: Tensor,
-    delta_bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    gelu: bool = False,
-) -> Tensor | None:
+def csr(start: Tensor, column: Tensor, value: Tensor, *shared: Any, **named: Any) -> Tensor | None:
     """Return `delta_csr` by CUDA C++."""
-    found = _find("delta_csr", x.dtype, 1, 1)
-    if found is None:
-        return None
-    tasks = (start.shape[0] - 1) // base.shape[1]
-    rest = _rest(delta_bias, residual, gelu)
-    return found[1](*_packed(start, column, value, x, base), tasks=tasks, **rest)
+    of = Shared(*shared, **named)
+    tasks = (start.shape[0] - 1) // of.base.shape[1]
+    return _launched(_find("delta_csr", of.x.dtype, 1, 1), (start, column, value), of, tasks=tasks)
 
 
 def rows(
@@ -117,7 +84,7 @@ def rows(
     return found[1](index, count, weight, x, bias_TM=bias, residual=residual, gelu=gelu, compact=not gather)
 
 
-def _find(operator: str, dtype: torch.dtype, height: int, width: int) -> tuple[str, Callable[..., Tensor]] | None:
+def _find(operator: str, dtype: torch.dtype, height: int, width: int) -> Found | None:
     candidates = {
         "delta_blocks": [
             (_CUDA, "launch_blocks", dtype in _HALVES and height == width == _SIDE),
@@ -134,9 +101,12 @@ def _find(operator: str, dtype: torch.dtype, height: int, width: int) -> tuple[s
     return None
 
 
-def _rest(delta_bias: Tensor | None, residual: Tensor | None, gelu: bool) -> dict[str, Any]:
-    delta_bias, residual = _packed(delta_bias, residual)
-    return {"delta_bias_TM": delta_bias, "residual_NM": residual, "gelu": gelu}
+def _launched(found: Found | None, arrays: tuple[Tensor, ...], of: Shared, **sizes: Size) -> Tensor | None:
+    if found is None:
+        return None
+    delta_bias, residual = _packed(of.delta_bias, of.residual)
+    rest = {"delta_bias_TM": delta_bias, "residual_NM": residual, "gelu": of.gelu}
+    return found[1](*_packed(*arrays, of.x, of.base), **sizes, **rest)
 
 
 def _power(side: int) -> bool:

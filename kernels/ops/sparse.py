@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slimtask.kernels.ops import checks, cuda
 from slimtask.kernels.ops.register import operator
-from slimtask.kernels.ops.tensors import Size, blocks_of, finished, wide
+from slimtask.kernels.ops.tensors import Shared, Size, blocks_of, finished, wide
 
 _SHARED = "Tensor x, Tensor base, Tensor? delta_bias=None, Tensor? residual=None, bool gelu=False) -> Tensor"
 
@@ -31,7 +31,7 @@ def blocks(
     gelu: bool = False,
 ) -> Tensor:
     """Return the sub-tasks' outputs [T, N, M]; ``start``, ``column``, ``value`` are the arrays of a BlockLayout."""
-    tasks = _check_blocks(start, column, value, x, base, delta_bias, residual)
+    tasks = _check_blocks(start, column, value, Shared(x, base, delta_bias, residual))
     (tokens, inputs), outputs, (height, width) = x.shape, base.shape[1], value.shape[1:]
     rows, columns = blocks_of(outputs, height), blocks_of(inputs, width)
     checks.below("column", column, columns)
@@ -56,7 +56,7 @@ def vectors(
     gelu: bool = False,
 ) -> Tensor:
     """Return the sub-tasks' outputs [T, N, M]; ``column`` and ``value`` are the arrays of a VectorLayout."""
-    tasks = _check_vectors(column, value, x, base, delta_bias, residual)
+    tasks = _check_vectors(column, value, Shared(x, base, delta_bias, residual))
     checks.below("column", column, x.shape[1])
     inputs = x.to(wide(x.dtype)).t().index_select(0, column.flatten()).reshape(*column.shape, -1)
     delta = torch.matmul(value.to(inputs.dtype), inputs).reshape(tasks, -1, x.shape[0])[:, : base.shape[1]]
@@ -74,7 +74,7 @@ def csr(
     gelu: bool = False,
 ) -> Tensor:
     """Return the sub-tasks' outputs [T, N, M]; ``start``, ``column``, ``value`` are the arrays of a CsrLayout."""
-    tasks = _check_csr(start, column, value, x, base, delta_bias, residual)
+    tasks = _check_csr(start, column, value, Shared(x, base, delta_bias, residual))
     checks.below("column", column, x.shape[1])
     checks.rising("start", start, len(column))
     inputs = x.to(wide(x.dtype)).t().contiguous()
@@ -94,85 +94,59 @@ def _finished(
     return finished(total, bias, residual, gelu=gelu, dtype=x.dtype)
 
 
-def _check(
-    tasks: Size, value: Tensor, x: Tensor, base: Tensor, delta_bias: Tensor | None, residual: Tensor | None
-) -> Size:
-    checks.alike(x, base, value=value, delta_bias=delta_bias, residual=residual)
-    checks.shape("delta_bias", delta_bias, tasks, base.shape[1])
-    checks.shape("residual", residual, *base.shape)
+def _check(tasks: Size, value: Tensor, of: Shared) -> Size:
+    checks.alike(of.x, of.base, value=value, delta_bias=of.delta_bias, residual=of.residual)
+    checks.shape("delta_bias", of.delta_bias, tasks, of.base.shape[1])
+    checks.shape("residual", of.residual, *of.base.shape)
     return tasks
 
 
-def _check_inputs(x: Tensor, base: Tensor) -> None:
-    checks.shape("x", x, None, None)
-    checks.shape("base", base, x.shape[0], None)
+def _check_inputs(of: Shared) -> None:
+    checks.shape("x", of.x, None, None)
+    checks.shape("base", of.base, of.x.shape[0], None)
 
 
-def _check_blocks(
-    start: Tensor,
-    column: Tensor,
-    value: Tensor,
-    x: Tensor,
-    base: Tensor,
-    delta_bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    gelu: bool = False,
-) -> Size:
-    _check_inputs(x, base)
-    checks.indices(x, start=start, column=column)
+def _check_blocks(start: Tensor, column: Tensor, value: Tensor, of: Shared) -> Size:
+    _check_inputs(of)
+    checks.indices(of.x, start=start, column=column)
     checks.shape("column", column, None)
     checks.shape("value", value, column.shape[0], None, None)
-    tasks = checks.tasks_of(start, blocks_of(base.shape[1], value.shape[1]))
-    return _check(tasks, value, x, base, delta_bias, residual)
+    return _check(checks.tasks_of(start, blocks_of(of.base.shape[1], value.shape[1])), value, of)
 
 
-def _check_vectors(
-    column: Tensor,
-    value: Tensor,
-    x: Tensor,
-    base: Tensor,
-    delta_bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    gelu: bool = False,
-) -> Size:
-    _check_inputs(x, base)
-    checks.indices(x, column=column)
+def _check_vectors(column: Tensor, value: Tensor, of: Shared) -> Size:
+    _check_inputs(of)
+    checks.indices(of.x, column=column)
     checks.shape("column", column, None, None, None)
     tasks, tiles, length = column.shape
     checks.shape("value", value, tasks, tiles, None, length)
-    height = value.shape[2]
-    if tiles != blocks_of(base.shape[1], height):
-        raise ValueError(f"column has {tiles} lists of {height} outputs, base {base.shape[1]} outputs; mend one.")
-    return _check(tasks, value, x, base, delta_bias, residual)
+    height, outputs = value.shape[2], of.base.shape[1]
+    if tiles != blocks_of(outputs, height):
+        raise ValueError(f"column has {tiles} lists of {height} outputs, base {outputs} outputs; mend one.")
+    return _check(tasks, value, of)
 
 
-def _check_csr(
-    start: Tensor,
-    column: Tensor,
-    value: Tensor,
-    x: Tensor,
-    base: Tensor,
-    delta_bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    gelu: bool = False,
-) -> Size:
-    _check_inputs(x, base)
-    checks.indices(x, start=start, column=column)
+def _check_csr(start: Tensor, column: Tensor, value: Tensor, of: Shared) -> Size:
+    _check_inputs(of)
+    checks.indices(of.x, start=start, column=column)
     checks.shape("column", column, None)
     checks.shape("value", value, column.shape[0])
-    return _check(checks.tasks_of(start, base.shape[1]), value, x, base, delta_bias, residual)
+    return _check(checks.tasks_of(start, of.base.shape[1]), value, of)
 
 
-def _fake_blocks(start: Tensor, column: Tensor, value: Tensor, x: Tensor, base: Tensor, *rest: Any) -> Tensor:
-    return x.new_empty(_check_blocks(start, column, value, x, base, *rest), *base.shape)
+def _fake_blocks(start: Tensor, column: Tensor, value: Tensor, *shared: Any) -> Tensor:
+    of = Shared(*shared)
+    return of.x.new_empty(_check_blocks(start, column, value, of), *of.base.shape)
 
 
-def _fake_vectors(column: Tensor, value: Tensor, x: Tensor, base: Tensor, *rest: Any) -> Tensor:
-    return x.new_empty(_check_vectors(column, value, x, base, *rest), *base.shape)
+def _fake_vectors(column: Tensor, value: Tensor, *shared: Any) -> Tensor:
+    of = Shared(*shared)
+    return of.x.new_empty(_check_vectors(column, value, of), *of.base.shape)
 
 
-def _fake_csr(start: Tensor, column: Tensor, value: Tensor, x: Tensor, base: Tensor, *rest: Any) -> Tensor:
-    return x.new_empty(_check_csr(start, column, value, x, base, *rest), *base.shape)
+def _fake_csr(start: Tensor, column: Tensor, value: Tensor, *shared: Any) -> Tensor:
+    of = Shared(*shared)
+    return of.x.new_empty(_check_csr(start, column, value, of), *of.base.shape)
 
 
 delta_blocks = operator(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from jaxtyping import Shaped
@@ -11,6 +13,16 @@ from slimtask.kernels import dtypes
 from slimtask.kernels.layouts import Layout
 
 Size = int | torch.SymInt  # the latter while a graph with unknown sizes is traced
+
+
+class Shared(NamedTuple):
+    """What the operators on a shared input take behind the arrays of their layout, in that order."""
+
+    x: Tensor  # [N, K]
+    base: Tensor  # [N, M]
+    delta_bias: Tensor | None = None  # [T, M]
+    residual: Tensor | None = None  # [N, M]
+    gelu: bool = False
 
 
 def tensors_of(layout: Layout, device: torch.device | str | None = None) -> dict[str, Tensor]:
