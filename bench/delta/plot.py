@@ -79,7 +79,7 @@ def _whole(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_title("units, blocks, transformers")
     axes.spines[["top", "right"]].set_visible(False)
     if shown:
-        axes.legend(frameon=False, loc="lower right")
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14))
 
 
 def _short(row: Row) -> str:
