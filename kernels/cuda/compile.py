@@ -116,10 +116,14 @@ def _nvrtc() -> Any:
 
 
 def _bytes(nvrtc: Any, what: str, program: Any) -> bytes:
-    """Return the program's log, PTX or CUBIN."""
-    buffer: bytes = b" " * _checked(getattr(nvrtc, f"nvrtcGet{what}Size")(program))
+    """Return the program's log, PTX or CUBIN.
+
+    NVRTC writes into the buffer, which therefore is a `bytearray`: the interpreter shares `bytes` of length one, the
+    length of an empty log, with everything else that runs in it.
+    """
+    buffer = bytearray(_checked(getattr(nvrtc, f"nvrtcGet{what}Size")(program)))
     _checked(getattr(nvrtc, f"nvrtcGet{what}")(program, buffer))
-    return buffer
+    return bytes(buffer)
 
 
 def _checked(result: Any) -> Any:

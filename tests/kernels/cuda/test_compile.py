@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from functools import cache
 
@@ -18,6 +19,13 @@ CSR = Variant(kernel="csr", element="bfloat16", base="bfloat16", rows=64, reside
 TRANSPOSE = Variant(kernel="transpose", element="bfloat16", base="bfloat16")
 # One kernel for every target, the others for the first and the last of them or for Hopper: compiling takes a second.
 MATRIX = [*((STREAMED, sm) for sm in TARGETS), (RESIDENT, 90), (VECTORS, 80), (VECTORS, 120)]
+
+PTX_THEN_BYTES = """
+from slimtask.kernels.cuda.compile import compile_kernel
+from slimtask.kernels.cuda.variants import Variant
+compile_kernel(Variant(kernel="transpose", element="bfloat16", base="bfloat16"), "compute_80")
+print([value for value in range(256) if bytes([value])[0] != value])
+"""
 
 
 @cache
@@ -52,6 +60,13 @@ def test_ptx_alone_serves_every_later_gpu():
     assert ".target sm_80" in one.ptx
     assert ".visible .entry transpose(" in one.ptx
     assert (one.cubin, one.registers, one.image[-1]) == (b"", 0, 0)
+
+
+def test_an_empty_log_is_not_written_into_an_object_of_the_interpreter():
+    """NVRTC's log of PTX alone is one NUL; CPython holds each `bytes` of length one once, so b" " must not take it."""
+    pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
+    done = subprocess.run([sys.executable, "-c", PTX_THEN_BYTES], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_parameters_are_pointers_then_32_bit_integers_then_the_output():
