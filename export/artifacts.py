@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ from torch import nn
 from slimtask.errors import CheckFailed
 from slimtask.export.bundle import Artifact, File
 from slimtask.export.delta_nodes.graphs import share_base
-from slimtask.export.delta_nodes.paths import base_weights, has_deltas, trace_paths
+from slimtask.export.delta_nodes.paths import DeltaLayers, base_weights, has_deltas, trace_paths
 from slimtask.export.delta_nodes.whole import delta_nodes, write_whole
 from slimtask.export.engines import Engine, build_engine
 from slimtask.export.onnx import OPSET
@@ -38,7 +38,8 @@ class Job:
 
     ``model`` is a float32 copy in eval mode; ``folder`` the directory being filled; ``roles`` maps each path ("fused"
     or a task name) to its tasks; ``targets`` maps each engine backend to its compute capabilities (None: its own).
-    ``merged``: a delta's task is stored with all its weights, not as those of the base and what differs.
+    ``merged``: a delta's task is stored with all its weights, not as those of the base and what differs; ``layers``:
+    which of its layers run as base and delta.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class Job:
     tolerance: float
     targets: dict[str, tuple[str, ...] | None]
     merged: bool = False
+    layers: DeltaLayers = field(default_factory=DeltaLayers)
 
     @cached_property
     def probes(self) -> np.ndarray:
@@ -71,7 +73,7 @@ class Job:
 def write_job_graphs(job: Job) -> None:
     """Trace the model and write the graph of every path, with the weights they share."""
     example = torch.from_numpy(job.probes[:1])
-    graphs = trace_paths(job.model, job.roles, example, precision=job.precision)
+    graphs = trace_paths(job.model, job.roles, example, precision=job.precision, layers=job.layers)
     if has_deltas(job.model) and not job.merged:
         # Single tasks first: what the graph of all tasks stores of a task is then what the task's own graph does.
         order = sorted(graphs, key=lambda role: len(job.roles[role]))

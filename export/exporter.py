@@ -14,7 +14,7 @@ from slimtask import __version__
 from slimtask.errors import InputError, nearest
 from slimtask.export.artifacts import Job, checked_engine, checked_graph, data_files, write_job_graphs
 from slimtask.export.bundle import FUSED, MANIFEST, Artifact, Bundle, Manifest, TensorSpec
-from slimtask.export.delta_nodes.paths import has_deltas
+from slimtask.export.delta_nodes.paths import DeltaLayers, has_deltas
 from slimtask.export.engines import check_targets
 from slimtask.export.onnx import INPUT, frozen_copy, task_specs
 from slimtask.export.parity import TOLERANCES
@@ -39,6 +39,7 @@ def export_bundle(
     targets: Sequence[str] | None = None,
     precision: str = "fp32",
     merged: bool = False,
+    layers: DeltaLayers | None = None,
     tolerance: float | None = None,
     provenance: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -52,13 +53,13 @@ def export_bundle(
 
     Of a transformer with deltas "fused" computes once what the tasks share (SharedViT), and a task's weights are
     stored as the base's, once for all paths, and what differs; with ``merged`` every graph has whole weights.
+    ``layers`` says which of its layers become delta nodes, the base's output and a delta (None: none of them).
 
     Raises InputError for unknown choices or a model that does not fit its TaskSpecs, Unsupported for what a backend
     cannot do, and CheckFailed if an artifact differs from the model; nothing is left in ``out`` then.
     """
     _check_choices(paths, to, precision)
-    if merged and not has_deltas(model):
-        raise InputError("merged is for networks with deltas, and this one has none; leave it out.")
+    _check_deltas(model, merged, layers)
     refuse_existing(out)
     modules = {backend: tensorrt_module(backend) for backend in dict.fromkeys(to) if backend != "onnx"}
     own_targets = _targets(modules, targets)
@@ -77,6 +78,7 @@ def export_bundle(
             tolerance=TOLERANCES[precision] if tolerance is None else tolerance,
             targets=own_targets,
             merged=merged,
+            layers=layers or DeltaLayers(),
         )
         manifest = _manifest(job, _fill(job, modules, report), modules, provenance)
         write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
@@ -122,6 +124,15 @@ def _check_choices(paths: Sequence[str], to: Sequence[str], precision: str) -> N
         for word in chosen:
             if word not in known:
                 raise InputError(f"unknown {what} '{word}'{nearest(word, known)}")
+
+
+def _check_deltas(model: nn.Module, merged: bool, layers: DeltaLayers | None) -> None:
+    """Raise InputError for choices about deltas where there are none, or which contradict each other."""
+    given = "merged" if merged else "layers" if layers is not None else None
+    if given and not has_deltas(model):
+        raise InputError(f"{given} is for networks with deltas, and this one has none; leave it out.")
+    if merged and layers is not None:
+        raise InputError("merged stores whole weights, layers keeps some as deltas; choose one of them.")
 
 
 def _targets(modules: Mapping[str, ModuleType], targets: Sequence[str] | None) -> dict[str, tuple[str, ...] | None]:

@@ -21,6 +21,7 @@ from slimtask.kernels.problem import Problem
 
 SCHEMA = 1
 _TYPES = {"int": (int,), "str": (str,), "float | int": (float, int), "float": (float, int), "bool": (bool,)}
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 _PROBLEM = {each.name: _TYPES[str(each.type)] for each in fields(Problem) if each.name != "device"}
 
 Runs = Mapping[str, Callable[[], object]]
@@ -78,9 +79,18 @@ class Costs:
             return cls(device=device, entries=_entries(content, device))
         except FileNotFoundError:
             return cls(device=device)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            raise ValueError(f"the costs '{path}' are damaged ({why}); delete the file and measure again.") from None
+        except _DAMAGE as error:
+            raise ValueError(_damaged(path, error)) from None
+
+    @classmethod
+    def read(cls, path: Path | str) -> Costs:
+        """Return the costs in a file, of whatever device they are; ValueError, naming the file, if damaged."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            device = Device.from_json(content["device"])
+            return cls(device=device, entries=_entries(content, device))
+        except _DAMAGE as error:
+            raise ValueError(_damaged(path, error)) from None
 
     def save(self, folder: Path | str | None = None) -> Path:
         """Write the costs beside those already in the file, which is replaced whole, and return its path."""
@@ -174,6 +184,11 @@ def between(points: list[tuple[float, float]], x: float) -> float | None:
         return None
     (x0, y0), (x1, y1) = max(below), min(above)
     return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+
+def _damaged(path: Path | str, error: Exception) -> str:
+    why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return f"the costs '{path}' are damaged ({why}); delete the file and measure again."
 
 
 def _fixed(problem: Problem) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -64,6 +65,17 @@ class Device:
     def has(self, library: str) -> bool:
         """Return whether ``library`` is among the versions."""
         return any(name == library for name, _ in self.versions)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Device:
+        """Return the device that ``to_json`` described; TypeError, KeyError or ValueError for anything else."""
+        names = {field.name for field in fields(cls)}
+        if set(content) != names:
+            raise ValueError(f"a device has {', '.join(sorted(names))}")
+        made = cls(**{**content, "versions": tuple((str(a), str(b)) for a, b in content["versions"].items())})
+        if not isinstance(made.name, str) or any(not isinstance(n, int | None) for n in (made.sm, made.threads)):
+            raise TypeError(f"{made.name!r} with sm {made.sm!r} and threads {made.threads!r} is no device")
+        return made
 
     def to_json(self) -> dict[str, Any]:
         """Return the device as JSON takes it."""

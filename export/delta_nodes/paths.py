@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,34 +14,63 @@ from slimtask.compress.delta_paths import DeltaTrunk
 from slimtask.errors import InputError
 from slimtask.export.onnx import subgraph, trace_onnx
 from slimtask.export.shared import SharedViT
+from slimtask.kernels.costs import Costs
 
 _TOGETHER = ("units", "second", "layer")  # forms of steps that lie in one product, or node, with those of other tasks
 _DTYPES: dict[str, type[np.floating[Any]]] = {"fp16": np.float16}
 
 
+@dataclass(frozen=True, kw_only=True)
+class DeltaLayers:
+    """Which first layers of merged branches become the base's output and a delta, of those that can.
+
+    By default none, with ``costs`` those that dispatch expects to be faster so on the costs' device, and with
+    ``always`` all.
+    """
+
+    costs: Costs | None = None
+    always: bool = False
+
+    def options(self, precision: str) -> dict[str, Any]:
+        """Return what ``SharedViT.of`` is given for a graph of ``precision``."""
+        dtype = np.dtype(_DTYPES.get(precision, np.float32)).name
+        device = None if self.costs is None else self.costs.device
+        prefer = "kernels" if self.always else "expected"
+        return {"costs": self.costs, "device": device, "prefer": prefer, "dtype": dtype}
+
+
 def trace_paths(
-    model: nn.Module, roles: Mapping[str, Sequence[str]], example: Tensor, *, precision: str = "fp32"
+    model: nn.Module,
+    roles: Mapping[str, Sequence[str]],
+    example: Tensor,
+    *,
+    precision: str = "fp32",
+    layers: DeltaLayers | None = None,
 ) -> dict[str, ir.Model]:
     """Return the graph of every role, a path's name and its tasks; raises as ``trace_onnx``.
 
     A transformer with deltas is traced as the SharedViT of the role's tasks, other networks as they are. It is traced
     once for all roles, but for a task whose layers hold units of others in the graph of all tasks.
     """
-    shared = shared_form(model)
+    chosen = (layers or DeltaLayers()).options(precision)
+    shared = shared_form(model, chosen)
     apart = {role for role, tasks in roles.items() if shared is not None and _mixed(shared, tasks)}
-    graphs = {role: trace_onnx(SharedViT.of(model, roles[role]), None, example, precision=precision) for role in apart}
+    graphs = {
+        role: trace_onnx(SharedViT.of(model, roles[role], **chosen), None, example, precision=precision)
+        for role in apart
+    }
     if len(apart) < len(roles):
         traced = trace_onnx(shared or model, None, example, precision=precision)
         graphs |= {role: subgraph(traced, tasks) for role, tasks in roles.items() if role not in apart}
     return {role: graphs[role] for role in roles}
 
 
-def shared_form(model: nn.Module) -> SharedViT | None:
+def shared_form(model: nn.Module, options: Mapping[str, Any] | None = None) -> SharedViT | None:
     """Return the form in which a network with deltas computes all tasks at once; None if it has none."""
     if not has_deltas(model):
         return None
     try:
-        return SharedViT.of(model)
+        return SharedViT.of(model, **(options or {}))
     except InputError:  # a trunk of another structure runs as it is
         return None
 

@@ -29,15 +29,19 @@ _SIDE = 64  # of the blocks that kernels are written for
 class Target:
     """Where a SharedViT is to run: ``costs`` of its device, and whether only ``measured`` ones can decide for deltas.
 
-    ``prefer`` "kernels" takes the kernel that a delta's pattern is meant for, whatever it costs.
+    ``prefer`` "kernels" takes the kernel that a delta's pattern is meant for, whatever it costs. ``dtype`` is what it
+    is to run in ("float16", ...), None for that of its weights.
     """
 
     costs: Costs
     measured: bool = False
     prefer: Prefer = "expected"
+    dtype: str | None = None
 
     @classmethod
-    def of(cls, device: Device | None, costs: Costs | Path | str | None, prefer: Prefer) -> Target:
+    def of(
+        cls, device: Device | None, costs: Costs | Path | str | None, prefer: Prefer, dtype: str | None = None
+    ) -> Target:
         """Return the target; InputError for a damaged file of costs and for costs of another device.
 
         Without a ``device`` it is this machine's CPU with ONNX Runtime, which has no sparse product: floors say nothing
@@ -53,7 +57,7 @@ class Target:
             raise InputError(str(error)) from None
         if costs.device != at:
             raise InputError(f"the costs are those of {costs.device}, the network is to run on {at}; measure there.")
-        return cls(costs=costs, measured=device is None, prefer=prefer)
+        return cls(costs=costs, measured=device is None, prefer=prefer, dtype=dtype)
 
 
 def choose_layers(source: Source, plan: Plan, target: Target, *, base_task: bool) -> Plan:
@@ -135,7 +139,7 @@ def _choice(
         pattern=pattern,
         density=sum(int(each.sum()) for each in changed) / (len(group) * weight.numel()),
         rows=sum(_rows(step, tokens) for step in group) / len(group),
-        dtype=str(weight.dtype).removeprefix("torch."),
+        dtype=target.dtype or str(weight.dtype).removeprefix("torch."),
         device=target.costs.device,
         base_included=base_runs,
     )

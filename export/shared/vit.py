@@ -51,6 +51,7 @@ class SharedViT(nn.Module):
         device: Device | None = None,
         costs: Costs | Path | str | None = None,
         prefer: Prefer = "expected",
+        dtype: str | None = None,
     ) -> SharedViT:
         """Return the shared form of ``network``, as ``rebuild`` gives it, for ``tasks`` (all for None), copied.
 
@@ -60,7 +61,8 @@ class SharedViT(nn.Module):
 
         First layers that could run as base and delta do so where dispatch expects it to be faster on ``device``, by
         ``costs`` (default: those measured there, in its cache) or floors; for None, an ONNX Runtime on this CPU, only
-        ``costs`` given here count. ``prefer`` "kernels" runs all of them so.
+        ``costs`` given here count. ``prefer`` "kernels" runs all of them so. ``dtype`` is that of the problems that
+        dispatch is asked about, where the network will run in another than its own ("float16").
 
         Raises InputError for a network without deltas, a trunk of another structure, an unknown task or branch, costs
         that are damaged or of another device.
@@ -69,7 +71,7 @@ class SharedViT(nn.Module):
         original: Any = network
         specs = select_tasks(original.tasks, tasks)
         names = [spec.name for spec in specs]
-        target = Target.of(device, costs, prefer)
+        target = Target.of(device, costs, prefer, dtype)
         trunk = SharedTrunk(source, names, rows or {}, batched=batched, target=target)
         made: Any = copy.deepcopy(original, {id(original.trunk): trunk})
         for task in [task for task in made.heads if task not in names]:

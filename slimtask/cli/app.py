@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from slimtask import __version__
-from slimtask.cli import bench, compress, demo, doctor, export, inspect, relate, run, sweep, train, verify
+from slimtask.cli import bench, compress, costs, demo, doctor, export, inspect, relate, run, sweep, train, verify
 from slimtask.errors import SlimtaskError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="One multi-task vision network in, lean per-task engines out.",
 )
-for module in (demo, train, relate, compress, export, run, bench, sweep, verify, inspect, doctor):
+for module in (demo, train, relate, compress, costs, export, run, bench, sweep, verify, inspect, doctor):
     name = module.__name__.rpartition(".")[2]
     app.command(name=name)(getattr(module, f"{name}_verb"))
 

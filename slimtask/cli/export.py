@@ -14,6 +14,7 @@ from slimtask.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
+    from slimtask.export.delta_nodes.paths import DeltaLayers
     from slimtask.tasks import Preprocessing
 
 
@@ -27,6 +28,13 @@ def export_verb(
     merged: Annotated[
         bool, typer.Option("--merged", help="Store sub-tasks of a delta checkpoint with whole weights, not as deltas.")
     ] = False,
+    delta_nodes: Annotated[
+        bool, typer.Option("--delta-nodes", help="Run layers of sub-tasks as base and delta wherever they can.")
+    ] = False,
+    costs: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Do so only where costs measured by `slimtask costs` say it is faster."),
+    ] = None,
     model: ModelOption = None,
     tasks: TasksOption = None,
     json_path: JsonOption = None,
@@ -39,6 +47,7 @@ def export_verb(
     from slimtask.files import refuse_existing
 
     refuse_existing(out)
+    layers = _layers(delta_nodes, costs)
     network = with_tasks(open_checkpoint(checkpoint, model), tasks)
     exported, preprocessing = _exportable(network, checkpoint)
     with progress_bar("export") as progress:
@@ -51,6 +60,7 @@ def export_verb(
             targets=words(targets),
             precision=precision,
             merged=merged,
+            layers=layers,
             provenance=network.checkpoint.provenance,
             progress=lambda text, done, total: progress(done, total, text),
         )
@@ -70,6 +80,23 @@ def export_verb(
         rows.add_row(file.path, "weights of the graphs", "", f"{file.bytes:,}", "", "", "")
     console.print(rows)
     emit(bundle.manifest.model_dump(mode="json"), json_path)
+
+
+def _layers(always: bool, costs: Path | None) -> DeltaLayers | None:
+    """Return which layers of sub-tasks run as base and delta, None if nothing was asked for."""
+    from slimtask.export.delta_nodes.paths import DeltaLayers
+    from slimtask.kernels.costs import Costs
+
+    if costs is None:
+        return DeltaLayers(always=True) if always else None
+    if always:
+        raise InputError("--delta-nodes takes every layer that can, --costs only the faster ones; choose one of them.")
+    if not costs.is_file():
+        raise InputError(f"there is no file of costs '{costs}'; `slimtask costs CHECKPOINT` measures and names one.")
+    try:
+        return DeltaLayers(costs=Costs.read(costs))
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def _exportable(network: Network, path: Path) -> tuple[nn.Module, Preprocessing]:

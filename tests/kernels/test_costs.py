@@ -250,3 +250,20 @@ def test_a_grid_of_two_devices_or_none_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="measure each device by itself"):
             measure(problems, timer=lambda runs: {}, prepare=lambda problem: {}, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_read_without_knowing_its_device(tmp_path: Path) -> None:
+    costs = grid()
+    read = Costs.read(costs.save(tmp_path))
+    assert (read.device, read.entries) == (costs.device, costs.entries)
+
+
+@pytest.mark.parametrize(
+    "change", [{"sm": 90}, {"threads": "2"}, {"more": 1}, {"versions": ["torch"]}, {"backend": "tpu"}, {"name": 3}]
+)
+def test_a_file_of_no_device_is_damaged(change: dict[str, Any], tmp_path: Path) -> None:
+    content = {"schema": 1, "device": CPU.to_json() | change, "entries": {}}
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"the costs '.*' are damaged \("):
+        Costs.read(path)

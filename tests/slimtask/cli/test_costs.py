@@ -1,0 +1,134 @@
+"""`slimtask costs`, and `export` that goes by them or takes every delta node it can."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from slimtask.checkpoint import Architecture, Checkpoint
+from slimtask.compress.delta import Change, Delta, digest
+from slimtask.compress.delta_paths import install_deltas_
+from slimtask.compress.patterns import Block
+from slimtask.export.verify import verify_bundle
+from slimtask.kernels.costs import Costs
+from slimtask.tasks import Preprocessing, TaskSpec
+from slimtask.train.models import multitask_net
+from slimtask.train.models.vit import VITS, ViTShape
+
+Run = Callable[..., int]
+TASKS = (TaskSpec(name="depth", kind="depth", channels=1), TaskSpec(name="edges", kind="edges", channels=1))
+ARGUMENTS = {"trunk": "vit_tiny", "head": "light"}
+QKV = "trunk.encoder.layers.encoder_layer_0.self_attention.in_proj_weight"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with delta.safetensors, in which "edges" changes one block of 64 x 64 of three in qkv, fed its own."""
+    made = tmp_path_factory.mktemp("costs")
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        patch.setitem(VITS, "vit_tiny", ViTShape(patch=8, depth=1, heads=2, head_width=32, grid=(4, 4)))
+        torch.manual_seed(0)
+        net = multitask_net(tasks=TASKS, **ARGUMENTS).eval()
+        weight = dict(net.named_parameters())[QKV]
+        pattern = Block()
+        mask = pattern.expand(torch.tensor([False, True, False]), tuple(weight.shape))
+        changes = {QKV: Change.of(pattern, 0.3 * torch.randn(weight.shape) * mask, mask)}
+        edit = install_deltas_(net, [Delta(task="edges", base=digest(net, changes), changes=changes)])
+        Checkpoint(
+            weights=net.state_dict(),
+            architecture=Architecture(name="multitask-net", arguments=ARGUMENTS),
+            tasks=TASKS,
+            preprocessing=Preprocessing(height=32, width=32),
+            edits=(edit.model_dump(mode="json"),),
+        ).save(made / "delta.safetensors")
+        yield made
+
+
+def delta_nodes(graph: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(graph).graph.node if node.domain == "slimtask"]
+
+
+def test_what_it_measures_decides_what_is_exported(
+    slimtask: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ms = {"dense": 2.0, "batched": 3.0, "blocks-torch": 0.5, "vectors": 4.0, "csr": 5.0}
+    for faster in (True, False):
+        times = ms if faster else ms | {"blocks-torch": 9.0}
+        monkeypatch.setattr(
+            "slimtask.bench.delta.costs.interleaved_ms", lambda runs, times=times: {name: times[name] for name in runs}
+        )
+        out, result, bundle = tmp_path / f"costs{faster}", tmp_path / "costs.json", tmp_path / f"bundle{faster}"
+        assert slimtask("costs", folder / "delta.safetensors", "--out", out, "--json", result) == 0
+        found = json.loads(result.read_text())
+        assert [each["fastest"] for each in found["problems"]] == ["blocks-torch" if faster else "dense"] * 2
+        assert [each["tasks"] for each in found["problems"]] == [2, 1]  # with its base, and alone
+        assert all(each["density"] == pytest.approx(1 / 3) for each in found["problems"])
+        (file,) = out.iterdir()
+        assert found["file"] == str(file)
+        assert (
+            len(Costs.read(file).entries) == 2 * 2 + 3
+        )  # merged weights by tasks; a delta form's time is without them
+        words = ["--out", bundle, "--paths", "per-task", "--costs", file]
+        assert slimtask("export", folder / "delta.safetensors", *words) == 0
+        assert delta_nodes(bundle / "edges.onnx") == (["DeltaBlocks"] if faster else [])
+
+
+def test_it_times_for_real(slimtask: Run, folder: Path, tmp_path: Path) -> None:
+    assert slimtask("costs", folder / "delta.safetensors", "--out", tmp_path, "--json", tmp_path / "r.json") == 0
+    for problem in json.loads((tmp_path / "r.json").read_text())["problems"]:
+        assert {"dense", "batched", "blocks-torch", "csr"} <= set(problem["ms"])
+        assert all(0 < ms < 1000 for ms in problem["ms"].values())
+
+
+def test_every_layer_that_can_is_a_node(slimtask: Run, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    assert slimtask("export", folder / "delta.safetensors", "--out", out, "--delta-nodes", "--precision", "fp16") == 0
+    assert [delta_nodes(out / f"{role}.onnx") for role in ("fused", "edges", "depth")] == [
+        ["DeltaBlocks"],
+        ["DeltaBlocks"],
+        [],
+    ]
+    assert verify_bundle(out)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--delta-nodes", "--merged"], "choose one of them"),
+        (["--delta-nodes", "--costs", "c.json"], "choose one of them"),
+        (["--costs", "none.json"], "no file of costs 'none.json'"),
+        (["--costs", "bad.json"], "the costs 'bad.json' are damaged"),
+    ],
+)
+def test_choices_that_do_not_go_are_one_sentence(
+    words: list[str],
+    sentence: str,
+    slimtask: Run,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.json").write_text('{"schema": 1, "device": {"backend": "cpu"}, "entries": {}}')
+    assert slimtask("export", folder / "delta.safetensors", "--out", "bundle", *words) == 2
+    assert sentence in capsys.readouterr().err
+    assert not Path("bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [(["--on", "tpu"], "cpu or cuda"), (["--on", "cuda"], "no GPU"), (["--precision", "int8"], "fp32, fp16, bf16")],
+)
+def test_costs_of_what_is_not_here_are_refused(
+    words: list[str], sentence: str, slimtask: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "cuda" in words and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert slimtask("costs", folder / "delta.safetensors", *words) == 2
+    assert sentence in capsys.readouterr().err
