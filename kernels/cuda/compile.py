@@ -86,7 +86,10 @@ def image_in(folder: Path, variant: Variant, sm: int) -> bytes:
         path = folder / f"{variant.name}.{target}"
         if path.is_file():
             return path.read_bytes()
-    raise FileNotFoundError(f"'{folder}' has no {variant.name} for sm_{sm} and no PTX of it; save one of them there.")
+    raise FileNotFoundError(
+        f"'{folder}' has no {variant.name} for sm_{sm} and no PTX of it; write them there with "
+        "python -m slimtask.kernels.cuda.aot."
+    )
 
 
 def _compiled(variant: Variant, target: str, log: str, ptx: bytes, program: Any, nvrtc: Any) -> Compiled:

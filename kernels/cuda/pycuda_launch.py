@@ -19,7 +19,8 @@ from slimtask.kernels.cuda.variants import Gpu, Variant
 class PycudaKernels:
     """The kernels in PyCUDA's current context; every array is a contiguous ``GPUArray``.
 
-    ``folder`` holds what `compile.save` wrote; without one NVRTC compiles a variant when it is first launched.
+    ``folder`` holds what ``python -m slimtask.kernels.cuda.aot`` wrote; without one NVRTC compiles a variant when
+    it is first launched.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
