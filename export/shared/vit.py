@@ -22,6 +22,7 @@ from slimtask.export.shared.choose import Prefer, Target, choose_layers
 from slimtask.export.shared.plan import Budgets, Step, base_needed, plan_steps
 from slimtask.export.shared.source import EMBEDDING, LAST, Source, read_source
 from slimtask.export.shared.tensors import Tensors
+from slimtask.export.shared.thresholds import with_thresholds
 from slimtask.kernels.costs import Costs
 from slimtask.kernels.device import Device
 from slimtask.tasks import TaskSpec, select_tasks
@@ -47,6 +48,7 @@ class SharedViT(nn.Module):
         tasks: Sequence[str] | None = None,
         *,
         rows: Budgets | None = None,
+        thresholds: Mapping[str, Mapping[str, float]] | None = None,
         batched: bool = False,
         device: Device | None = None,
         costs: Costs | Path | str | None = None,
@@ -56,18 +58,19 @@ class SharedViT(nn.Module):
         """Return the shared form of ``network``, as ``rebuild`` gives it, for ``tasks`` (all for None), copied.
 
         ``rows`` limits, by task and branch ("encoder_layer_3.mlp"), the number of tokens that an own-fed task reads
-        from its own stream (see ``calibrate_rows``); its delta's own budget holds elsewhere. ``batched`` computes
-        several tasks by one batched product where it can.
+        from its own stream (see ``calibrate_rows``); its delta's own budget holds elsewhere. ``thresholds``, by task
+        and site ("encoder_layer_3.fc1"), take the place of its delta's (see ``calibrate_thresholds``). ``batched``
+        computes several tasks by one batched product where it can.
 
         First layers that could run as base and delta do so where dispatch expects it to be faster on ``device``, by
         ``costs`` (default: those measured there, in its cache) or floors; for None, an ONNX Runtime on this CPU, only
         ``costs`` given here count. ``prefer`` "kernels" runs all of them so. ``dtype`` is that of the problems that
         dispatch is asked about, where the network will run in another than its own ("float16").
 
-        Raises InputError for a network without deltas, a trunk of another structure, an unknown task or branch, costs
-        that are damaged or of another device.
+        Raises InputError for a network without deltas, a trunk of another structure, an unknown task, branch or site,
+        costs that are damaged or of another device.
         """
-        source = read_source(network)
+        source = with_thresholds(read_source(network), thresholds or {})
         original: Any = network
         specs = select_tasks(original.tasks, tasks)
         names = [spec.name for spec in specs]
