@@ -9,24 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimtask.checkpoint import read_safetensors
+from slimtask.checkpoint import read_safetensors, write_safetensors
 from slimtask.errors import InputError
-from slimtask.files import atomic_file
 
 _KEY, _SEPARATOR = "slimtask-state", "::"
 
 
 def save_state(path: Path, sections: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
-    """Write named sections of tensors and JSON ``facts`` to one file, atomically."""
-    from safetensors.torch import save_file
-
+    """Write named sections of tensors and JSON ``facts`` to one file, atomically, with a SHA-256 of it all."""
     tensors = {
-        f"{section}{_SEPARATOR}{name}": tensor.detach().cpu().contiguous().clone()
+        f"{section}{_SEPARATOR}{name}": tensor
         for section, content in sections.items()
         for name, tensor in content.items()
     }
-    with atomic_file(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(facts)})
+    write_safetensors(path, tensors, {_KEY: json.dumps(facts)})
 
 
 def load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
