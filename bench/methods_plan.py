@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEVELS = (0.5, 0.7, 0.9)
+MCP_LEVEL = 0.7  # where the penalty that spares large groups is tried too
 SINGLE, DENSE, HALF, ADASHARE = "dense single-task", "dense multi-task", "dense, half the steps", "adashare"
 
 OWN_FED = ("element", "tensor", "out-channels", "block", "hidden-units", "heads", "units")
@@ -68,12 +69,17 @@ def entries(tasks: Sequence[str], steps: int, levels: Sequence[float] = LEVELS) 
         for groups in ("coupled", "input-channel"):
             settings = _section("sparsity", groups=groups, target=f"{level}", min_keep="0.02")
             runs.append(Entry(method=f"group sparsity, {groups}", sparsity=level, settings=settings))
+            if level == MCP_LEVEL:
+                settings = (*settings, "sparsity.penalty=mcp")
+                runs.append(Entry(method=f"group sparsity, {groups}, mcp", sparsity=level, settings=settings))
         for method in ("disparse", "snip", "random"):
             settings = _masks(level, method=method, when="static", batches="20")
             runs.append(Entry(method=f"{method} static", sparsity=level, settings=settings))
         for method in ("disparse", "magnitude"):
             settings = (half, *_masks(level, method=method, when="pretrained"))
             runs.append(Entry(method=f"{method} pretrained", sparsity=level, settings=settings, after=HALF))
+        settings = (half, *_masks(level, method="disparse", when="pretrained", score="gradient"))
+        runs.append(Entry(method="disparse pretrained, gradient", sparsity=level, settings=settings, after=HALF))
         settings = _masks(level, method="disparse", when="dynamic", interval="20")
         runs.append(Entry(method="disparse dynamic", sparsity=level, settings=settings))
     return runs
