@@ -28,7 +28,7 @@ from slimtask.kernels.cuda.variants import (
 )
 
 KERNELS = ("blocks", "vectors", "csr", "transpose")
-TOKENS = (16, 32, 48, 64, 96, 128, 1024)  # a number in each range in which other variants are taken
+TOKENS = (4, 8, 16, 32, 48, 64, 96, 128, 1024)  # a number in each range in which other variants are taken
 BLOCKS = (1, 100_000)  # streamed and resident
 INPUTS = (192, 384, 768, 1024, 1536, 3072, 4096)  # ViT-Ti to ViT-L, first and second layers
 

@@ -39,6 +39,16 @@ def test_no_layer_takes_a_variant_that_is_not_shipped(sm: int) -> None:
         } <= there
 
 
+@pytest.mark.parametrize("sm", TARGETS)
+def test_what_few_tokens_take_is_shipped(sm: int) -> None:
+    gpu = Gpu.of_sm(sm)
+    for element in ELEMENTS:
+        there = shipped([gpu], [element], KERNELS, INPUTS)
+        for tokens in range(1, 65):
+            for inputs in INPUTS:
+                assert csr_variant(element=element, base=element, tokens=tokens, inputs=inputs, gpu=gpu) in there
+
+
 def test_what_it_writes_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
     main(["--out", str(tmp_path / "made"), "--sm", "90", "--dtype", "float16", "--kernel", "transpose"])
