@@ -46,7 +46,7 @@ def load_layouts(path: Path | str) -> dict[str, Layout]:
         return _layouts(header, arrays)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"the deltas '{path}' cannot be read ({error}); give a whole file.") from None
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise ValueError(f"'{path}' does not hold packed deltas ({str(error).rstrip('.')}); pack them again.") from None
 
 

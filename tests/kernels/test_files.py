@@ -70,6 +70,13 @@ def test_a_damaged_or_foreign_file_is_named(tmp_path: Path) -> None:
         load_layouts(path)
 
 
+def test_a_header_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "delta"
+    save_file({"a": np.ones(2, np.float32)}, path, {"slimtask_layouts": "[" * 100_000})
+    with pytest.raises(ValueError, match=f"'{path}' does not hold packed deltas"):
+        load_layouts(path)
+
+
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
