@@ -42,7 +42,7 @@ def blocks(
     ends = torch.zeros(len(column) + 1, dtype=torch.int64, device=x.device)
     row = ends.index_add_(0, start[1:], torch.ones_like(start[1:], dtype=torch.int64)).cumsum(0)[:-1]
     sums = products.new_zeros(tasks * rows, tokens, height).index_add_(0, row, products)
-    delta = sums.reshape(tasks, rows, tokens, height).transpose(1, 2).reshape(tasks, tokens, -1)[:, :, :outputs]
+    delta = sums.reshape(tasks, rows, tokens, height).transpose(1, 2).flatten(2)[:, :, :outputs]
     return _finished(delta, x, base, delta_bias, residual, gelu=gelu)
 
 
@@ -56,10 +56,10 @@ def vectors(
     gelu: bool = False,
 ) -> Tensor:
     """Return the sub-tasks' outputs [T, N, M]; ``column`` and ``value`` are the arrays of a VectorLayout."""
-    tasks = _check_vectors(column, value, Shared(x, base, delta_bias, residual))
+    _check_vectors(column, value, Shared(x, base, delta_bias, residual))
     checks.below("column", column, x.shape[1])
     inputs = x.to(wide(x.dtype)).t().index_select(0, column.flatten()).reshape(*column.shape, -1)
-    delta = torch.matmul(value.to(inputs.dtype), inputs).reshape(tasks, -1, x.shape[0])[:, : base.shape[1]]
+    delta = torch.matmul(value.to(inputs.dtype), inputs).flatten(1, 2)[:, : base.shape[1]]
     return _finished(delta.transpose(1, 2), x, base, delta_bias, residual, gelu=gelu)
 
 

@@ -87,6 +87,13 @@ def test_a_delta_of_nothing_is_the_base(form: Any, case: Any) -> None:
     torch.testing.assert_close(y, base.expand(3, 4, 6), rtol=0, atol=0)
 
 
+def test_no_tokens_make_no_outputs(form: Any, case: Any) -> None:
+    operator, pack = form
+    drawn = case()
+    arrays = packed(pack, sparse(drawn.draw(2, 6, 9)), torch.float32)
+    assert operator(*arrays, drawn.draw(0, 9), drawn.draw(0, 6)).shape == (2, 0, 6)
+
+
 def test_a_base_in_half_precision_is_taken(form: Any, case: Any) -> None:
     operator, pack = form
     drawn = case(torch.bfloat16)
