@@ -49,6 +49,8 @@ class Candidate:
             return f"executes {', '.join(self.patterns)} exactly, not {problem.pattern}"
         if self.form == "delta" and every_row:
             return "every row changed: no row is left that needs the delta alone"
+        if self.form != "merged" and problem.operator == "attention" and problem.rows > 0:
+            return "an attention mixes its tokens: once some rows change, all do"
         if problem.device.backend not in self.backends:
             return f"runs on {', '.join(self.backends)} only"
         return self._refused_by_cuda(problem) if problem.device.backend == "cuda" else None

@@ -29,14 +29,12 @@ Run = Callable[[], Output]
 def prepare(problem: Problem, *, seed: int = 0) -> dict[str, Run]:
     """Return a run of every candidate that executes ``problem`` exactly, on its device, by name.
 
-    Weights and inputs are random, of ``seed``; the changed units are ``density`` of all, rounded, at least one. For an
-    attention with changed rows there are only the runs of merged weights: its other tokens see the changed ones.
+    Weights and inputs are random, of ``seed``; the changed units are ``density`` of all, rounded, at least one.
     """
     sample = Sample(problem=problem, seed=seed)
-    makers = dict(_MERGED if problem.operator == "attention" and problem.rows > 0 else _MAKERS)
     able = [each.name for each in CANDIDATES if each.excluded(problem) is None]
     with torch.inference_mode():
-        return {name: makers[name](sample) for name in able if name in makers}
+        return {name: _MAKERS[name](sample) for name in able}
 
 
 def interleaved_ms(
@@ -170,9 +168,9 @@ def _units(its: Sample) -> Run:
     return _with_rows(its, units)
 
 
-_MERGED: dict[str, Callable[[Sample], Run]] = {"dense": _dense, "batched": _batched}
 _MAKERS: dict[str, Callable[[Sample], Run]] = {
-    **_MERGED,
+    "dense": _dense,
+    "batched": _batched,
     "rows": _rows,
     "out-channels": _out_channels,
     "blocks-cuda": _sparse("block", ops.delta_blocks),

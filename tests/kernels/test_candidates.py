@@ -58,7 +58,15 @@ def test_every_pattern_can_be_executed_dense() -> None:
 
 def test_with_every_row_changed_only_merged_weights_are_left() -> None:
     for pattern in PATTERNS:
-        assert able(replace(FC1, pattern=pattern, rows=1.0)) == {"dense", "batched", "rows"}
+        rows = set() if pattern == "heads" else {"rows"}
+        assert able(replace(FC1, pattern=pattern, rows=1.0)) == {"dense", "batched", *rows}
+
+
+def test_an_attention_shares_nothing_once_rows_change() -> None:
+    heads = replace(FC1, pattern="heads", outputs=2304, density=1 / 12, rows=0.1)
+    assert able(heads) == {"dense", "batched"}
+    assert candidate("units").excluded(heads) == "an attention mixes its tokens: once some rows change, all do"
+    assert "units" in able(replace(heads, rows=0.0))
 
 
 def test_devices_libraries_and_dtypes_exclude_with_a_reason() -> None:
