@@ -51,9 +51,36 @@ def test_what_no_kernel_fits_is_left_to_standard_operators(launched: list[Any]) 
     assert cuda.blocks(*arrays, torch.ones(3, 70), torch.ones(3, 130)) is None
     arrays = tensors_of(VectorLayout.pack(np.ones((1, 8, 8), np.float32), height=8)).values()
     assert cuda.vectors(*arrays, torch.ones(3, 8), torch.ones(3, 8)) is None
+    arrays = tensors_of(BlockLayout.pack(np.ones((1, 256, 256), np.float32), height=256, width=256)).values()
+    assert cuda.blocks(*arrays, torch.ones(3, 256), torch.ones(3, 256)) is None  # no GPU has the shared memory
     assert launched == []
     assert chosen("delta_rows", torch.float64) == chosen("delta_csr", torch.float64) == STANDARD
     assert chosen("delta_rows", torch.float16) == "slimtask.kernels.triton.rows"
+
+
+class OnGpu(Tensor):
+    """A tensor that says it lies on a GPU."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda")
+
+
+@pytest.mark.parametrize(("capability", "launches"), [((7, 5), 0), ((8, 0), 4)])
+def test_a_gpu_older_than_the_kernels_runs_standard_operators(
+    launched: list[Any], monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], launches: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    x, base, delta = (
+        torch.ones(3, 8).half().as_subclass(OnGpu),
+        torch.ones(3, 40).half(),
+        np.ones((2, 40, 8), np.float16),
+    )
+    for call, layout in ((cuda.blocks, BlockLayout), (cuda.vectors, VectorLayout), (cuda.csr, CsrLayout)):
+        call(*tensors_of(layout.pack(delta)).values(), x, base)
+    index = tensors_of(RowLayout.pack(np.ones((2, 3), bool))).values()
+    cuda.rows(*index, torch.ones(2, 3, 8).as_subclass(OnGpu), torch.ones(2, 40, 8))
+    assert len(launched) == launches
 
 
 def test_vectors_csr_and_rows_are_handed_over(launched: list[Any]) -> None:
