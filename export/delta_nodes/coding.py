@@ -1,7 +1,8 @@
 """Weights told by other weights: which rows of a matrix are known already, or which few of its entries are new.
 
 A task's weights are the base's but for rows, columns, blocks or single entries; a wide layer is the base's rows and the
-changed ones of several tasks. Either way only what is new is stored. Decoding is exact: values are moved, not added.
+changed ones of several tasks. Either way only what is new is stored. Decoding is exact to the bit, the sign of a zero
+included: values are moved or negated, not added.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int32, Shaped
 
 Matrix = Float[np.ndarray, "rows columns"]
+_Key = tuple[str, bytes]
 _INDEX_BYTES = 4
 _WORTH = 0.75  # a coding that needs more of a matrix's bytes than this is not worth its nodes
 _SAMPLE = 4096
@@ -49,10 +51,10 @@ class Coding:
 
 @dataclass
 class Pool:
-    """Matrices that others are told by; rows and columns are looked up by their bytes."""
+    """Matrices that others of their dtype are told by; rows and columns are looked up by their bytes."""
 
     matrices: list[Matrix] = field(default_factory=list)
-    _rows: dict[bytes, tuple[int, bool, int]] = field(default_factory=dict)
+    _rows: dict[_Key, tuple[int, bool, int]] = field(default_factory=dict)
 
     def add(self, matrix: Matrix) -> int:
         """Return the number of ``matrix``, whose rows and columns are known from now on."""
@@ -91,7 +93,8 @@ class Pool:
     def _by_rows(self, matrix: Matrix, *, transposed: bool) -> Coding | None:
         """Return the coding by rows that are known, or are known with the other sign."""
         found = [self._rows.get(key) if key is not None else None for key in _keys(matrix)]
-        opposite = [None if hit else self._rows.get(key or b"") for hit, key in zip(found, _keys(-matrix), strict=True)]
+        minus = [self._rows.get(key) if key is not None else None for key in _keys(-matrix)]
+        opposite = [None if hit else other for hit, other in zip(found, minus, strict=True)]
         hits = [hit or other for hit, other in zip(found, opposite, strict=True)]
         sources = tuple(dict.fromkeys((hit[0], hit[1]) for hit in hits if hit))
         if not sources:
@@ -127,14 +130,14 @@ class Pool:
             (number, transposed)
             for number in range(len(self.matrices))
             for transposed in (False, True)
-            if self._read_shape(number, transposed) == matrix.shape
+            if self._read_shape(number, transposed) == matrix.shape and self.matrices[number].dtype == matrix.dtype
         ]
         if not alike:
             return None
         step = max(1, matrix.size // _SAMPLE)
-        sample = matrix.reshape(-1)[::step]
-        likest = min(alike, key=lambda one: int((self._read(*one).reshape(-1)[::step] != sample).sum()))
-        places = np.flatnonzero(self._read(*likest) != matrix).astype(np.int32)
+        bits = _bits(matrix)
+        likest = min(alike, key=lambda one: int((_bits(self._read(*one))[::step] != bits[::step]).sum()))
+        places = np.flatnonzero(_bits(self._read(*likest)) != bits).astype(np.int32)
         return Coding(sources=(likest,), new=matrix.reshape(-1)[places], places=places, flat=True)
 
     def _read_shape(self, number: int, transposed: bool) -> tuple[int, ...]:
@@ -142,7 +145,15 @@ class Pool:
         return shape[::-1] if transposed else shape
 
 
-def _keys(matrix: Matrix) -> list[bytes | None]:
-    """Return the bytes of every row, None for rows of zeros, which say nothing; minus zero counts as zero."""
-    rows = np.ascontiguousarray(matrix + 0)
-    return [row.tobytes() if kept else None for row, kept in zip(rows, (rows != 0).any(axis=1).tolist(), strict=True)]
+def _keys(matrix: Matrix) -> list[_Key | None]:
+    """Return dtype and bytes of every row; None for rows of zeros, which say nothing, and those with NaN, which no
+    product by -1 negates.
+    """
+    rows, dtype = np.ascontiguousarray(matrix), matrix.dtype.str
+    kept = (rows != 0).any(axis=1) & ~np.isnan(rows).any(axis=1)
+    return [(dtype, row.tobytes()) if known else None for row, known in zip(rows, kept.tolist(), strict=True)]
+
+
+def _bits(matrix: Matrix) -> Shaped[np.ndarray, " entries"]:
+    """Return the entries as integers: minus zero is not zero, and NaN is itself."""
+    return np.ascontiguousarray(matrix).reshape(-1).view(f"u{matrix.itemsize}")

@@ -88,3 +88,30 @@ def test_half_precision_too(base):
     pool.add(half)
     task = changed(half, ROWS)
     np.testing.assert_array_equal(pool.decode(pool.code(task)), task)
+
+
+def test_the_sign_of_a_zero_is_kept(base):
+    """Zeros of either sign, in rows taken as they are, taken negative, and overwritten; the comparison is of bytes."""
+    base[:, ::5] = np.where(np.arange(48)[:, None] % 3 == 0, np.float32(-0.0), np.float32(0))
+    pool = Pool()
+    pool.add(base)
+    few, most = base.copy(), base.copy()
+    few[[1, 30], 5] *= -1  # other zeros, nothing else
+    most[4:40] = np.random.default_rng(7).standard_normal((36, 32))
+    new = np.random.default_rng(8).standard_normal((4, 48)).astype(np.float32)
+    negative = np.concatenate([new, -base[:, [1, 6, 9, 30]].T])
+    known = base.copy()
+    known[0, 3] = np.nan
+    for matrix in (few, most[:4].repeat(4, axis=0), negative, known):
+        coding = pool.code(matrix)
+        assert pool.decode(coding).tobytes() == matrix.tobytes()
+        assert not coding.same
+    assert pool.code(few).bytes == 2 * (4 + 4)
+    assert pool.code(known).bytes == 4 + 4
+
+
+def test_a_matrix_of_another_dtype_tells_nothing(base):
+    half = base.astype(np.float16)
+    pool = Pool()
+    pool.add(half)
+    assert pool.code(half.astype(np.float32)) is None
