@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from slimtask.compress.patterns import square_norms
+
 Stream = Float[Tensor, "batch tokens width"]
 
 
@@ -15,7 +17,7 @@ def freshest(own: Stream, base: Stream, count: int) -> Int64[Tensor, " rows"]:
     They are numbers of rows of the flattened [batch * tokens, width]; the same choice as ``patterns.Rows``.
     """
     batch, tokens = own.shape[:2]
-    chosen = (own - base).square().sum(dim=-1).topk(count, dim=1).indices
+    chosen = square_norms(own - base).topk(count, dim=1).indices
     return (chosen + torch.arange(batch, device=own.device).unsqueeze(1) * tokens).flatten()
 
 

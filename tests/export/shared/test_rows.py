@@ -27,3 +27,13 @@ def test_taking_and_putting_back() -> None:
         for token in range(5):
             sign = -1 if (image, token) in ((0, 4), (0, 0), (1, 0), (1, 2)) else 1
             assert torch.equal(changed[image, token], sign * x[image, token])
+
+
+def test_large_differences_are_told_apart_in_half_precision() -> None:
+    """Squares beyond 65504, the largest number of float16: the streams of transformers have channels of hundreds."""
+    own = torch.zeros(1, 6, 4)
+    own[0, :, 1] = torch.tensor([10.0, 400.0, 300.0, 500.0, 600.0, 700.0])
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        near = torch.zeros(1, 6, 4, dtype=dtype)
+        assert set(freshest(own.to(dtype), near, 2).tolist()) == {4, 5}
+        assert Rows.project(own.to(dtype) - near, 2 / 6).flatten().tolist() == [False] * 4 + [True] * 2
