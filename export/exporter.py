@@ -128,11 +128,13 @@ def _check_choices(paths: Sequence[str], to: Sequence[str], precision: str) -> N
 
 def _check_deltas(model: nn.Module, merged: bool, layers: DeltaLayers | None) -> None:
     """Raise InputError for choices about deltas where there are none, or which contradict each other."""
-    given = "merged" if merged else "layers" if layers is not None else None
+    given = "merged" if merged else "layers (--delta-nodes, --costs)" if layers is not None else None
     if given and not has_deltas(model):
         raise InputError(f"{given} is for networks with deltas, and this one has none; leave it out.")
     if merged and layers is not None:
-        raise InputError("merged stores whole weights, layers keeps some as deltas; choose one of them.")
+        raise InputError(
+            "--merged stores whole weights, --delta-nodes and --costs keep some as deltas; choose one of them."
+        )
 
 
 def _targets(modules: Mapping[str, ModuleType], targets: Sequence[str] | None) -> dict[str, tuple[str, ...] | None]:

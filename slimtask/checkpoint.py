@@ -20,6 +20,7 @@ from slimtask.tasks import Frozen, Preprocessing, TaskSpec
 
 SCHEMA = 1
 _KEY = "slimtask"
+_OTHERS = {"slimtask-delta": "the delta of a sub-task", "slimtask-masks": "masks"}  # what else a run writes, by its key
 
 
 MOST_ELEMENTS = 2**27
@@ -113,10 +114,7 @@ class Checkpoint:
         """Return the checkpoint in ``path``; InputError names a missing, damaged, foreign or non-finite file."""
         tensors, metadata = read_safetensors(path, "checkpoint")
         if _KEY not in metadata:
-            raise InputError(
-                f"checkpoint '{path}' is a safetensors file but not one of slimtask's; "
-                "give a file that `slimtask train` or `slimtask compress` wrote."
-            )
+            raise InputError(_no_checkpoint(path, metadata))
         try:
             header = _Header.model_validate_json(metadata[_KEY])
         except ValidationError as error:
@@ -136,6 +134,17 @@ class Checkpoint:
             provenance=header.provenance,
             inputs=header.inputs,
         )
+
+
+def _no_checkpoint(path: Path | str, metadata: Mapping[str, str]) -> str:
+    """Return what a safetensors file is that is no checkpoint, and what to give instead."""
+    for key, what in _OTHERS.items():
+        if key in metadata:
+            return f"'{path}' holds {what}, not a network; give the checkpoint.safetensors of its run."
+    return (
+        f"checkpoint '{path}' is a safetensors file but not one of slimtask's; "
+        "give a file that `slimtask train` or `slimtask compress` wrote."
+    )
 
 
 def write_safetensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

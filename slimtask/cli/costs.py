@@ -16,7 +16,10 @@ def costs_verb(
     on: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the device's file lies [default: the user's cache].")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Where the device's file lies; else $SLIMTASK_COSTS or ~/.cache/slimtask/costs."
+        ),
     ] = None,
     json_path: JsonOption = None,
 ) -> None:

@@ -33,7 +33,9 @@ def export_verb(
     ] = False,
     costs: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Do so only where costs measured by `slimtask costs` say it is faster."),
+        typer.Option(
+            metavar="FILE", help="Run those as base and delta that are faster by this file of `slimtask costs`."
+        ),
     ] = None,
     model: ModelOption = None,
     tasks: TasksOption = None,

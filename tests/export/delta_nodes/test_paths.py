@@ -10,6 +10,7 @@ import torch
 
 from slimtask.errors import InputError
 from slimtask.export.bundle import Bundle
+from slimtask.export.delta_nodes.paths import DeltaLayers
 from slimtask.export.delta_nodes.whole import write_whole
 from slimtask.export.exporter import export_bundle
 from slimtask.export.runtime.runner import Runner
@@ -114,3 +115,5 @@ def test_tensorrt_rtx_builds_it(bundles, tmp_path):
 def test_merged_is_for_deltas(net, preprocessing, tmp_path):
     with pytest.raises(InputError, match="merged is for networks with deltas"):
         export_bundle(net, tmp_path / "out", preprocessing=preprocessing, merged=True)
+    with pytest.raises(InputError, match=r"layers \(--delta-nodes, --costs\) is for networks with deltas"):
+        export_bundle(net, tmp_path / "out", preprocessing=preprocessing, layers=DeltaLayers(always=True))

@@ -78,6 +78,14 @@ def test_what_it_measures_decides_what_is_exported(
         assert delta_nodes(bundle / "edges.onnx") == (["DeltaBlocks"] if faster else [])
 
 
+def test_its_help_says_where_the_file_lies(
+    slimtask: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert slimtask("costs", "--help") == 0
+    assert "~/.cache/slimtask/costs" in capsys.readouterr().out
+
+
 def test_it_times_for_real(slimtask: Run, folder: Path, tmp_path: Path) -> None:
     assert slimtask("costs", folder / "delta.safetensors", "--out", tmp_path, "--json", tmp_path / "r.json") == 0
     for problem in json.loads((tmp_path / "r.json").read_text())["problems"]:
@@ -99,7 +107,7 @@ def test_every_layer_that_can_is_a_node(slimtask: Run, folder: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--delta-nodes", "--merged"], "choose one of them"),
+        (["--delta-nodes", "--merged"], "--merged stores whole weights, --delta-nodes and --costs keep some as deltas"),
         (["--delta-nodes", "--costs", "c.json"], "choose one of them"),
         (["--costs", "none.json"], "no file of costs 'none.json'"),
         (["--costs", "bad.json"], "the costs 'bad.json' are damaged"),

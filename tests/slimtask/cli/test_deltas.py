@@ -27,6 +27,8 @@ def test_inspect_shows_what_a_delta_changes(
     assert (found["task"], found["density"], found["densities"]) == ("depth", 0.25, {"weight": 0.25})
     assert found["size"] == {"values_bytes": 32, "index_bytes": 4, "dense_bytes": 128}
     assert "36 bytes instead of 128" in " ".join(capsys.readouterr().out.split())
+    assert slimtask("costs", path) == 2
+    assert f"'{path}' holds the delta of a sub-task, not a network" in " ".join(capsys.readouterr().err.split())
     path.write_bytes(path.read_bytes()[:-8])
     assert slimtask("inspect", path) == 2
     assert "Traceback" not in capsys.readouterr().err
