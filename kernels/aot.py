@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from slimtask.kernels.triton.variants import DTYPES, KERNELS, Variant, shipped
 
 SCHEMA = 1
 ENTRY = re.compile(r"\.visible \.entry (\w+)\((.*?)\)", re.DOTALL)
+OLDEST_PTX = {80: 70, 86: 71, 89: 78, 90: 80, 120: 87}  # PTX ISA, release notes; with less LLVM ends the process
 SCRATCH = ("global_scratch", "profile_scratch")  # Triton appends these; these kernels need neither, so pass null
 
 
@@ -78,13 +81,17 @@ def compile_variant(variant: Variant, *, ptx_version: int | None = None, hints: 
         hints: promise the multiples of 16 in ``variant.divisible``; False shows what happens without (tests).
 
     Raises:
-        ValueError: Triton's interpreter is switched on, or the kernel asks for scratch memory.
+        ValueError: Triton's interpreter is switched on, the PTX version is too old for the GPU, the kernel asks for
+            scratch memory, or NVIDIA's assembler refuses what Triton wrote.
     """
     import triton
-    from triton.backends.compiler import GPUTarget
+    from triton.runtime.errors import PTXASError
 
     if triton.knobs.runtime.interpret:
         raise ValueError("TRITON_INTERPRET is set, which replaces the compiler; unset it to compile ahead of time")
+    if ptx_version is not None and ptx_version < OLDEST_PTX[variant.sm]:
+        oldest = OLDEST_PTX[variant.sm]
+        raise ValueError(f"PTX of version {ptx_version / 10:.1f} has no sm_{variant.sm}; take {oldest} or later")
     options = {"num_warps": variant.tile.warps, "num_stages": variant.tile.stages, "enable_fp_fusion": True}
     if ptx_version is not None:
         options["ptx_version"] = ptx_version
@@ -92,9 +99,13 @@ def compile_variant(variant: Variant, *, ptx_version: int | None = None, hints: 
         # Nothing of an older source from a cache, and no path of the building machine in what is shipped.
         triton.knobs.cache.dir = cache
         triton.knobs.compilation.disable_line_info = True
-        compiled = triton.compile(
-            source(variant, hints=hints), target=GPUTarget("cuda", variant.sm, 32), options=options
-        )
+        try:
+            compiled = _compiled(variant, options, hints=hints)
+        except PTXASError as error:
+            version = "" if ptx_version is None else f" of version {ptx_version / 10:.1f}"
+            raise ValueError(
+                f"the PTX{version} of {variant.name} cannot be assembled ({_reason(error)}); take another PTX version"
+            ) from None
         ptx, cubin, metadata = compiled.asm["ptx"], bytes(compiled.asm["cubin"]), compiled.metadata
     if getattr(metadata, "global_scratch_size", 0) or getattr(metadata, "profile_scratch_size", 0):
         raise ValueError(f"{variant.name} asks for scratch memory, which no launcher here provides; take another tile")
@@ -115,6 +126,16 @@ def compile_variant(variant: Variant, *, ptx_version: int | None = None, hints: 
     )
 
 
+def _compiled(variant: Variant, options: Mapping[str, Any], *, hints: bool) -> Any:
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    with redirect_stdout(io.StringIO()):  # where Triton prints all of the PTX when it cannot be assembled
+        return triton.compile(
+            source(variant, hints=hints), target=GPUTarget("cuda", variant.sm, 32), options=dict(options)
+        )
+
+
 def source(variant: Variant, *, hints: bool) -> Any:
     """Return Triton's source object of a variant."""
     from triton.compiler import ASTSource
@@ -128,6 +149,12 @@ def source(variant: Variant, *, hints: bool) -> Any:
         constexprs=variant.constants,
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in divisible},
     )
+
+
+def _reason(error: Exception) -> str:
+    """Return the assembler's first complaint, or the first line of the error."""
+    complaint = re.search(r"error {2,}: *(.+)", str(error))  # as ptxas writes it
+    return complaint[1].strip() if complaint else str(error).partition("\n")[0]
 
 
 def signature(ptx: str, variant: Variant) -> tuple[str, tuple[tuple[str, str], ...]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from slimtask.kernels.aot import SCRATCH, Artifact, compile_variant, main
+from slimtask.kernels.aot import OLDEST_PTX, SCRATCH, Artifact, compile_variant, main
 from slimtask.kernels.triton.tiles import GPUS, RAGGED, block_tile, candidates, row_tile
 from slimtask.kernels.triton.variants import Variant
 
@@ -116,6 +117,35 @@ def test_the_same_variant_compiles_to_the_same_bytes_without_a_path(hopper: Arti
 def test_an_older_ptx_version_is_written_on_demand() -> None:
     artifact = compile_variant(rows(80), ptx_version=80)
     assert ".version 8.0" in artifact.ptx
+
+
+def test_a_ptx_version_too_old_for_the_gpu_is_one_sentence(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--out", str(tmp_path / "kernels"), "--sm", "90", "--kernel", "blocks", "--ptx-version", "70"])
+    assert capsys.readouterr().err == "aot: PTX of version 7.0 has no sm_90; take 80 or later\n"
+    assert not (tmp_path / "kernels").exists()
+    assert OLDEST_PTX.keys() == GPUS.keys()
+
+
+def test_what_the_assembler_refuses_is_one_sentence(tmp_path: Path, monkeypatch, capsys) -> None:
+    import triton
+    from triton.runtime.errors import PTXASError
+
+    def refuse(*_: object, **__: object) -> None:
+        print("all of the PTX")
+        raise PTXASError(
+            "codegen error\n`ptxas` stderr:\nptxas a.ptx, line 6; error   : no such version\nfatal: aborted"
+        )
+
+    monkeypatch.setattr(triton, "compile", refuse)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--out", str(tmp_path / "kernels"), "--sm", "90", "--kernel", "blocks", "--ptx-version", "99"])
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(
+        r"aot: the PTX of version 9\.9 of blocks_bf16_\w+ cannot be assembled \(no such version\); .*\n", error
+    )
+    assert not (tmp_path / "kernels").exists()
 
 
 def test_the_command_writes_what_its_manifest_says(tmp_path: Path, monkeypatch, capsys) -> None:
