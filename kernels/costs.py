@@ -21,7 +21,7 @@ from slimtask.kernels.problem import Problem
 
 SCHEMA = 1
 _TYPES = {"int": (int,), "str": (str,), "float | int": (float, int), "float": (float, int), "bool": (bool,)}
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 _PROBLEM = {each.name: _TYPES[str(each.type)] for each in fields(Problem) if each.name != "device"}
 
 Runs = Mapping[str, Callable[[], object]]

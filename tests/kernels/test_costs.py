@@ -165,6 +165,8 @@ def damaged(path: Path, change: str) -> None:
             del entry["tokens"]
         elif change == "type":
             entry["tokens"] = "many"
+        elif change in ("huge tokens", "huge ms"):
+            entry[change.removeprefix("huge ")] = 10**400
         elif change == "candidate":
             entry["candidate"] = "magic"
         elif change == "ms":
@@ -185,6 +187,8 @@ def damaged(path: Path, change: str) -> None:
         ("device", "belongs to another device"),
         ("field", "tokens"),
         ("type", "tokens is 'many'"),
+        ("huge tokens", "out of range|too large"),
+        ("huge ms", "too large"),
         ("candidate", "no candidate 'magic'"),
         ("ms", "nan ms for csr is no measurement"),
         ("key", "entry 'x' does not describe itself"),
