@@ -106,7 +106,8 @@ def _task_steps(source: Source, task: str, rows: Mapping[str, int]) -> list[Step
 
 def _step(part: Part, task: str, execution: Execution, rows: int | float | None, differs: bool) -> Step:
     base_fed = execution.feed == "base"
-    reads: Reads = "base" if base_fed or not differs else "own" if rows is None or rows == 1.0 else "rows"
+    every = rows is None or (isinstance(rows, float) and rows == 1.0)  # the number 1 is one row, the share 1.0 all
+    reads: Reads = "base" if base_fed or not differs else "own" if every else "rows"
     thresholds = _thresholds(part, execution)
     if reads == "base":
         stream = "fed the base's stream" if base_fed else "no change so far"

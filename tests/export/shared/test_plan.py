@@ -54,3 +54,10 @@ def test_every_step_says_why(make_net: MakeNet) -> None:
     steps = plan_steps(read_source(make_net({"depth": ("hidden-units", Execution(feed="base"))})), ["depth"], {})
     assert steps[3][0].why == "fed the base's stream; 10 of 128 hidden units changed"
     assert steps[0][0].why == "fed the base's stream; nothing changed"
+
+
+def test_a_budget_of_one_row_is_one_row_and_a_share_of_one_all(make_net: MakeNet) -> None:
+    net = make_net({"depth": ("hidden-units", Execution())})
+    (step,) = plan_steps(read_source(net), ["depth"], {"depth": {BRANCHES[5]: 1}})[5]
+    assert (step.reads, step.row_count(21)) == ("rows", 1)
+    assert forms(make_net({"depth": ("hidden-units", Execution(rows=1))}))[4:] == ["own merged"] * 4
