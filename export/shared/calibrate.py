@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from slimtask.errors import InputError
 from slimtask.export.shared.source import read_source
+from slimtask.export.shared.thresholds import finite
 from slimtask.export.shared.vit import SharedViT
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -39,7 +40,7 @@ def calibrate_rows(
     The output's relative error on ``images`` stays within ``error_budget``, and no branch's number alone can be lowered
     by bisection: first the smallest number for all branches alike is found, then that of one branch after the other,
     from the last. Branches before the task's first change have none. Raises InputError for a task without an own-fed
-    delta and for a budget below 0.
+    delta, one with thresholds, a budget below 0, and an output that is not finite.
     """
     if not error_budget >= 0:
         raise InputError(f"the error budget {error_budget} is no share of the output's norm; give 0.01, say.")
@@ -63,11 +64,13 @@ class _Trial:
     def __init__(self, network: nn.Module, task: str, images: Images, shared: SharedViT | None = None) -> None:
         self.network, self.task, self.images = network, task, images
         source = read_source(network)
+        if task in source.executions and source.executions[task].thresholds:
+            raise InputError(f"'{task}' has thresholds; calibrate rows without them.")
         self.tokens = (images.shape[-2] // source.patch) * (images.shape[-1] // source.patch) + 1
         every = {task: {part.name: self.tokens for part in source.branches}}
         self.shared = shared or SharedViT.of(network, [task], rows=every)
         self.branches = self.shared.trunk.row_branches(task)
-        self.merged = self._run(dict.fromkeys(self.branches, self.tokens))
+        self.merged = finite(self._run(dict.fromkeys(self.branches, self.tokens)), task)
 
     def on(self, images: Images) -> _Trial:
         """Return the same of other images of that size."""

@@ -55,9 +55,13 @@ class Explanation:
 
 
 def explain(shared: SharedViT, height: int, width: int) -> Explanation:
-    """Return what ``shared`` computes of one image of ``height`` x ``width`` pixels, and why."""
+    """Return what ``shared`` computes of one image of ``height`` x ``width`` pixels, and why.
+
+    Raises InputError where ``shared`` itself would: sides that are no whole patches, fewer tokens than a row budget.
+    """
     trunk = shared.trunk
-    tokens = (height // trunk.patch) * (width // trunk.patch) + 1
+    rows, columns = trunk.patches(height, width)
+    tokens = rows * columns + 1
     lines, dense = _embedding(trunk, tokens), _embedding_flops(trunk, tokens)
     for branch in trunk.each():
         dense += dense_flops(branch, tokens)

@@ -45,12 +45,12 @@ def calibrate_thresholds(
     bisection in steps of a 32nd, with which the output's relative error on ``images`` stays within ``error_budget``:
     first one for all layers alike, then layer after layer, from the last. Elements as a whole drop (EfficientMTL,
     Shoouri et al., ICCV 2023); what saves time is `calibrate_rows`. Raises InputError for a task without an own-fed
-    delta, one that reads a limited number of rows, and a budget below 0.
+    delta, one that reads a limited number of rows, a budget below 0, and an output that is not finite.
     """
     if not error_budget >= 0:
         raise InputError(f"the error budget {error_budget} is no share of the output's norm; give 0.01, say.")
     trial = _Trial(network, task)
-    truth, differences = trial.run(images, {}), trial.differences(images)
+    truth, differences = finite(trial.run(images, {}), task), trial.differences(images)
 
     def within(levels: Mapping[str, int]) -> bool:
         return _error(trial.run(images, _thresholds(differences, levels)), truth) <= error_budget
@@ -135,6 +135,13 @@ def with_thresholds(source: Source, thresholds: Mapping[str, Mapping[str, float]
                 raise InputError(f"the threshold {value} of '{task}' for '{site}' is no size; give 0 or more.")
         executions[task] = executions[task].model_copy(update={"thresholds": dict(values)})
     return replace(source, executions=executions)
+
+
+def finite(output: Tensor, task: str) -> Tensor:
+    """Return ``output``, to which errors are relative; InputError if it is not finite."""
+    if not bool(output.isfinite().all()):
+        raise InputError(f"the output of '{task}' on these images is not finite; check the images and the weights.")
+    return output
 
 
 def _error(out: Tensor, truth: Tensor) -> float:

@@ -122,7 +122,7 @@ class SharedTrunk(nn.Module):
 
     def forward(self, x: Image) -> dict[str, Float[Tensor, "batch c h w"]]:
         """Return the normalised patch tokens of every task as a map; InputError for sides that are no whole patches."""
-        height, width = self._patches(x)
+        height, width = self.patches(*x.shape[-2:])
         first = self._embed(x, self.part(EMBEDDING, ""))
         base: Tensor | None = first
         streams: Streams = {}
@@ -159,8 +159,8 @@ class SharedTrunk(nn.Module):
             if branch.name in rows:
                 branch.limit_rows_(task, rows[branch.name])
 
-    def _patches(self, x: Tensor) -> tuple[int, int]:
-        height, width = x.shape[-2:]
+    def patches(self, height: int, width: int) -> tuple[int, int]:
+        """Return rows and columns of patches of an image of these sides; InputError if they are no whole patches."""
         if height % self.patch or width % self.patch:
             raise InputError(
                 f"the transformer takes images whose sides are multiples of {self.patch} pixels, not {height} x "

@@ -10,7 +10,7 @@ import torch
 
 from slimtask.compress.delta import Execution
 from slimtask.errors import InputError
-from slimtask.export.shared import SharedViT, calibrate_rows
+from slimtask.export.shared import SharedViT, calibrate_rows, calibrate_thresholds
 
 MakeNet = Callable[..., Any]
 
@@ -56,3 +56,18 @@ def test_what_does_not_fit_is_refused(make_net: MakeNet, x: torch.Tensor) -> Non
         calibrate_rows(net, "normals", x, 0.1)
     with pytest.raises(InputError, match="error budget -1"):
         calibrate_rows(net, "depth", x, -1.0)
+
+
+def test_thresholds_would_be_part_of_the_error(make_net: MakeNet, x: torch.Tensor) -> None:
+    """All rows with thresholds are not the merged network, which errors are relative to."""
+    net = make_net({"depth": ("heads", Execution(thresholds={"encoder_layer_3.fc1": 0.5}))})
+    with pytest.raises(InputError, match="'depth' has thresholds; calibrate rows without them"):
+        calibrate_rows(net, "depth", x, 0.01)
+
+
+@pytest.mark.parametrize("calibrate", [calibrate_rows, calibrate_thresholds])
+def test_an_output_that_is_not_finite_is_refused(calibrate: Any, make_net: MakeNet, x: torch.Tensor) -> None:
+    net = make_net({"depth": ("heads", Execution())})
+    x[1, 0, 0, 0] = torch.nan
+    with pytest.raises(InputError, match="output of 'depth' on these images is not finite"):
+        calibrate(net, "depth", x, 0.01)

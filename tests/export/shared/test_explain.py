@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from slimtask.compress.delta import Execution
+from slimtask.errors import InputError
 from slimtask.export.shared import SharedViT, layer
 from slimtask.export.shared.explain import explain
 from slimtask.kernels.ops import channels, sparse
@@ -80,3 +81,9 @@ def test_it_reads_as_a_table(make_net: MakeNet) -> None:
     assert f"{made.ratio:.2f}x fewer" in text
     assert "10 of 128 hidden units changed" in text
     assert "rows 7, units" in text
+
+
+def test_it_refuses_the_sizes_that_the_network_does(make_net: MakeNet) -> None:
+    shared = SharedViT.of(make_net({"depth": ("heads", Execution())}))
+    with pytest.raises(InputError, match="multiples of 8 pixels, not 30 x 40"):
+        explain(shared, 30, 40)
