@@ -120,8 +120,9 @@ class TaskDelta(nn.Module):
         flat = torch.zeros(math.prod(shape), dtype=torch.bool)
         places = self.get_buffer(f"places_{number}").long().cpu()
         flat[places] = True
-        dense = torch.zeros(math.prod(shape))
-        dense[places] = self.get_parameter(f"values_{number}").detach().cpu().float()
+        values = self.get_parameter(f"values_{number}").detach().cpu()
+        dense = values.new_zeros(math.prod(shape))
+        dense[places] = values
         return Change.of(listed.pattern, dense.view(shape), flat.view(shape))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
@@ -224,9 +225,13 @@ def _check(model: nn.Module, paths: Sequence[DeltaPath]) -> None:
     if not isinstance(heads, nn.ModuleDict):
         raise InputError("deltas need a network with a ModuleDict 'heads', one head per task.")
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name.startswith(_TRUNK)}
+    if twice := _repeated([path.task for path in paths]):
+        raise InputError(f"there are two deltas of task '{twice}'; give one per task.")
     for path in paths:
         if path.task not in heads:
             raise InputError(f"there is a delta of task '{path.task}', but no head{nearest(path.task, heads)}")
+        if twice := _repeated([change.parameter for change in path.changes]):
+            raise InputError(f"the delta of '{path.task}' changes '{twice}' twice; give every parameter one change.")
         for change in path.changes:
             if change.parameter not in shapes:
                 near = nearest(change.parameter, shapes)
@@ -236,3 +241,8 @@ def _check(model: nn.Module, paths: Sequence[DeltaPath]) -> None:
                     f"the delta of '{path.task}' changes {change.entries} entries of '{change.parameter}', which has "
                     f"{math.prod(shapes[change.parameter])}."
                 )
+
+
+def _repeated(names: Sequence[str]) -> str | None:
+    """Return a name that is there more than once, None if there is none."""
+    return next((name for name in names if names.count(name) > 1), None)

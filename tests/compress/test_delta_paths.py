@@ -14,7 +14,7 @@ from torch import nn
 from slimtask.checkpoint import Architecture, Checkpoint, json_safe
 from slimtask.compress.budget import Budget
 from slimtask.compress.delta import Change, Delta, Execution, digest
-from slimtask.compress.delta_paths import deltas_of, install_deltas_
+from slimtask.compress.delta_paths import DeltaPath, DeltaPaths, deltas_of, install_deltas_
 from slimtask.compress.delta_reuse import Record, Reuse, above_threshold
 from slimtask.compress.patterns import Heads, HiddenUnits, OutChannels, Unstructured
 from slimtask.compress.prune import prune
@@ -267,3 +267,29 @@ def test_what_can_be_removed_from_it_is_removed_exactly(x: torch.Tensor) -> None
     for cut in ("heads.depth.blocks.0.expand.weight", BLOCK.format(0) + "mlp.0.weight"):
         assert after[cut].shape != before[cut]
     assert deltas_of(done.model)["depth"].density == pytest.approx(delta.density)
+
+
+def test_a_task_has_one_delta_and_a_parameter_one_change() -> None:
+    """Otherwise the last one would count, silently."""
+    net = base_net()
+    delta = make_delta(net, "depth", Execution())
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(InputError, match="two deltas of task 'depth'"):
+        install_deltas_(net, [delta, make_delta(net, "depth", Execution(feed="base"), seed=2)])
+    path = DeltaPath.of(delta)
+    twice = DeltaPath(task="depth", changes=path.changes + path.changes[:1])
+    with pytest.raises(InputError, match=f"delta of 'depth' changes '{path.changes[0].parameter}' twice"):
+        DeltaPaths(paths=(twice,)).apply_(net)
+    assert before.keys() == net.state_dict().keys()
+
+
+def test_deltas_are_given_back_in_their_own_precision() -> None:
+    net = base_net().double()
+    made = make_delta(net, "depth", Execution())
+    changes = {
+        name: Change(pattern=one.pattern, shape=one.shape, kept=one.kept, values=one.values.double() + 1e-10)
+        for name, one in made.changes.items()
+    }
+    install_deltas_(net, [Delta(task="depth", base=made.base, changes=changes)])
+    for name, change in deltas_of(net)["depth"].changes.items():
+        assert torch.equal(change.values, changes[name].values)
