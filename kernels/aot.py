@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from slimtask.kernels.files import write_whole
 from slimtask.kernels.sass import Counts, counts
 from slimtask.kernels.triton.tiles import GPUS
 from slimtask.kernels.triton.variants import DTYPES, KERNELS, Variant, shipped
@@ -173,27 +173,13 @@ def write(artifacts: Sequence[Artifact], folder: Path) -> Path:
     """Return the manifest written beside the artifacts; it is written last, so what it names is there and whole."""
     import triton
 
-    folder.mkdir(parents=True, exist_ok=True)
     for artifact in artifacts:
-        put(folder / f"{artifact.name}.ptx", artifact.ptx.encode())
-        put(folder / f"{artifact.name}.cubin", artifact.cubin)
+        write_whole(folder / f"{artifact.name}.ptx", artifact.ptx.encode())
+        write_whole(folder / f"{artifact.name}.cubin", artifact.cubin)
     kernels = [artifact.described() for artifact in artifacts]
     manifest = {"schema": SCHEMA, "triton": triton.__version__, "kernels": kernels}
-    put(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+    write_whole(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
     return folder / "manifest.json"
-
-
-def put(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def sha256(content: bytes) -> str:

@@ -65,14 +65,16 @@ def trace_paths(
     return {role: graphs[role] for role in roles}
 
 
-def shared_form(model: nn.Module, options: Mapping[str, Any] | None = None) -> SharedViT | None:
+def shared_form(model: nn.Module, options: Mapping[str, Any]) -> SharedViT | None:
     """Return the form in which a network with deltas computes all tasks at once; None if it has none."""
     if not has_deltas(model):
         return None
     try:
-        return SharedViT.of(model, **(options or {}))
-    except InputError:  # a trunk of another structure runs as it is
-        return None
+        return SharedViT.of(model, **options)
+    except InputError:
+        if options.get("prefer") == "kernels" or options.get("costs") is not None:
+            raise  # what was asked for cannot be had
+        return None  # a trunk of another structure runs as it is
 
 
 def has_deltas(model: nn.Module) -> bool:

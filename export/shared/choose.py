@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Bool
+from torch import Tensor
 
 from slimtask.compress.patterns import Block, Heads, HiddenUnits, InChannels, OutChannels, Pattern, Unstructured
 from slimtask.errors import InputError
@@ -17,6 +20,8 @@ from slimtask.export.shared.source import Part, Source
 from slimtask.kernels.costs import Costs
 from slimtask.kernels.device import Device
 from slimtask.kernels.dispatch import Choice, choose
+from slimtask.kernels.layouts.base import ceil_to
+from slimtask.kernels.layouts.vectors import STEP
 from slimtask.kernels.problem import Problem
 
 Prefer = Literal["expected", "kernels"]
@@ -109,7 +114,7 @@ def _chosen(part: Part, steps: Sequence[Step], target: Target, *, tokens: int, b
             groups.setdefault(matched, []).append(step)
     made: dict[str, Step] = {}
     for (pattern, native), group in groups.items():
-        choice = _choice(part, group, pattern, target, tokens=tokens, base_runs=base_runs)
+        choice = _choice(part, group, pattern, native, target, tokens=tokens, base_runs=base_runs)
         packing, why = _packing(choice, native, target)
         for step in group:
             kept = replace(step, choice=choice, why=f"{step.why}; {why}")
@@ -124,7 +129,7 @@ def _qualifies(part: Part, step: Step) -> bool:
 
 
 def _choice(
-    part: Part, group: Sequence[Step], pattern: str, target: Target, *, tokens: int, base_runs: bool
+    part: Part, group: Sequence[Step], pattern: str, native: Packing, target: Target, *, tokens: int, base_runs: bool
 ) -> Choice | None:
     """Return what dispatch expects of the first layers of a group; None in float64, which nobody deploys."""
     weight = part.base["first.weight"]
@@ -137,13 +142,28 @@ def _choice(
         inputs=weight.shape[1],
         outputs=weight.shape[0],
         pattern=pattern,
-        density=sum(int(each.sum()) for each in changed) / (len(group) * weight.numel()),
+        density=_stored_share(changed, native),
         rows=sum(_rows(step, tokens) for step in group) / len(group),
         dtype=target.dtype or str(weight.dtype).removeprefix("torch."),
         device=target.costs.device,
         base_included=base_runs,
     )
     return choose(problem, target.costs)
+
+
+def _stored_share(changed: Sequence[Bool[Tensor, "outputs inputs"]], native: Packing) -> float:
+    """Return the share of the weights that the layout multiplies, by task: lists are filled up to the longest of all.
+
+    Channels are as many as those of the task that changed most.
+    """
+    outputs, inputs = changed[0].shape
+    if native.kind == "vector":
+        tiles = [F.pad(each, (0, 0, 0, -outputs % native.height)).view(-1, native.height, inputs) for each in changed]
+        longest = max(int(each.any(dim=1).sum(dim=1).max()) for each in tiles)
+        return min(1.0, ceil_to(longest, STEP) / inputs)
+    if native.kind == "out-channels":
+        return max(int(each.any(dim=1).sum()) for each in changed) / outputs
+    return sum(int(each.sum()) for each in changed) / (len(changed) * outputs * inputs)
 
 
 def _rows(step: Step, tokens: int) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from slimtask.kernels.cuda.variants import Variant
+from slimtask.kernels.files import write_whole
 
 HEADERS = ("device.cuh", "tile.cuh")
 PTX_TARGET = "compute_80"
@@ -71,9 +72,8 @@ def compile_kernel(variant: Variant, target: str) -> Compiled:
 def save(compiled: Compiled, folder: Path) -> Path:
     """Return the path of the cubin, or PTX, written into the folder; `image_in` finds it again."""
     path = folder / f"{compiled.variant.name}.{compiled.target}"
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(compiled.image)
-    return part.replace(path)
+    write_whole(path, compiled.image)
+    return path
 
 
 def image_in(folder: Path, variant: Variant, sm: int) -> bytes:

@@ -29,12 +29,17 @@ def costs_verb(
     """
     from slimtask.bench.delta.costs import measure_costs
     from slimtask.errors import InputError
+    from slimtask.export.delta_nodes.paths import has_deltas
     from slimtask.kernels.costs import costs_path
     from slimtask.kernels.dispatch import choose
 
     if on not in ("cpu", "cuda"):
         raise InputError(f"costs are measured on cpu or cuda, not on '{on}'.")
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError(f"'{out}' is a file, and costs lie in a folder, a file for each device; give another path.")
     network = open_checkpoint(checkpoint, None).rebuild()
+    if not has_deltas(network):
+        raise InputError(f"the network in '{checkpoint}' has no deltas, so there is nothing to choose between.")
     with interruptible("interrupted; the costs measured so far are kept."), progress_bar("costs") as progress:
         costs, problems = measure_costs(
             network,

@@ -115,6 +115,16 @@ def test_a_gpu_may_be_chosen_for_by_floors(make_net: MakeNet, monkeypatch: pytes
     assert step(SharedViT.of(net, device=GPU), task="edges").packing == Packing("block", 64)
 
 
+@pytest.mark.parametrize(("kind", "rows"), [("vector", 96), ("tall", 128), ("out-channels", 96)])
+def test_the_density_is_the_share_that_its_layout_multiplies(make_net: MakeNet, kind: str, rows: int) -> None:
+    """Lists of inputs are as long as the longest of all tiles and tasks, whatever the mean is."""
+    net = make_net(dict.fromkeys(("depth", "normals"), (kind, BASE)))
+    branch = SharedViT.of(net, prefer="kernels").trunk.each()[2]
+    assert branch.name == ATTENTION
+    density = choice(SharedViT.of(net)).problem.density
+    assert set(branch.deltas.stored.values()) == {round(density * rows * 32)}
+
+
 def test_rows_of_its_own_count_as_their_share(make_net: MakeNet) -> None:
     net = make_net({"depth": ("element", ROWS)})
     assert choice(SharedViT.of(net), "encoder_layer_2.mlp").problem.rows == pytest.approx(0.3)

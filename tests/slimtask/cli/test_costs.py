@@ -140,3 +140,21 @@ def test_costs_of_what_is_not_here_are_refused(
         pytest.skip("there is a GPU")
     assert slimtask("costs", folder / "delta.safetensors", *words) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_what_has_no_deltas_and_what_is_no_folder_is_named(
+    slimtask: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = multitask_net(tasks=TASKS, trunk="resnet18", head="light", width=0.125)
+    Checkpoint(
+        weights=net.state_dict(),
+        architecture=Architecture(
+            name="multitask-net", arguments={"trunk": "resnet18", "head": "light", "width": 0.125}
+        ),
+        tasks=TASKS,
+        preprocessing=Preprocessing(height=32, width=32),
+    ).save(tmp_path / "plain.safetensors")
+    assert slimtask("costs", tmp_path / "plain.safetensors") == 2
+    assert "plain.safetensors' has no deltas" in " ".join(capsys.readouterr().err.split())
+    assert slimtask("costs", folder / "delta.safetensors", "--out", tmp_path / "plain.safetensors") == 2
+    assert "plain.safetensors' is a file" in " ".join(capsys.readouterr().err.split())
