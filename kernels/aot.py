@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slimtask.kernels.files import write_whole
+from slimtask.kernels.atomic import write_whole
 from slimtask.kernels.sass import Counts, counts
 from slimtask.kernels.triton.tiles import GPUS
 from slimtask.kernels.triton.variants import DTYPES, KERNELS, Variant, shipped

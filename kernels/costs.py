@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from slimtask.kernels.atomic import write_whole
 from slimtask.kernels.candidates import CANDIDATES, Candidate, candidate
 from slimtask.kernels.device import Device
-from slimtask.kernels.files import write_whole
 from slimtask.kernels.problem import Problem
 
 SCHEMA = 1

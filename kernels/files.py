@@ -6,8 +6,6 @@ Its header names for every layout the kind and the sizes; bfloat16 is stored as 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from slimtask.kernels.atomic import write_whole
 from slimtask.kernels.dtypes import bfloat16
 from slimtask.kernels.layouts import LAYOUTS, Layout
 
@@ -71,18 +70,3 @@ def _layout(arrays: dict[str, Shaped[np.ndarray, "..."]], kind: Any, shape: Any,
         raise ValueError(f"the shape {shape} is not [tasks, outputs, inputs]")
     arrays = {name: array.view(bfloat16()) if array.dtype == np.uint16 else array for name, array in arrays.items()}
     return LAYOUTS[kind].from_arrays(arrays, shape=tuple(shape), **sizes)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write ``content`` beside ``path`` and rename it once it is on the disk; the folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from slimtask.kernels.atomic import write_whole
 from slimtask.kernels.cuda.variants import Variant
-from slimtask.kernels.files import write_whole
 
 HEADERS = ("device.cuh", "tile.cuh")
 PTX_TARGET = "compute_80"
