@@ -60,7 +60,8 @@ def write_report(path: Path) -> None:
     )
     text = [f"# Does sparsity keep accuracy?\n\n`{study['command']}`; {machine}; {versions}.\n"]
     text += [_EXPLAINED, *(_table(dataset, rows) + _claims(dataset, rows) for dataset in datasets)]
-    text.append("![delta_m by sparsity](methods.svg)\n")
+    text.append("Mean, sample deviation and each seed of the differences to dense multi-task:\n")
+    text.append("![delta_m against dense multi-task](methods.svg)\n")
     write_text(path.with_suffix(".md"), "\n".join(text))
     _plot(datasets, rows, path.with_suffix(".svg"))
 
@@ -170,22 +171,34 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _plot(datasets: Sequence[str], rows: Sequence[Row], path: Path) -> None:
+    """Draw how far every method at every sparsity is from the dense multi-task networks of its seeds."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7 * len(datasets), 5), layout="constrained")
+    gaps = [_gaps([row for row in rows if row["dataset"] == dataset]) for dataset in datasets]
+    height = 1.5 + 0.22 * max(len(each) for each in gaps)
+    figure = Figure(figsize=(6.5 * len(datasets), height), layout="constrained")
     axes = figure.subplots(1, len(datasets), squeeze=False)[0]
-    for axis, dataset in zip(axes, datasets, strict=True):
-        mine = [row for row in rows if row["dataset"] == dataset and row["delta_m"] is not None]
-        curves: dict[str, list[tuple[float, list[float]]]] = {}
-        for (method, sparsity), group in _grouped(mine).items():
-            curves.setdefault(method, []).append((sparsity, [row["delta_m"] for row in group]))
-        for method, points in curves.items():
-            means = [statistics.fmean(values) for _, values in points]
-            errors = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]
-            if method == DENSE:
-                axis.axhline(means[0], color="black", linestyle="--", label=DENSE)
-            elif points[0][0] > 0:
-                axis.errorbar([100 * at for at, _ in points], means, errors, marker="o", capsize=3, label=method)
-        axis.set(title=dataset, xlabel="sparsity of the trunk [%]", ylabel="delta_m against single-task [%]")
-        axis.legend(fontsize=8)
+    for axis, dataset, found in zip(axes, datasets, gaps, strict=True):
+        for place, (_, sparsity, values) in enumerate(found):
+            error = statistics.stdev(values) if len(values) > 1 else 0.0
+            color = f"C{round(10 * sparsity)}"
+            axis.errorbar(statistics.fmean(values), place, xerr=error, marker="o", capsize=3, color=color)
+            axis.plot(values, [place] * len(values), marker="|", linestyle="", color=color, alpha=0.5)
+        labels = [f"{method}, {sparsity:.0%}" if sparsity else method for method, sparsity, _ in found]
+        axis.set_yticks(range(len(found)), labels, fontsize=8)
+        axis.axvline(0, color="black", linestyle="--", linewidth=1)
+        axis.set(title=dataset, xlabel="delta_m, difference to dense multi-task [points]")
+        axis.grid(axis="x", alpha=0.3)
     figure.savefig(path, metadata={"Date": None})
+
+
+def _gaps(rows: Sequence[Row]) -> list[tuple[str, float, list[float]]]:
+    """Return (method, sparsity, differences to the dense network of each seed), by sparsity, the best last."""
+    known = [row for row in rows if row["delta_m"] is not None]
+    dense = {row["seed"]: row["delta_m"] for row in known if row["method"] == DENSE}
+    found = []
+    for (method, sparsity), group in _grouped(known).items():
+        values = [row["delta_m"] - dense[row["seed"]] for row in group if row["seed"] in dense]
+        if values and method != DENSE:
+            found.append((method, sparsity, values))
+    return sorted(found, key=lambda each: (each[1], statistics.fmean(each[2])))
