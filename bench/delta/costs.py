@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
 from slimtask.bench.delta.gpu_clock import Clock, GraphClock
 from slimtask.errors import InputError
+from slimtask.export.onnx import task_specs
 from slimtask.export.shared import SharedViT
 from slimtask.kernels.costs import Costs, Timer, measure
 from slimtask.kernels.device import Device
@@ -54,12 +54,11 @@ def problems_of(network: nn.Module, *, backend: Literal["cpu", "cuda"], precisio
         device = Device.current(backend)
     except ValueError as error:
         raise InputError(str(error)) from None
-    model: Any = copy.deepcopy(network)
     dtype = str(DTYPES[precision]).removeprefix("torch.")
-    names = [spec.name for spec in model.tasks]
+    names = [spec.name for spec in task_specs(network)]
     found: dict[Problem, None] = {}
     for tasks in [names, *([name] for name in names)]:
-        shared = SharedViT.of(model, tasks, device=device, costs=Costs(device=device), dtype=dtype)
+        shared = SharedViT.of(network, tasks, device=device, costs=Costs(device=device), dtype=dtype)
         steps = [step for branch in shared.trunk.each() for step in branch.steps]
         found |= {step.choice.problem: None for step in steps if step.choice is not None}
     if not found:
