@@ -11,6 +11,7 @@ import argparse
 import copy
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from slimtask.bench.delta import gpu as deltas
 from slimtask.bench.environment import environment
+from slimtask.bench.isolated import Failed, Isolated, Lost, Runner, Say
 from slimtask.bench.measure import Conditions, Measurement
 from slimtask.compress.compress import Cost, cost
 from slimtask.compress.remove import remove_zeros
@@ -35,63 +37,95 @@ TASKS = (
     TaskSpec(name="normals", kind="normals", channels=3),
 )
 LEVELS = (0.0, 0.5, 0.7, 0.9)
+TRUNKS = (("resnet18", (torch.float32,)), ("resnetd50", (torch.float32, torch.float16)))
+SECONDS = 520.0  # of the nine minutes a call may take
+TRUNK_SECONDS = 150.0  # removal on the CPU included; what takes longer hangs
 
 
 def main() -> None:
-    """Measure and write the JSON; exit status 2 with one sentence where there is no CUDA device."""
+    """Measure and write the JSON; exit status 2 with one sentence where there is no CUDA device, 1 where some failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--skip-tests", action="store_true", help="only measure")
-    parser.add_argument("--delta-seconds", type=float, default=150.0, help="time for layers with sparse deltas")
+    parser.add_argument("--delta-seconds", type=float, default=180.0, help="time for layers with sparse deltas")
     arguments = parser.parse_args()
     try:
-        result = measure(tests=not arguments.skip_tests, delta_seconds=arguments.delta_seconds)
-        write_json(arguments.json, result)
+        with Isolated() as runner:
+            result = measure(
+                runner,
+                tests=not arguments.skip_tests,
+                delta_seconds=arguments.delta_seconds,
+                keep=lambda so_far: write_json(arguments.json, so_far),
+            )
     except SlimtaskError as error:
         print(f"gpu: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
     if result["tests"] is not None and result["tests"]["exit_status"] != 0:
         print(f"gpu: the GPU tests did not pass: {result['tests']['closing_line']}", file=sys.stderr)
-        raise SystemExit(1)
-    if result["delta"] is not None and result["delta"]["failed"]:
-        first = result["delta"]["failed"][0]
-        print(
-            f"gpu: {len(result['delta']['failed'])} delta forms failed, {first['name']}: {first['error']}",
-            file=sys.stderr,
-        )
+    failed = [*result["failed"], *(result["delta"] or {"failed": []})["failed"]]
+    if failed:
+        print(f"gpu: {len(failed)} measurements failed, {failed[0]['name']}: {failed[0]['error']}", file=sys.stderr)
+    if failed or (result["tests"] or {"exit_status": 0})["exit_status"] != 0:
         raise SystemExit(1)
 
 
-def measure(*, tests: bool = True, delta_seconds: float = 0.0) -> dict[str, Any]:
-    """Return everything measured on the CUDA device. Raises Unsupported where there is none.
+def measure(
+    runner: Runner,
+    *,
+    tests: bool = True,
+    delta_seconds: float = 0.0,
+    keep: Callable[[dict[str, Any]], None] = lambda so_far: None,
+) -> dict[str, Any]:
+    """Return everything measured on the CUDA device, deltas first. Raises Unsupported where there is none.
 
-    ``delta_seconds`` are for layers whose sub-tasks are sparse deltas; with 0 they are left out.
+    ``delta_seconds`` are for layers whose sub-tasks are sparse deltas; with 0 they are left out. ``runner`` calls what
+    touches the GPU; what fails is named and costs nothing else. ``keep`` is called with the result after each part.
     """
     if not torch.cuda.is_available():
         raise Unsupported("the GPU measurement", "this machine", "no CUDA device is visible", "run it on one that has")
-    rows = []
-    for trunk, precisions in (("resnet18", (torch.float32,)), ("resnetd50", (torch.float32, torch.float16))):
-        levels = cut_levels(trunk, LEVELS, (480, 640))
-        for dtype in precisions:
-            rows += latency(levels, (480, 640), dtype, time=graph_timer, device="cuda")
-    return {
+    start = time.monotonic()
+    result: dict[str, Any] = {
         "command": "make gpu",
         "environment": {**environment(), "gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda},
-        "tests": gpu_tests() if tests else None,
-        "latency": rows,
-        "delta": deltas.measure(delta_seconds) if delta_seconds > 0 else None,
+        "delta": None,
+        "latency": [],
+        "tests": None,
+        "failed": [],
     }
+    if delta_seconds > 0:
+        result["delta"] = deltas.measure(delta_seconds, runner=runner)
+        keep(result)
+    for trunk, precisions in TRUNKS:
+        try:
+            result["latency"] += runner.run(trunk_latency, trunk, precisions, seconds=TRUNK_SECONDS)
+        except (Failed, Lost) as error:
+            result["failed"].append({"name": f"latency of {trunk}", "error": str(error)})
+        keep(result)
+    if tests:
+        result["tests"] = gpu_tests(max(60.0, SECONDS - (time.monotonic() - start)))
+        keep(result)
+    return result
 
 
-def gpu_tests(timeout_seconds: int = 240) -> dict[str, Any]:
+def gpu_tests(timeout_seconds: float) -> dict[str, Any]:
     """Return pytest's exit status and closing line for the tests marked ``gpu``."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_seconds, check=False)
-    except subprocess.TimeoutExpired:
-        return {"exit_status": None, "closing_line": f"not finished after {timeout_seconds} s"}
+    except subprocess.TimeoutExpired as late:
+        last = (late.stdout or b"").decode(errors="replace").strip().splitlines()[-1:]
+        return {"exit_status": None, "closing_line": f"not finished after {timeout_seconds:.0f} s: {''.join(last)}"}
     lines = done.stdout.strip().splitlines()
-    return {"exit_status": done.returncode, "closing_line": lines[-1] if lines else done.stderr.strip()[-500:]}
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    closing = lines[-1] if lines else done.stderr.strip()[-500:]
+    return {"exit_status": done.returncode, "closing_line": closing, "failed": failed}
+
+
+def trunk_latency(say: Say, trunk: str, precisions: Sequence[torch.dtype]) -> list[dict[str, Any]]:
+    """Return the rows of a trunk at every level, in each precision; images of 480 x 640."""
+    size = (480, 640)
+    levels = cut_levels(trunk, LEVELS, size)
+    return [row for dtype in precisions for row in latency(levels, size, dtype, clock=graph_timer, device="cuda")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +154,10 @@ def latency(
     size: tuple[int, int],
     dtype: torch.dtype,
     *,
-    time: Callable[[dict[str, nn.Module], Tensor], dict[str, list[float]]],
+    clock: Callable[[dict[str, nn.Module], Tensor], dict[str, list[float]]],
     device: str,
 ) -> list[dict[str, Any]]:
-    """Return one row per level, the first being the baseline: sizes, certificate, samples and speed-up of ``time``."""
+    """Return one row per level, the first being the baseline: sizes, certificate, samples and speed-up of ``clock``."""
     x = torch.randn(1, 3, *size).to(device, dtype).to(memory_format=torch.channels_last)
     networks = {
         f"{level.target:g}": copy.deepcopy(level.model).to(device, dtype).to(memory_format=torch.channels_last)
@@ -141,7 +175,7 @@ def latency(
         graph=device == "cuda",
         run_id=uuid4().hex,
     )
-    samples = time(networks, x)
+    samples = clock(networks, x)
     measured = {name: Measurement(samples_ms=tuple(values), conditions=conditions) for name, values in samples.items()}
     baseline = measured[f"{levels[0].target:g}"]
     return [

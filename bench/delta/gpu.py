@@ -17,6 +17,7 @@ from slimtask.bench.delta.compare import Form, Place, row
 from slimtask.bench.delta.gpu_clock import Clock
 from slimtask.bench.delta.gpu_forms import BASELINES, GpuForm, layer_forms, truth
 from slimtask.bench.delta.grid import DENSITIES, DENSITY, ROWS, TASKS, VIT_B, VIT_L, Vit, points
+from slimtask.bench.isolated import Failed, Here, Lost, Runner, Say, Unusable, reason
 from slimtask.bench.measure import Conditions, Measurement
 from slimtask.kernels.candidates import candidate
 from slimtask.kernels.device import Device
@@ -25,6 +26,7 @@ from slimtask.kernels.problem import Problem
 PARITY = {"bfloat16": 3e-2, "float16": 5e-3, "float32": 1e-4}  # largest difference from float32 over largest value
 LIBRARY = BASELINES[2:]  # where these do not run it is a note, no failure
 SETS = 4  # of weights and inputs, rotated
+CASE_SECONDS = 90.0  # compiling included; what takes longer hangs
 NOT_BUILT = {
     "E, 2:4": "a delta in 2:4 leaves W + D dense; 2:4 of W + D itself is at most T / 2 and another network",
     "F, merged on the fly": "all FLOPs of dense products; for memory, not for time",
@@ -55,6 +57,13 @@ class Outcome:
     left_out: list[str] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
     refused: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, other: Outcome) -> None:
+        """Take what ``other`` has, too."""
+        self.rows += other.rows
+        self.left_out += other.left_out
+        self.failed += other.failed
+        self.refused += other.refused
 
 
 def cases(device: Device, dtype: str = "bfloat16") -> list[LayerCase]:
@@ -109,43 +118,73 @@ def measure_layers(
     clock: Clock,
     *,
     seconds: float,
+    runner: Runner | None = None,
+    without: set[str] | None = None,
     now: Callable[[], float] = time.monotonic,
     sets: int = SETS,
     colds: Sequence[bool] = (False, True),
 ) -> Outcome:
-    """Return what was measured of ``grid`` until ``seconds`` were over; no case is begun after that."""
+    """Return what was measured of ``grid`` until ``seconds`` were over; no case is begun after that.
+
+    ``without`` are the forms that are not tried. One that takes its process with it is added there, and its case is
+    measured again without it.
+    """
     outcome, end = Outcome(), now() + seconds
-    for case in grid:
+    runner, without = runner or Here(), set() if without is None else without
+    waiting = list(reversed(grid))
+    while waiting:
+        case = waiting.pop()
         if now() >= end:
             outcome.left_out.append(case.name)
             continue
         try:
-            measure_layer(case, clock, outcome, sets=sets, colds=colds)
-        except Exception as error:  # one case must not cost the others; it is reported, and fails the run
-            outcome.failed.append({"name": case.name, "error": reason(error)})
+            outcome.add(runner.run(measure_layer, case, clock, frozenset(without), sets, colds, seconds=CASE_SECONDS))
+        except Failed as error:  # one case must not cost the others; it is reported, and fails the run
+            outcome.failed.append({"name": case.name, "error": str(error)})
+        except Lost as lost:
+            entry = {"name": f"{case.name}: {lost.at}", "error": str(lost)}
+            (outcome.refused if lost.at in LIBRARY else outcome.failed).append(entry)
+            if lost.at and lost.at not in without:
+                without.add(lost.at)
+                waiting.append(case)
     return outcome
 
 
-def measure_layer(case: LayerCase, clock: Clock, outcome: Outcome, *, sets: int, colds: Sequence[bool]) -> None:
-    """Add one row per form and state of L2 to ``outcome``; what raises or differs from the truth is named there."""
-    problem = case.problem
+def measure_layer(
+    say: Say, case: LayerCase, clock: Clock, without: frozenset[str], sets: int, colds: Sequence[bool]
+) -> Outcome:
+    """Return one row per form and state of L2; what raises or differs from the truth is named, and has none.
+
+    Raises Unusable where an error leaves the GPU lost to this process; the form is what was said last.
+    """
+    problem, outcome = case.problem, Outcome()
+    torch.backends.cuda.matmul.allow_tf32 = False  # the truth is float32
     with torch.no_grad():
         made = [layer_forms(problem, seed=seed) for seed in range(sets)]
         exact = truth(problem, seed=0)
         errors: dict[str, float] = {}
         replays: dict[str, list[Callable[[], object]]] = {}
-        for name, form in made[0].items():
+        for name in (name for name in made[0] if name not in without):
+            form = made[0][name]
+            say(name)
             try:
                 errors[name] = relative_error(form.whole(form.run()), exact)
-                replays[name] = [clock.capture(each[name].run) for each in made]
+                captured = [clock.capture(each[name].run) for each in made]
+                clock.check()
                 if errors[name] > PARITY[problem.dtype]:
                     raise ValueError(f"its outputs differ by {errors[name]:.1e} of the largest value.")
+                replays[name] = captured
+            except Unusable:
+                raise
             except Exception as error:  # a library's refusal or a kernel's fault: both are to be seen
+                clock.check(error)
                 entry = {"name": f"{case.name}: {name}", "error": reason(error)}
                 (outcome.refused if name in LIBRARY else outcome.failed).append(entry)
+        say("")
         for cold in colds:
             samples = clock.time(replays, cold=cold)
             outcome.rows += _rows(case, made[0], errors, samples, cold=cold)
+    return outcome
 
 
 def relative_error(found: Tensor, exact: Tensor) -> float:
@@ -204,13 +243,9 @@ def _rows(
     return made
 
 
-def reason(error: Exception) -> str:
-    """Return an error as one short line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].strip()[:300] if lines else 'no message'}"
-
-
-def measure(seconds: float, *, clock: Clock | None = None, probe: bool = True) -> dict[str, Any]:
+def measure(
+    seconds: float, *, clock: Clock | None = None, runner: Runner | None = None, device: Device | None = None
+) -> dict[str, Any]:
     """Return the GPU part of the measurement as a JSON-ready dict, made in about ``seconds``.
 
     A third goes to the layers that the figures to reach are about, then come blocks and transformers and the probes,
@@ -221,15 +256,15 @@ def measure(seconds: float, *, clock: Clock | None = None, probe: bool = True) -
     from slimtask.bench.delta.gpu_whole import measure_whole
     from slimtask.bench.delta.probes import run_probes
 
-    torch.backends.cuda.matmul.allow_tf32 = False  # the truth is float32
-    start, chosen = time.monotonic(), clock or GraphClock()
-    grid = cases(Device.current("cuda"))
-    first = measure_layers(grid, chosen, seconds=seconds / 3)
-    whole = measure_whole(chosen, seconds=seconds / 4)
-    probes = run_probes(chosen, seconds=seconds / 6) if probe else []
+    start, clock, runner = time.monotonic(), clock or GraphClock(), runner or Here()
+    grid, without = cases(device or Device.current("cuda")), set[str]()
+    first = measure_layers(grid, clock, seconds=seconds / 3, runner=runner, without=without)
+    whole = measure_whole(clock, seconds=seconds / 4, runner=runner)
+    probes = run_probes(clock, seconds=seconds / 6, runner=runner)
     names = {*first.left_out}
     rest = [case for case in grid if case.name in names]
-    second = measure_layers(rest, chosen, seconds=max(0.0, seconds - (time.monotonic() - start)))
+    left = max(0.0, seconds - (time.monotonic() - start))
+    second = measure_layers(rest, clock, seconds=left, runner=runner, without=without)
     rows = [*first.rows, *whole.rows, *second.rows]
     return {
         "seconds": time.monotonic() - start,
@@ -239,5 +274,6 @@ def measure(seconds: float, *, clock: Clock | None = None, probe: bool = True) -
         "left_out": [*whole.left_out, *second.left_out],
         "failed": [*first.failed, *whole.failed, *second.failed],
         "refused": [*first.refused, *second.refused],
+        "not_tried_again": sorted(without),
         "not_built": NOT_BUILT,
     }

@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from slimtask.bench.isolated import Unusable, reason
+
 Run = Callable[[], object]
 FLUSH_BYTES = 256 * 2**20  # more than any L2
 
@@ -22,6 +24,9 @@ class Clock(Protocol):
     def time(self, replays: Mapping[str, Sequence[Run]], *, cold: bool) -> dict[str, list[float]]:
         """Return samples in ms per replay by name, taken in turns; ``cold``: with nothing of it in L2."""
 
+    def check(self, error: Exception | None = None) -> None:
+        """Wait for the device; raises Unusable, because of ``error`` if given, where this process has lost it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GraphClock:
@@ -34,7 +39,10 @@ class GraphClock:
     per_sample: int = 20
 
     def capture(self, run: Run) -> Run:
-        """Return the replay of a CUDA graph of ``run``, warmed up; its outputs live in the graph's own memory."""
+        """Return the replay of a CUDA graph of ``run``, warmed up; its outputs live in the graph's own memory.
+
+        Raises Unusable where the capture fails: torch's allocator and stream then stay as they were during it.
+        """
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), torch.no_grad():
@@ -42,8 +50,11 @@ class GraphClock:
                 run()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(graph):
-            run()
+        try:
+            with torch.no_grad(), torch.cuda.graph(graph):
+                run()
+        except Exception as error:
+            raise Unusable(f"it cannot be captured: {reason(error)}") from error
 
         def replay() -> None:
             graph.replay()
@@ -65,6 +76,13 @@ class GraphClock:
                 flushed.fill_(len(samples[name]) % 7)
                 samples[name].append(_between_events([sets[len(samples[name]) % len(sets)]]))
         return samples
+
+    def check(self, error: Exception | None = None) -> None:
+        """Wait for the device; raises Unusable, because of ``error`` if given, where this process has lost it."""
+        try:
+            torch.cuda.synchronize()
+        except Exception as lost:
+            raise Unusable(reason(error or lost)) from lost
 
 
 def _between_events(replays: Sequence[Run]) -> float:

@@ -13,14 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from slimtask.bench.delta.compare import Form, Place, row
-from slimtask.bench.delta.gpu import Outcome, reason, relative_error
+from slimtask.bench.delta.gpu import Outcome, relative_error
 from slimtask.bench.delta.gpu_clock import Clock
 from slimtask.bench.delta.grid import DENSITY, TASKS
 from slimtask.bench.delta.networks import Maps, SharedBlock, Vits
 from slimtask.bench.delta.whole import BASE_FED, PATTERN, block_ratio, own_tokens
+from slimtask.bench.isolated import Failed, Here, Lost, Runner, Say
 from slimtask.bench.measure import Conditions, Measurement
 from slimtask.compress.delta import Execution
 from slimtask.export.shared.explain import explain
+
+SECONDS = 120.0  # for a block or a transformer; what takes longer hangs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,23 +47,29 @@ def measure_whole(
     tasks: int = TASKS,
     device: str = "cuda",
     dtype: torch.dtype = torch.bfloat16,
+    runner: Runner | None = None,
 ) -> Outcome:
     """Return the rows of a block and of a whole trunk; the trunk is left out if the block took all ``seconds``."""
-    outcome, start = Outcome(), time.monotonic()
-    for layer, make, size in (("block", block_subject, tokens), ("vit", vit_subject, image)):
-        name = f"{model} {layer}"
+    outcome, start, runner = Outcome(), time.monotonic(), runner or Here()
+    for layer, size in (("block", tokens), ("vit", image)):
+        place = Place(model=model, layer=layer, tokens=size if layer == "block" else (image // 16) ** 2 + 1)
         if time.monotonic() - start >= seconds:
-            outcome.left_out.append(name)
+            outcome.left_out.append(f"{model} {layer}")
             continue
         try:
-            with torch.no_grad():
-                dense, forms = make(trunk, tasks, size)
-                count = size if layer == "block" else (image // 16) ** 2 + 1
-                place = Place(model=model, layer=layer, tokens=count)
-                outcome.rows += _rows(place, tasks, dense, forms, clock, device, dtype)
-        except Exception as error:  # reported, and fails the run
-            outcome.failed.append({"name": name, "error": reason(error)})
+            outcome.rows += runner.run(_subject_rows, trunk, tasks, size, place, clock, device, dtype, seconds=SECONDS)
+        except (Failed, Lost) as error:  # reported, and fails the run
+            outcome.failed.append({"name": f"{model} {layer}", "error": str(error)})
     return outcome
+
+
+def _subject_rows(
+    say: Say, trunk: str, tasks: int, size: int, place: Place, clock: Clock, device: str, dtype: torch.dtype
+) -> list[dict[str, Any]]:
+    subject = block_subject if place.layer == "block" else vit_subject
+    with torch.no_grad():
+        dense, forms = subject(trunk, tasks, size)
+        return _rows(place, tasks, dense, forms, clock, device, dtype)
 
 
 def block_subject(trunk: str, tasks: int, tokens: int) -> tuple[list[Shared], dict[str, Shared]]:

@@ -11,18 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slimtask.bench.delta.gpu import reason
 from slimtask.bench.delta.gpu_clock import Clock
 from slimtask.bench.delta.grid import DENSITY, TASKS, VIT_B, VIT_L, chosen
+from slimtask.bench.isolated import Failed, Here, Lost, Runner, Say
 
 _DTYPE = torch.bfloat16
+SECONDS = 60.0  # for one probe; what takes longer hangs
 _TENSORRT = "needs TensorRT with ahead-of-time plugins, which this measurement does not use"
 Run = Callable[[], object]
 
 
-def run_probes(clock: Clock, *, seconds: float, device: str = "cuda") -> list[dict[str, Any]]:
+def run_probes(
+    clock: Clock, *, seconds: float, device: str = "cuda", runner: Runner | None = None
+) -> list[dict[str, Any]]:
     """Return one JSON-ready entry per probe: its ``result``, or why it was ``not_run``, or the ``error``."""
-    made, start = [], time.monotonic()
+    made, start, runner = [], time.monotonic(), runner or Here()
     for number, (what, probe) in enumerate(_PROBES, start=1):
         entry: dict[str, Any] = {"probe": number, "what": what}
         if isinstance(probe, str):
@@ -31,12 +34,16 @@ def run_probes(clock: Clock, *, seconds: float, device: str = "cuda") -> list[di
             entry["not_run"] = "no time was left"
         else:
             try:
-                with torch.no_grad():
-                    entry["result"] = probe(clock, device)
-            except Exception as error:  # one probe must not cost the others
-                entry["error"] = reason(error)
+                entry["result"] = runner.run(_without_gradients, probe, clock, device, seconds=SECONDS)
+            except (Failed, Lost) as error:  # one probe must not cost the others
+                entry["error"] = str(error)
         made.append(entry)
     return made
+
+
+def _without_gradients(say: Say, probe: Callable[[Clock, str], Any], clock: Clock, device: str) -> Any:
+    with torch.no_grad():
+        return probe(clock, device)
 
 
 def time_ms(clock: Clock, runs: dict[str, Run], *, cold: bool = False) -> dict[str, float]:

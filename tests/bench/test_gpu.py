@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from slimtask.bench import gpu
 from slimtask.bench.gpu import cut_levels, graph_timer, latency
+from slimtask.bench.isolated import Lost
 
 
 def clock(networks: dict[str, nn.Module], x: Tensor) -> dict[str, list[float]]:
@@ -27,7 +30,7 @@ def clock(networks: dict[str, nn.Module], x: Tensor) -> dict[str, list[float]]:
 
 def test_levels_are_really_smaller_and_certified() -> None:
     levels = cut_levels("resnet18", (0.0, 0.7), (64, 64), width=0.25)
-    rows = latency(levels, (64, 64), torch.float32, time=clock, device="cpu")
+    rows = latency(levels, (64, 64), torch.float32, clock=clock, device="cpu")
     dense, cut = rows
     assert dense["certificate"] is None
     assert cut["certificate"] <= 1e-5
@@ -35,6 +38,32 @@ def test_levels_are_really_smaller_and_certified() -> None:
     assert cut["flops"] < 0.5 * dense["flops"]
     assert dense["speedup"]["value"] == 1.0
     assert len(cut["measurement"]["samples_ms"]) == 3
+
+
+class Stub:
+    """A runner on which one trunk hangs and the others have one row."""
+
+    def run(self, work, trunk, *arguments, seconds):
+        if trunk == "resnet18":
+            raise Lost("", f"took longer than {seconds:.0f} s")
+        return [{"trunk": trunk}]
+
+
+def test_each_part_is_kept_as_it_comes_and_none_costs_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(gpu.deltas, "measure", lambda seconds, *, runner: {"seconds": seconds, "failed": []})
+    monkeypatch.setattr(gpu, "gpu_tests", lambda seconds: {"exit_status": 0, "closing_line": f"{seconds > 500}"})
+    kept: list[str] = []
+    result = gpu.measure(Stub(), delta_seconds=7.0, keep=lambda so_far: kept.append(json.dumps(so_far)))
+    first, *others, last = [json.loads(each) for each in kept]
+    assert first["delta"] == {"seconds": 7.0, "failed": []}
+    assert (first["latency"], first["tests"]) == ([], None)
+    assert len(others) == 2
+    assert last == result
+    assert result["latency"] == [{"trunk": "resnetd50"}]
+    assert result["failed"] == [{"name": "latency of resnet18", "error": "took longer than 150 s"}]
+    assert result["tests"]["closing_line"] == "True"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from slimtask.bench.delta import gpu, probes
 from slimtask.bench.delta.gpu import LayerCase, cases, measure_layers
 from slimtask.bench.delta.gpu_clock import GraphClock
 from slimtask.bench.delta.gpu_forms import layer_forms, truth
+from slimtask.bench.isolated import Unusable
 from slimtask.kernels.device import Device
 from slimtask.kernels.problem import Problem
 
@@ -25,6 +27,9 @@ class Counting:
         self.captured += 1
         run()
         return run
+
+    def check(self, error=None):
+        pass
 
     def time(self, replays, *, cold):
         return {name: [(1 + cold) * float(len(name))] * 5 for name in replays}
@@ -93,7 +98,35 @@ def test_a_kernel_that_fails_or_is_wrong_costs_no_other_and_is_named(monkeypatch
     assert set(failed) == {"csr", "out-channels"}
     assert "differ by" in failed["csr"]
     assert [entry["name"].rpartition(": ")[2] for entry in outcome.refused] == ["wide"]
-    assert {"dense", "batched", "out-channels compact"} <= {row["form"] for row in outcome.rows}
+    assert {row["form"] for row in outcome.rows} == {"dense", "batched", "out-channels compact"}
+
+
+def test_a_form_that_loses_the_gpu_is_named_and_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    forms, tried = layer_forms, []
+
+    def fragile(problem: Problem, *, seed: int):
+        def loses(name: str):
+            def run():
+                tried.append(name)
+                raise Unusable("an illegal memory access")
+
+            return run
+
+        made = forms(problem, seed=seed)
+        return made | {name: replace(made[name], run=loses(name)) for name in ("csr", "wide") if name in made}
+
+    monkeypatch.setattr(gpu, "layer_forms", fragile)
+    without: set[str] = set()
+    grid = [case("out-channels"), case("out-channels", rows=0.3)]
+    outcome = measure_layers(grid, Counting(), seconds=100.0, without=without, sets=1, colds=(False,))
+    assert tried == ["wide", "csr"]
+    assert without == {"wide", "csr"}
+    name = "tiny fc1 N=20 T=3 out-channels 0.1 rows 0: "
+    lost = "Unusable: an illegal memory access"
+    assert outcome.failed == [{"name": name + "csr", "error": lost}]
+    assert outcome.refused == [{"name": name + "wide", "error": lost}]
+    ours, rows = ("out-channels", "out-channels compact"), {(row["rows"], row["form"]) for row in outcome.rows}
+    assert rows == {(share, form) for share in (0.0, 0.3) for form in ("dense", "batched", *ours)}
 
 
 def test_the_truth_is_dense_in_float32() -> None:
