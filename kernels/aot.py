@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slimtask.kernels.atomic import write_whole
+from slimtask.kernels.atomic import check_folder, write_whole
 from slimtask.kernels.sass import Counts, counts
 from slimtask.kernels.triton.tiles import GPUS
 from slimtask.kernels.triton.variants import DTYPES, KERNELS, Variant, shipped
@@ -199,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     variants = list(shipped(given.sm, given.dtype, given.kernel))
     artifacts = []
     try:
+        check_folder(given.out)  # compiling takes minutes
         for number, variant in enumerate(variants, 1):
             artifacts.append(compile_variant(variant, ptx_version=given.ptx_version))
             print(f"{number}/{len(variants)} {variant.name}", file=sys.stderr)

@@ -7,6 +7,15 @@ import tempfile
 from pathlib import Path
 
 
+def check_folder(path: Path) -> None:
+    """Raise OSError, in one sentence, if ``path`` is no folder and none can be made there; nothing is made."""
+    above = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"'{above}' is a file; give a folder")
+    if not os.access(above, os.W_OK):
+        raise PermissionError(f"nothing can be written in '{above}'; give another folder")
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write ``content`` beside ``path`` and rename it once it is on the disk; the folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)

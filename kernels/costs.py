@@ -48,7 +48,7 @@ class Entry:
         """Return what identifies the measurement within a device; tokens and density in buckets."""
         its = self.problem
         sizes = f"T{its.tasks} K{its.inputs} M{its.outputs} N{_bucket(its.tokens)}"
-        shares = f"rho{_series(its.density):g} r{its.rows:.2f}"
+        shares = f"rho{_series(its.density):g} r{_rows(its.rows):.2f}"
         return f"{self.candidate} {self.source} {its.dtype} {its.pattern} {sizes} {shares}"
 
     @property
@@ -193,7 +193,7 @@ def _damaged(path: Path | str, error: Exception) -> str:
 
 def _fixed(problem: Problem) -> tuple[Any, ...]:
     """What must be equal for two problems to lie on one surface over tokens and density."""
-    return problem.pattern, problem.tasks, problem.inputs, problem.outputs, round(100 * problem.rows)
+    return problem.pattern, problem.tasks, problem.inputs, problem.outputs, _rows(problem.rows)
 
 
 def _distance(one: Problem, other: Problem) -> float:
@@ -213,6 +213,11 @@ def _series(density: float) -> float:
     decade = 10.0 ** math.floor(math.log10(density))
     steps = [decade * step for step in (1, 2, 5, 10)]
     return min(1.0, float(f"{min(steps, key=lambda step: abs(math.log(step / density))):.0e}"))
+
+
+def _rows(share: float | int) -> float:
+    """The nearest hundredth; no row and every row are apart from few and nearly all, which run otherwise."""
+    return float(share) if share in (0, 1) else min(0.99, max(0.01, round(float(share), 2)))
 
 
 def _to_json(entry: Entry) -> dict[str, Any]:

@@ -23,14 +23,14 @@ NAMES = (
 )
 """What is used of the module ``tensorrt.plugin``."""
 
-_registered: set[str] = set()  # TensorRT has one registry in a process, which refuses a name twice
+_registered: dict[str, Gpu] = {}  # TensorRT has one registry in a process, which refuses a name twice
 
 
 def register_plugins(trt: ModuleType, names: Sequence[str], dtype: str, gpu: Gpu | None = None) -> tuple[str, ...]:
     """Return which of the delta nodes ``names`` TensorRT takes whole from now on, on tensors of ``dtype``.
 
-    The others have no kernel for it: their bodies are built. ``gpu`` is what engines are built for (None: this
-    machine's). Raises Unsupported where ``trt`` is TensorRT-RTX or older than its plugins.
+    The others have no kernel for it: their bodies are built. ``gpu`` is what engines are built for until the next call
+    (None: this machine's). Raises Unsupported where ``trt`` is TensorRT-RTX or older than its plugins.
     """
     chosen = supported(names, dtype)
     if not chosen:
@@ -38,9 +38,10 @@ def register_plugins(trt: ModuleType, names: Sequence[str], dtype: str, gpu: Gpu
     plugin = _plugin_module(trt)
     for layer in chosen:
         identifier = f"{DOMAIN}::{layer.name}"
-        if identifier not in _registered:
-            _register(trt, plugin, layer, gpu or _this_gpu())
-            _registered.add(identifier)
+        known = identifier in _registered
+        _registered[identifier] = gpu or _this_gpu()
+        if not known:
+            _register(trt, plugin, layer, identifier)
     return tuple(layer.name for layer in chosen)
 
 
@@ -61,8 +62,8 @@ def _plugin_module(trt: ModuleType) -> ModuleType:
     return plugin
 
 
-def _register(trt: ModuleType, plugin: ModuleType, layer: Layer, gpu: Gpu) -> None:
-    """Register what describes the output of ``layer`` and what launches it."""
+def _register(trt: ModuleType, plugin: ModuleType, layer: Layer, identifier: str) -> None:
+    """Register what describes the output of ``layer`` and what launches it on the GPU that is registered then."""
     tensor: Any = plugin.TensorDesc
     params_type, integers_type = plugin.KernelLaunchParams, plugin.SymExprs
     result: Any = tuple[str, str, params_type, integers_type]  # type: ignore[valid-type]
@@ -76,7 +77,7 @@ def _register(trt: ModuleType, plugin: ModuleType, layer: Layer, gpu: Gpu) -> No
         return out
 
     def launched(inputs: Sequence[Any]) -> Any:
-        launch = launch_of(layer, [(_shape(one), _dtype(trt, one.dtype)) for one in inputs], gpu)
+        launch = launch_of(layer, [(_shape(one), _dtype(trt, one.dtype)) for one in inputs], _registered[identifier])
         params = plugin.KernelLaunchParams()
         params.grid_x, params.block_x, params.shared_mem = launch.grid, launch.threads, launch.shared_bytes
         integers = plugin.SymIntExprs(len(launch.integers))
@@ -103,8 +104,8 @@ def _register(trt: ModuleType, plugin: ModuleType, layer: Layer, gpu: Gpu) -> No
 
     functions = {6: (describe_six, launch_six), 7: (describe_seven, launch_seven)}
     describe, launch = functions[len(layer.inputs)]
-    plugin.register(f"{DOMAIN}::{layer.name}")(describe)
-    plugin.aot_impl(f"{DOMAIN}::{layer.name}")(launch)
+    plugin.register(identifier)(describe)
+    plugin.aot_impl(identifier)(launch)
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:

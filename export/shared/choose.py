@@ -182,7 +182,8 @@ def _packing(choice: Choice | None, native: Packing, target: Target) -> tuple[Pa
     packings = {"csr": Packing("csr"), "vectors": native if native.kind == "vector" else Packing("vector", _SIDE)}
     chosen = packings.get(choice.candidate, native)
     if choice.dense or choice.candidate == "rows":
-        return None, "dense first layers are expected to be faster"
+        faster = "dense first layers" if choice.dense else "merged weights on the changed rows alone"
+        return None, f"{faster} are expected to be faster"
     if target.measured and choice.source != "measured":
         _LOG.info("%s: merged weights, since nothing measured says that %s is faster", choice.problem, choice.candidate)
         return None, "dense, since no delta was measured to be faster on this CPU"

@@ -81,7 +81,7 @@ def base_needed(steps: Sequence[Sequence[Step]]) -> bool:
 
 
 def check_budgets(source: Source, budgets: Budgets) -> None:
-    """Raise InputError for row budgets of an unknown task or branch, of one fed otherwise, or below 1."""
+    """Raise InputError for row budgets of an unknown task or branch, of one fed otherwise, or no number from 1 on."""
     branches = [part.name for part in source.branches]
     for task, rows in budgets.items():
         if task not in source.executions or source.executions[task].feed != "own":
@@ -89,9 +89,10 @@ def check_budgets(source: Source, budgets: Budgets) -> None:
         for branch, count in rows.items():
             if branch not in branches:
                 raise InputError(f"there is a row budget of '{task}' for '{branch}'{nearest(branch, branches)}")
-            if count < 1:
+            if type(count) is not int or count < 1:
                 raise InputError(
-                    f"the row budget {count} of '{task}' for '{branch}' is below 1; give a number of rows."
+                    f"the row budget {count} of '{task}' for '{branch}' is no whole number from 1 on; give a number "
+                    "of rows."
                 )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from slimtask.kernels.atomic import check_folder
 from slimtask.kernels.cuda.calls import HEIGHTS
 from slimtask.kernels.cuda.compile import PTX_TARGET, compile_kernel, save
 from slimtask.kernels.cuda.variants import (
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     targets = [*(f"sm_{sm}" for sm in given.sm), PTX_TARGET]
     jobs = [(v, target, given.out) for v in sorted(variants, key=lambda v: v.name) for target in targets]
     try:
-        given.out.mkdir(parents=True, exist_ok=True)
+        check_folder(given.out)
         with ProcessPoolExecutor() as pool:
             for number, name in enumerate(pool.map(_written, jobs), 1):
                 print(f"{number}/{len(jobs)} {name}", file=sys.stderr)

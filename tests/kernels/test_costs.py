@@ -112,6 +112,15 @@ def test_an_entry_in_the_same_buckets_is_replaced() -> None:
     assert len(costs.entries) == 3
 
 
+def test_a_few_changed_rows_are_not_none_and_nearly_all_are_not_every_one() -> None:
+    costs = Costs(device=CPU)
+    shares = (0.0, 0.004, 0.012, 0.3, 0.304, 0.996, 1.0)
+    for ms, share in enumerate(shares, start=1):
+        costs.add("rows", replace(FC1, pattern="rows", rows=share), float(ms))
+    found = [costs.measured_ms(candidate("rows"), replace(FC1, pattern="rows", rows=share)) for share in shares]
+    assert found == pytest.approx([1.0, 3.0, 3.0, 5.0, 5.0, 6.0, 7.0])  # those of a hundredth share the last
+
+
 def test_the_key_names_all_that_a_cost_depends_on() -> None:
     entry = Entry(candidate="csr", source="abc", problem=FC1, ms=1.0)
     assert entry.key == "csr abc float32 unstructured T4 K768 M3072 N1024 rho0.05 r0.00"

@@ -8,6 +8,7 @@ import pytest
 
 from slimtask.errors import Unsupported
 from slimtask.export.plugins import register
+from slimtask.export.plugins.launch import Launch
 from slimtask.export.plugins.register import NAMES, register_plugins
 from slimtask.kernels.cuda.variants import Gpu
 
@@ -57,7 +58,7 @@ def trt(monkeypatch):
     assert {name for name in vars(plugin) if not name.startswith("_")} == {*NAMES, "registered", "compiled"}
     monkeypatch.setitem(sys.modules, "fake_tensorrt", made)
     monkeypatch.setitem(sys.modules, "fake_tensorrt.plugin", plugin)
-    monkeypatch.setattr(register, "_registered", set())
+    monkeypatch.setattr(register, "_registered", {})
     made.plugin = plugin
     return made
 
@@ -75,6 +76,18 @@ def test_a_node_is_described_and_launched(trt):
     assert [one.value for one in integers] == [2, 40, 130, 100, 2]
     assert (params.grid_x, params.block_x) == (12, 64)  # tiles of 32 tokens, by 3 of outputs, by 2 sub-tasks
     assert params.shared_mem <= 48 * 1024
+
+
+def test_a_node_is_launched_on_the_gpu_that_was_named_last(trt, monkeypatch):
+    launch = Launch(name="kernel", ptx="", grid=1, threads=32, shared_bytes=0, integers=())
+    asked = []
+    monkeypatch.setattr(register, "launch_of", lambda layer, inputs, gpu: asked.append(gpu) or launch)
+    for gpu in (GPU, Gpu.of_sm(80), GPU):
+        register_plugins(trt, ["DeltaCsr"], "float16", gpu)
+        launched = trt.plugin.compiled["slimtask::DeltaCsr"]
+        inputs = [TensorDesc((1,), trt.int32)] * (len(inspect.signature(launched).parameters) - 2)
+        launched(*inputs, (inputs[0],), 0)
+    assert asked == [GPU, Gpu.of_sm(80), GPU]
 
 
 def test_signatures_are_typed_and_agree(trt):

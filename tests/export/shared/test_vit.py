@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import jaxtyping
 import onnx
@@ -147,12 +148,11 @@ def test_onnx_runtime_runs_it_in_standard_operators(make_net: MakeNet, x: torch.
 
 
 @torch.no_grad()
-def test_it_compiles_as_one_graph(make_net: MakeNet, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_compiles_as_one_graph(make_net: MakeNet, x: torch.Tensor) -> None:
     kinds = {"depth": ("hidden-units", Execution(feed="base")), "normals": ("heads", Execution(rows=0.3))}
     shared = SharedViT.of(make_net(kinds), batched=True)
     want = shared(x)
-    with monkeypatch.context() as patch:  # the compiler does not follow the checks of annotations
-        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with patch.object(jaxtyping.config, "jaxtyping_disable", True):  # whose checks the compiler does not follow
         made = torch.compile(shared, fullgraph=True, backend="eager")(x)
     assert error(made, want) < 1e-6
 
@@ -174,6 +174,12 @@ def test_what_does_not_fit_is_refused_in_one_sentence(make_net: MakeNet, x: torc
         SharedViT.of(net, rows={"depth": {last: 22}})(x)
     with pytest.raises(InputError, match="multiples of 8 pixels, not 30 x 40"):
         SharedViT.of(net)(x[:, :, :30])
+    half: Any = {"depth": {last: 0.5}}
+    with (
+        patch.object(jaxtyping.config, "jaxtyping_disable", True),
+        pytest.raises(InputError, match=r"row budget 0\.5 of 'depth' .* is no whole number"),
+    ):
+        SharedViT.of(net, rows=half)
     odd = copy.deepcopy(net)
     odd.trunk.extra = nn.Parameter(torch.ones(1))
     with pytest.raises(InputError, match="parameter 'extra' that SharedViT does not know"):
