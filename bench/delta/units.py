@@ -128,7 +128,7 @@ class DeltaPair(nn.Module):
         base = F.linear(shared, *self.wide.second)
         made = [Correction(*(self.get_buffer(f"{n}_{t}") for n in Correction._fields)) for t in range(len(changed))]
         if self.batched:
-            differences = correct_batched(shared, changed, made)
+            differences = correct_batched(shared, changed, made).unbind(0)
         else:
             differences = tuple(correct(shared, own, one) for own, one in zip(changed, made, strict=True))
         return base, *(base + difference for difference in differences)

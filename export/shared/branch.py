@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from slimtask.export.shared.core import AttentionCore, Core, Layers, MlpCore, linear, normalise, run
 from slimtask.export.shared.layer import FirstLayers
 from slimtask.export.shared.plan import Step
+from slimtask.export.shared.row_group import RowGroup, grouped
 from slimtask.export.shared.rows import Stream, freshest, put, take
 from slimtask.export.shared.source import Part
 from slimtask.export.shared.tensors import Tensors, layers_of, padded_second, second_of, tensors_of
@@ -40,7 +41,8 @@ class Base(NamedTuple):
 class Branch(nn.Module):
     """A residual branch. ``base_runs`` says whether any task still needs the base's own values here.
 
-    With ``batched`` the corrections of all tasks, and the tasks on streams of their own, are each one batched product.
+    With ``batched`` the corrections of all tasks, the tasks on streams of their own and those on equally many rows of
+    them are each computed together, by batched products.
     """
 
     def __init__(self, part: Part, steps: Sequence[Step], *, base_runs: bool, batched: bool) -> None:
@@ -49,8 +51,10 @@ class Branch(nn.Module):
         self.core: Core = AttentionCore(part.width) if part.width else MlpCore()
         own = [step.task for step in steps if step.reads == "own" and step.form == "merged"]
         self.group = tuple(own) if batched and len(own) > 1 else ()
+        on_rows = grouped(self.steps) if batched else ()
         with torch.no_grad():
             self._store_units(part, batched)
+            self.row_group = RowGroup(part, on_rows, self.core, self._orders(on_rows)) if on_rows else None
             self._store_layers(part)
 
     def _store_units(self, part: Part, batched: bool) -> None:
@@ -89,13 +93,22 @@ class Branch(nn.Module):
         wide = self.deltas.extend(wide, own)
         self.wide = Tensors({"weight": wide.weight, "bias": wide.bias} if runs else {})
 
+    def _orders(self, tasks: Sequence[str]) -> Tensor | None:
+        """Return, of an attention, the places of every task's heads [tasks, heads]."""
+        if self.core.name == "mlp":
+            return None
+        stored = {task: tensors_of(self.corrections[task]) for task in tasks if task in self.corrections}
+        base = torch.arange(self.count)
+        return torch.stack([stored[task]["order"] if task in self.sizes else base for task in tasks])
+
     def _offset(self, task: str) -> int:
         names = list(self.sizes)
         return self.count + sum(self.sizes[name] for name in names[: names.index(task)])
 
     def _store_layers(self, part: Part) -> None:
         """Keep the tensors of the tasks that run merged weights, those of a batched group stacked."""
-        merged = [step for step in self.steps if step.form in ("merged", "thresholds") or step.reads != "base"]
+        apart = [step for step in self.steps if self.row_group is None or step.task not in self.row_group.tasks]
+        merged = [step for step in apart if step.form in ("merged", "thresholds") or step.reads != "base"]
         single = [step.task for step in merged if step.task not in self.group]
         own = {task: part.own.get(task, {}) for task in single}
         beside = [step.task for step in self.steps if step.form == "layer" and step.reads == "base"]
@@ -113,14 +126,17 @@ class Branch(nn.Module):
 
     def limit_rows_(self, task: str, rows: int) -> None:
         """Change how many rows ``task`` reads from its own stream, in place; it must read rows already."""
+        if self.row_group is not None and task in self.row_group.tasks:
+            raise RuntimeError(f"'{task}' is computed together with tasks of its number of rows")
         self.steps = tuple(replace(s, rows=rows) if s.task == task and s.reads == "rows" else s for s in self.steps)
 
     def forward(self, x: Stream | None, streams: Streams) -> tuple[Stream | None, Streams]:
         """Return the base's stream behind the branch, None if nothing needs it, and the streams of the other tasks."""
         base = self._base(x) if self.base_runs and x is not None else None
         together, out = self._together(base), dict(streams)
+        grouped = self.group if self.row_group is None else (*self.group, *self.row_group.tasks)
         for step in self.steps:
-            if step.task in self.group:
+            if step.task in grouped:
                 continue
             beside = step.form in ("shared", "units", "second", "layer") or step.base_fed
             if beside and step.reads == "base":
@@ -132,6 +148,8 @@ class Branch(nn.Module):
             stacked = torch.stack([out[task] for task in self.group])
             stacked = stacked + run(stacked, self._layers_of(self.stack), self.core, self.eps)
             out.update(zip(self.group, stacked.unbind(0), strict=True))
+        if self.row_group is not None:
+            self._on_rows(self.row_group, _present(x), _present(base), together, out)
         return (None if base is None else _present(x) + base.out), out
 
     def _base(self, x: Stream) -> Base:
@@ -148,23 +166,23 @@ class Branch(nn.Module):
             first = self.deltas(norm, self.core.pick(wide, slice(0, self.count)), changed)
         return Base(norm, wide, parts[0], units, F.linear(parts[0], *self.base.layer("second")), first)
 
-    def _together(self, base: Base | None) -> Streams:
+    def _together(self, base: Base | None) -> Tensor | None:
+        """Return the differences of the tasks ``together`` [tasks, batch, tokens, width]."""
         if base is None or not self.together:
-            return {}
+            return None
         made = [self._correction(task) for task in self.together]
-        values = correct_batched(base.active, [base.units[task] for task in self.together], made)
-        return dict(zip(self.together, values, strict=True))
+        return correct_batched(base.active, [base.units[task] for task in self.together], made)
 
     def _correction(self, task: str) -> Correction:
         stored = tensors_of(self.corrections[task])
         return Correction(stored["column"], stored["weight"], stored["bias"])
 
-    def _difference(self, step: Step, x: Stream, base: Base, together: Streams) -> Tensor | None:
+    def _difference(self, step: Step, x: Stream, base: Base, together: Tensor | None) -> Tensor | None:
         """Return what the task's output has more than the base's if both read the base's stream; None for nothing."""
         if step.form == "shared":
             return None
-        if step.task in together:
-            return together[step.task]
+        if together is not None and step.task in self.together:
+            return together[self.together.index(step.task)]
         if step.form == "units":
             own = base.units.get(step.task, base.active[..., :0])
             return correct(base.active, own, self._correction(step.task))
@@ -179,7 +197,7 @@ class Branch(nn.Module):
             return linear(self.core.middle(base.first[step.task]), second) - base.out
         return self._merged(step, x, base) - base.out
 
-    def _beside(self, step: Step, x: Stream, base: Base, together: Streams, streams: Streams) -> None:
+    def _beside(self, step: Step, x: Stream, base: Base, together: Tensor | None, streams: Streams) -> None:
         """Advance a task that reads the base's stream, in place; one that is still equal to the base has no stream."""
         difference = self._difference(step, x, base, together)
         if difference is None:
@@ -189,7 +207,21 @@ class Branch(nn.Module):
         else:
             streams[step.task] = x + base.out + difference
 
-    def _own(self, step: Step, own: Stream, x: Stream | None, base: Base | None, together: Streams) -> Tensor:
+    def _on_rows(self, group: RowGroup, x: Stream, base: Base, together: Tensor | None, streams: Streams) -> None:
+        """Advance the tasks that read equally many rows of their own streams, in place."""
+        steps = [step for step in self.steps if step.task in group.tasks]
+        own = torch.stack([streams.get(step.task, x) for step in steps])
+        count = steps[0].row_count(x.shape[1])
+        if self.core.name == "attention":
+            out = group.attention(own, x, base.wide, count)
+        elif together is not None and self.together == group.tasks:
+            out = group.mlp(own, x, base.out + together, count)
+        else:
+            apart = [self._difference(step, x, base, together) for step in steps]
+            out = group.mlp(own, x, torch.stack([base.out if d is None else base.out + d for d in apart]), count)
+        streams.update(zip(group.tasks, out.unbind(0), strict=True))
+
+    def _own(self, step: Step, own: Stream, x: Stream | None, base: Base | None, together: Tensor | None) -> Tensor:
         """Return the branch's output for a task that reads its own stream, or rows of it."""
         count = step.row_count(own.shape[1])
         if step.reads != "rows" or count >= own.shape[1]:

@@ -9,16 +9,18 @@ from torch import Tensor
 from slimtask.compress.patterns import square_norms
 
 Stream = Float[Tensor, "batch tokens width"]
+Streams = Float[Tensor, "*tasks batch tokens width"]
 
 
-def freshest(own: Stream, base: Stream, count: int) -> Int64[Tensor, " rows"]:
+def freshest(own: Streams, base: Stream, count: int) -> Int64[Tensor, " rows"]:
     """Return the ``count`` rows of each image in which ``own`` differs most from ``base`` (Euclidean norm).
 
-    They are numbers of rows of the flattened [batch * tokens, width]; the same choice as ``patterns.Rows``.
+    They are numbers of rows of the flattened [batch * tokens, width], of several streams [tasks * batch * tokens,
+    width]; the same choice as ``patterns.Rows``.
     """
-    batch, tokens = own.shape[:2]
-    chosen = square_norms(own - base).topk(count, dim=1).indices
-    return (chosen + torch.arange(batch, device=own.device).unsqueeze(1) * tokens).flatten()
+    differences = square_norms(own - base).flatten(0, -2)
+    chosen = differences.topk(count, dim=1).indices
+    return (chosen + torch.arange(len(chosen), device=own.device).unsqueeze(1) * own.shape[-2]).flatten()
 
 
 def take(x: Stream, rows: Int64[Tensor, " rows"]) -> Float[Tensor, "batch few width"]:

@@ -50,7 +50,7 @@ def head_attention(
     mixed = attend(F.linear(x, *widen(packed, packeds, width)), width)
     shared, *changed = torch.split(mixed, [count * width, *(len(rows.weight) // 3 for rows in packeds)], dim=-1)
     if batched:
-        differences = correct_batched(shared, changed, corrections)
+        differences = correct_batched(shared, changed, corrections).unbind(0)
     else:
         differences = tuple(correct(shared, own, one) for own, one in zip(changed, corrections, strict=True))
     return Outputs(F.linear(shared, *projection), differences)

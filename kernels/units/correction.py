@@ -76,13 +76,13 @@ def correct(
 
 def correct_batched(
     shared: Float[Tensor, "*batch n k"], changed: Sequence[Float[Tensor, "*batch n _"]], made: Sequence[Correction]
-) -> tuple[Float[Tensor, "*batch n m"], ...]:
+) -> Float[Tensor, "tasks *batch n m"]:
     """Return the differences of several tasks that change equally many columns (``padded``), by one batched product."""
     both = [torch.cat([c, shared.index_select(-1, one.column)], -1) for c, one in zip(changed, made, strict=True)]
     x = torch.stack(both).flatten(1, -2)
     weight, bias = torch.stack([one.weight for one in made]), torch.stack([one.bias for one in made])
     out = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
-    return tuple(out.reshape(len(made), *shared.shape[:-1], -1).unbind(0))
+    return out.reshape(len(made), *shared.shape[:-1], -1)
 
 
 def check_units(units: Int64[Tensor, " p"], count: int, what: str) -> None:

@@ -43,7 +43,7 @@ def hidden_unit_mlp(
     active = F.gelu(F.linear(x, *wide))
     shared, *changed = torch.split(active, [len(first.weight), *(len(rows.weight) for rows in firsts)], dim=-1)
     if batched:
-        differences = correct_batched(shared, changed, corrections)
+        differences = correct_batched(shared, changed, corrections).unbind(0)
     else:
         differences = tuple(correct(shared, own, one) for own, one in zip(changed, corrections, strict=True))
     return Outputs(F.linear(shared, *second), differences)
