@@ -43,7 +43,7 @@ TRUNK_SECONDS = 150.0  # removal on the CPU included; what takes longer hangs
 
 
 def main() -> None:
-    """Measure and write the JSON; exit status 2 with one sentence where there is no CUDA device, 1 where some failed."""
+    """Measure and write the JSON; exit status 2 with one sentence without a CUDA device, 1 where some failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--skip-tests", action="store_true", help="only measure")

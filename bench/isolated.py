@@ -53,7 +53,7 @@ class Here:
         """Return ``work(say, *arguments)``; raises Failed, or Lost if it raised Unusable."""
         said = [""]
         try:
-            return work(lambda at: said.append(at), *arguments)
+            return work(said.append, *arguments)
         except Unusable as error:
             raise Lost(said[-1], reason(error)) from error
         except Exception as error:

@@ -223,16 +223,17 @@ class Rows:
     @staticmethod
     def project(change: Float[Tensor, "*batch rows c"], budget: float) -> Bool[Tensor, "*batch rows 1"]:
         """Return the mask of the rows with the largest Euclidean norm of ``change``, ceil(budget * rows) of them."""
-        norms = square_norms(change).unsqueeze(-1)
+        norms = row_norms(change).unsqueeze(-1)
         count = min(norms.shape[-2], math.ceil(budget * norms.shape[-2]))
         chosen = norms.topk(count, dim=-2).indices.transpose(-2, -1)
         numbers = torch.arange(norms.shape[-2], device=norms.device).unsqueeze(-1)
         return (numbers == chosen).any(dim=-1, keepdim=True)
 
 
-def square_norms(change: Float[Tensor, "*batch rows c"]) -> Float[Tensor, "*batch rows"]:
-    """Return the squared Euclidean norm of every row, at least in float32: 256 squared is infinity in float16."""
-    return change.to(torch.promote_types(change.dtype, torch.float32)).square().sum(dim=-1)
+def row_norms(change: Float[Tensor, "*batch rows c"]) -> Float[Tensor, "*batch rows"]:
+    """Return the Euclidean norm of every row, at least in float32: 256 squared is infinity in float16."""
+    norms: Tensor = torch.linalg.vector_norm(change, dim=-1, dtype=torch.promote_types(change.dtype, torch.float32))
+    return norms
 
 
 def largest(scores: Float[Tensor, " units"], count: int) -> Bool[Tensor, " units"]:

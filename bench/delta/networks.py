@@ -15,6 +15,7 @@ from slimtask.compress.delta import Change, Delta, Execution, digest
 from slimtask.compress.delta_paths import install_deltas_
 from slimtask.compress.patterns import Heads, HiddenUnits, Pattern
 from slimtask.export.shared import SharedViT
+from slimtask.export.shared.streams import Streams
 from slimtask.tasks import TaskSpec
 
 BASE = "base"
@@ -135,7 +136,8 @@ class SharedBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "1 n c"], *own: Float[Tensor, "1 n c"]) -> tuple[Float[Tensor, "1 n c"], ...]:
         """Return the tokens of the base and of every sub-task."""
-        streams = dict(zip(self.tasks, own, strict=True)) if self.own else {}
+        streams: Streams = {}
+        streams.update(zip(self.tasks, own, strict=True) if self.own else ())
         for branch in self.branches:
             x, streams = branch(x, streams)
         return x, *(x + streams[task] if self.base_fed else streams[task] for task in self.tasks)

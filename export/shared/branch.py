@@ -16,23 +16,26 @@ from slimtask.export.shared.plan import Step
 from slimtask.export.shared.row_group import RowGroup, grouped
 from slimtask.export.shared.rows import Stream, freshest, put, take
 from slimtask.export.shared.source import Part
-from slimtask.export.shared.tensors import Tensors, layers_of, padded_second, second_of, tensors_of
-from slimtask.kernels.units.correction import Correction, Layer, correct, correct_batched
+from slimtask.export.shared.streams import Streams, put_all, stacked
+from slimtask.export.shared.streams import put as put_stream
+from slimtask.export.shared.tensors import Tensors, layers_of, second_of, tensors_of
+from slimtask.export.shared.together import Together
+from slimtask.kernels.units.correction import Correction, Layer, correct
 
 Value = TypeVar("Value")
-Streams = dict[str, Tensor]
-"""By task, what is not the base's: the own stream, or of a base-fed task its difference from the base's."""
 
 
 class Base(NamedTuple):
     """The base's values in a branch: the wide first layer's output, what the second reads, every task's own units.
 
-    ``first`` are first layers' outputs of tasks that have theirs as a delta.
+    ``joined`` are the units of the tasks whose corrections are computed together, ``first`` first layers' outputs of
+    tasks that have theirs as a delta.
     """
 
     norm: Tensor
     wide: Tensor
     active: Tensor
+    joined: Tensor
     units: dict[str, Tensor]
     out: Tensor
     first: dict[str, Tensor]
@@ -65,27 +68,29 @@ class Branch(nn.Module):
         self.columns_per_unit = base.second.weight.shape[1] // self.count
         inside = [step for step in self.steps if step.form in ("units", "second") and runs]
         # those of tasks that read rows of their own come last: attention needs no attention of them
-        inside.sort(key=lambda step: core.name == "attention" and step.reads == "rows")
+        inside.sort(key=lambda step: (core.name == "attention" and step.reads == "rows", step.form != "units"))
         filled = [step for step in inside if step.units]
         self.sizes = {step.task: len(step.units) for step in filled}
         self.mixing = {s.task: len(s.units) for s in filled if core.name == "mlp" or s.reads == "base"}
         corrected = [step.task for step in filled if step.form == "units" and step.task in self.mixing]
-        self.together = tuple(corrected) if batched and len(corrected) > 1 else ()
-        size = max((self.sizes[task] for task in self.together), default=0)
-        rows, self.corrections = [], nn.ModuleDict()
+        joined = corrected if batched and len(corrected) > 1 else []
+        size = max((self.sizes[task] for task in joined), default=0)
+        rows, self.corrections, together = [], nn.ModuleDict(), {}
         for step in inside:
             units, mine = torch.tensor(step.units, dtype=torch.long), layers_of(part.merged(step.task))
             which = core.rows(units, self.count)
             new = Layer(mine.first.weight[which], mine.first.bias[which])
             made = second_of(base.second, mine.second, core.columns(units), step)
-            if step.task in self.together:
-                new, made = core.padded(new, size), padded_second(made, size * (part.width or 1))
+            if step.task in joined:
+                new = core.padded(new, size)
                 self.sizes[step.task] = self.mixing[step.task] = size
+                together[step.task] = Correction(made["column"], made["weight"], made["bias"])
             if step.units:
                 rows.append(new)
                 places = self._offset(step.task) + torch.arange(len(units))
                 made["order"] = torch.arange(self.count).index_copy(0, units, places)
             self.corrections[step.task] = Tensors(made)
+        self.together = Together(together, size * (part.width or 1)) if together else None
         wide = core.widen(base.first, rows) if rows else base.first
         packings = {step.task: step.packing for step in self.steps if step.packing}
         own = {task: layers_of(part.merged(task)).first for task in packings}
@@ -134,20 +139,20 @@ class Branch(nn.Module):
         """Return the base's stream behind the branch, None if nothing needs it, and the streams of the other tasks."""
         base = self._base(x) if self.base_runs and x is not None else None
         together, out = self._together(base), dict(streams)
-        grouped = self.group if self.row_group is None else (*self.group, *self.row_group.tasks)
+        done = self._all_beside(x, base, together, out)
+        done |= {*self.group, *(self.row_group.tasks if self.row_group is not None else ())}
         for step in self.steps:
-            if step.task in grouped:
+            if step.task in done:
                 continue
             beside = step.form in ("shared", "units", "second", "layer") or step.base_fed
             if beside and step.reads == "base":
                 self._beside(step, _present(x), _present(base), together, out)
             else:
-                own = out[step.task] if step.task in out else _present(x)
-                out[step.task] = own + self._own(step, own, x, base, together)
+                own = _own_stream(step.task, out, x)
+                put_stream(out, step.task, own + self._own(step, own, x, base, together))
         if self.group:
-            stacked = torch.stack([out[task] for task in self.group])
-            stacked = stacked + run(stacked, self._layers_of(self.stack), self.core, self.eps)
-            out.update(zip(self.group, stacked.unbind(0), strict=True))
+            own = stacked(out, self.group)
+            put_all(out, self.group, own + run(own, self._layers_of(self.stack), self.core, self.eps))
         if self.row_group is not None:
             self._on_rows(self.row_group, _present(x), _present(base), together, out)
         return (None if base is None else _present(x) + base.out), out
@@ -159,19 +164,21 @@ class Branch(nn.Module):
         whole = self.count + sum(self.sizes.values())
         mixed = self.core.middle(wide if reading == whole else self.core.pick(wide, slice(0, reading)))
         channels = mixed.shape[-1] // reading
-        parts = torch.split(mixed, [size * channels for size in (self.count, *self.mixing.values())], dim=-1)
-        units = dict(zip(self.mixing, parts[1:], strict=True))
+        joined = () if self.together is None else self.together.tasks
+        apart = {task: size for task, size in self.mixing.items() if task not in joined}
+        sizes = (self.count, sum(self.mixing[task] for task in joined), *apart.values())
+        active, behind, *own = torch.split(mixed, [size * channels for size in sizes], dim=-1)
+        units = dict(zip(apart, own, strict=True))
         first: dict[str, Tensor] = {}
         if self.deltas.groups:
             first = self.deltas(norm, self.core.pick(wide, slice(0, self.count)), changed)
-        return Base(norm, wide, parts[0], units, F.linear(parts[0], *self.base.layer("second")), first)
+        return Base(norm, wide, active, behind, units, F.linear(active, *self.base.layer("second")), first)
 
     def _together(self, base: Base | None) -> Tensor | None:
         """Return the differences of the tasks ``together`` [tasks, batch, tokens, width]."""
-        if base is None or not self.together:
+        if base is None or self.together is None:
             return None
-        made = [self._correction(task) for task in self.together]
-        return correct_batched(base.active, [base.units[task] for task in self.together], made)
+        return self.together(base.active, base.joined)  # type: ignore[no-any-return]
 
     def _correction(self, task: str) -> Correction:
         stored = tensors_of(self.corrections[task])
@@ -181,8 +188,8 @@ class Branch(nn.Module):
         """Return what the task's output has more than the base's if both read the base's stream; None for nothing."""
         if step.form == "shared":
             return None
-        if together is not None and step.task in self.together:
-            return together[self.together.index(step.task)]
+        if together is not None and self.together is not None and step.task in self.together.tasks:
+            return together[self.together.tasks.index(step.task)]
         if step.form == "units":
             own = base.units.get(step.task, base.active[..., :0])
             return correct(base.active, own, self._correction(step.task))
@@ -203,23 +210,42 @@ class Branch(nn.Module):
         if difference is None:
             return
         if step.base_fed:
-            streams[step.task] = streams[step.task] + difference if step.task in streams else difference
+            own = streams[step.task] + difference if step.task in streams else difference
+            put_stream(streams, step.task, own)
         else:
-            streams[step.task] = x + base.out + difference
+            put_stream(streams, step.task, x + base.out + difference)
+
+    def _all_beside(self, x: Stream | None, base: Base | None, together: Tensor | None, streams: Streams) -> set[str]:
+        """Advance the tasks corrected together at once, in place, if all read the base's stream; return which."""
+        if x is None or base is None or together is None or self.together is None:
+            return set()
+        tasks = self.together.tasks
+        steps = [step for step in self.steps if step.task in tasks]
+        if any(step.reads != "base" or step.base_fed != steps[0].base_fed for step in steps):
+            return set()
+        if not steps[0].base_fed:
+            put_all(streams, tasks, together + (x + base.out))
+        elif all(task in streams for task in tasks):
+            put_all(streams, tasks, stacked(streams, tasks) + together)
+        elif not any(task in streams for task in tasks):
+            put_all(streams, tasks, together)
+        else:
+            return set()
+        return set(tasks)
 
     def _on_rows(self, group: RowGroup, x: Stream, base: Base, together: Tensor | None, streams: Streams) -> None:
         """Advance the tasks that read equally many rows of their own streams, in place."""
         steps = [step for step in self.steps if step.task in group.tasks]
-        own = torch.stack([streams.get(step.task, x) for step in steps])
+        own = stacked(streams, group.tasks, x)
         count = steps[0].row_count(x.shape[1])
         if self.core.name == "attention":
             out = group.attention(own, x, base.wide, count)
-        elif together is not None and self.together == group.tasks:
+        elif together is not None and self.together is not None and self.together.tasks == group.tasks:
             out = group.mlp(own, x, base.out + together, count)
         else:
             apart = [self._difference(step, x, base, together) for step in steps]
             out = group.mlp(own, x, torch.stack([base.out if d is None else base.out + d for d in apart]), count)
-        streams.update(zip(group.tasks, out.unbind(0), strict=True))
+        put_all(streams, group.tasks, out)
 
     def _own(self, step: Step, own: Stream, x: Stream | None, base: Base | None, together: Tensor | None) -> Tensor:
         """Return the branch's output for a task that reads its own stream, or rows of it."""
@@ -277,6 +303,11 @@ class Branch(nn.Module):
         if own is not None and name in own:
             return own[name]
         return self.base[name] if name in self.base else self.wide[name.removeprefix("first.")]
+
+
+def _own_stream(task: str, streams: Streams, x: Stream | None) -> Stream:
+    """Return the task's stream, the base's ``x`` if it has none yet."""
+    return streams[task] if task in streams else _present(x)
 
 
 def _present(value: Value | None) -> Value:

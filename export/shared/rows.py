@@ -6,21 +6,23 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from slimtask.compress.patterns import square_norms
+from slimtask.compress.patterns import row_norms
 
 Stream = Float[Tensor, "batch tokens width"]
-Streams = Float[Tensor, "*tasks batch tokens width"]
+AnyStream = Float[Tensor, "*tasks batch tokens width"]
 
 
-def freshest(own: Streams, base: Stream, count: int) -> Int64[Tensor, " rows"]:
+def freshest(own: AnyStream, base: Stream, count: int) -> Int64[Tensor, " rows"]:
     """Return the ``count`` rows of each image in which ``own`` differs most from ``base`` (Euclidean norm).
 
     They are numbers of rows of the flattened [batch * tokens, width], of several streams [tasks * batch * tokens,
     width]; the same choice as ``patterns.Rows``.
     """
-    differences = square_norms(own - base).flatten(0, -2)
-    chosen = differences.topk(count, dim=1).indices
-    return (chosen + torch.arange(len(chosen), device=own.device).unsqueeze(1) * own.shape[-2]).flatten()
+    in_order = torch.compiler.is_exporting()  # costs a launch, and TensorRT takes no other TopK
+    chosen = row_norms(own - base).flatten(0, -2).topk(count, dim=1, sorted=in_order).indices
+    tokens = own.shape[-2]
+    first = torch.arange(0, len(chosen) * tokens, tokens, device=own.device)
+    return (chosen + first.unsqueeze(1)).flatten()
 
 
 def take(x: Stream, rows: Int64[Tensor, " rows"]) -> Float[Tensor, "batch few width"]:

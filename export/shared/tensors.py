@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from slimtask.export.shared.core import Layers
 from slimtask.export.shared.plan import Step
-from slimtask.kernels.units.correction import Correction, Layer, correction, padded
+from slimtask.kernels.units.correction import Layer, correction
 
 
 class Tensors(nn.Module):
@@ -37,12 +37,6 @@ def second_of(base: Layer, own: Layer, columns: Tensor, step: Step) -> dict[str,
         return {"column": made.column, "weight": made.weight, "bias": made.bias}
     rest = own.weight.index_fill(1, columns, 0.0)
     return {"column": columns, "rest": rest, "weight": own.weight[:, columns], "bias": own.bias}
-
-
-def padded_second(made: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
-    """Return the tensors of a correction with ``size`` columns."""
-    wider = padded(Correction(made["column"], made["weight"], made["bias"]), size)
-    return {"column": wider.column, "weight": wider.weight, "bias": wider.bias}
 
 
 def layers_of(tensors: Mapping[str, Tensor]) -> Layers:

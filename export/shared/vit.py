@@ -17,10 +17,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slimtask.errors import InputError
-from slimtask.export.shared.branch import Branch, Streams
+from slimtask.export.shared.branch import Branch
 from slimtask.export.shared.choose import Prefer, Target, choose_layers
 from slimtask.export.shared.plan import Budgets, Step, base_needed, plan_steps
 from slimtask.export.shared.source import EMBEDDING, LAST, Source, read_source
+from slimtask.export.shared.streams import Streams
 from slimtask.export.shared.tensors import Tensors
 from slimtask.export.shared.thresholds import with_thresholds
 from slimtask.kernels.costs import Costs

@@ -30,6 +30,14 @@ class Correction(NamedTuple):
     bias: Float[Tensor, " _"]
 
 
+class Stacked(NamedTuple):
+    """Corrections of several tasks that change equally many columns: those task by task, weights [in, out], biases."""
+
+    column: Int64[Tensor, " tasksp"]
+    weight: Float[Tensor, "tasks p2 m"]
+    bias: Float[Tensor, "tasks 1 m"]
+
+
 class Outputs(NamedTuple):
     """The base's output and, per task, what is to be added to it to get the task's."""
 
@@ -78,11 +86,24 @@ def correct_batched(
     shared: Float[Tensor, "*batch n k"], changed: Sequence[Float[Tensor, "*batch n _"]], made: Sequence[Correction]
 ) -> Float[Tensor, "tasks *batch n m"]:
     """Return the differences of several tasks that change equally many columns (``padded``), by one batched product."""
-    both = [torch.cat([c, shared.index_select(-1, one.column)], -1) for c, one in zip(changed, made, strict=True)]
-    x = torch.stack(both).flatten(1, -2)
-    weight, bias = torch.stack([one.weight for one in made]), torch.stack([one.bias for one in made])
-    out = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
-    return out.reshape(len(made), *shared.shape[:-1], -1)
+    return correct_stacked(shared, torch.cat(list(changed), dim=-1), stacked(made))
+
+
+def stacked(made: Sequence[Correction]) -> Stacked:
+    """Return corrections of equally many columns (``padded``) as one."""
+    weight = torch.stack([one.weight.T for one in made])
+    return Stacked(torch.cat([one.column for one in made]), weight, torch.stack([one.bias for one in made])[:, None])
+
+
+def correct_stacked(
+    shared: Float[Tensor, "*batch n k"], changed: Float[Tensor, "*batch n tasksp"], made: Stacked
+) -> Float[Tensor, "tasks *batch n m"]:
+    """Return the differences of several tasks; ``changed`` are their own columns of ``shared``, task by task."""
+    tasks, size = len(made.weight), len(made.column) // len(made.weight)
+    there = shared.index_select(-1, made.column)
+    both = torch.cat([part.flatten(0, -2).view(-1, tasks, size) for part in (changed, there)], dim=-1)
+    out = torch.baddbmm(made.bias, both.transpose(0, 1), made.weight)
+    return out.view(tasks, *shared.shape[:-1], -1)
 
 
 def check_units(units: Int64[Tensor, " p"], count: int, what: str) -> None:

@@ -1,0 +1,29 @@
+"""Corrections of several tasks by one batched product."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from slimtask.export.shared.tensors import Tensors
+from slimtask.kernels.units.correction import Correction, Stacked, correct_stacked, padded, stacked
+
+
+class Together(nn.Module):
+    """The second layers' corrections of tasks whose units are as many, or filled up to as many.
+
+    ``made`` are the corrections by task, ``size`` the columns of each.
+    """
+
+    def __init__(self, made: Mapping[str, Correction], size: int) -> None:
+        super().__init__()
+        self.tasks, self.size = tuple(made), size
+        self.stored = Tensors(stacked([padded(one, size) for one in made.values()])._asdict())
+
+    def forward(
+        self, active: Float[Tensor, "batch n k"], changed: Float[Tensor, "batch n p"]
+    ) -> Float[Tensor, "tasks batch n m"]:
+        """Return what the tasks' outputs have more than the base's; ``changed`` are their units, task by task."""
+        return correct_stacked(active, changed, Stacked(*(self.stored[name] for name in Stacked._fields)))
