@@ -50,7 +50,7 @@ class SharedViT(nn.Module):
         *,
         rows: Budgets | None = None,
         thresholds: Mapping[str, Mapping[str, float]] | None = None,
-        batched: bool = False,
+        batched: bool | None = None,
         device: Device | None = None,
         costs: Costs | Path | str | None = None,
         prefer: Prefer = "expected",
@@ -61,7 +61,7 @@ class SharedViT(nn.Module):
         ``rows`` limits, by task and branch ("encoder_layer_3.mlp"), the number of tokens that an own-fed task reads
         from its own stream (see ``calibrate_rows``); its delta's own budget holds elsewhere. ``thresholds``, by task
         and site ("encoder_layer_3.fc1"), take the place of its delta's (see ``calibrate_thresholds``). ``batched``
-        computes several tasks by one batched product where it can.
+        computes several tasks by one batched product where it can (default: on a GPU, where launches decide).
 
         First layers that could run as base and delta do so where dispatch expects it to be faster on ``device``, by
         ``costs`` (default: those measured there, in its cache) or floors; for None, an ONNX Runtime on this CPU, only
@@ -76,6 +76,8 @@ class SharedViT(nn.Module):
         specs = select_tasks(original.tasks, tasks)
         names = [spec.name for spec in specs]
         target = Target.of(device, costs, prefer, dtype)
+        if batched is None:
+            batched = target.costs.device.backend == "cuda"
         trunk = SharedTrunk(source, names, rows or {}, batched=batched, target=target)
         made: Any = copy.deepcopy(original, {id(original.trunk): trunk})
         for task in [task for task in made.heads if task not in names]:
