@@ -123,9 +123,11 @@ def block_tile(sm: int, *, height: int = 64, width: int = 64, bits: int = 16, ev
 
     128 tokens halve what a block of values costs from L2 against 64 (43 against 32 multiply-adds per element). At a
     few per cent density a program meets zero to three blocks, so a deeper pipeline would only take shared memory from
-    the programs beside it, whose loads of the base hide the latency. Twice the warps where loads are narrow.
+    the programs beside it, whose loads of the base hide the latency. Twice the warps where loads are narrow. Larger
+    blocks in float32 leave registers for 32 tokens only.
     """
     gpu(sm)
-    rows = 64 if bits == 32 or height * width > 64 * 64 else 128
+    large = height * width > 64 * 64
+    rows = 32 if large and bits == 32 else 64 if large or bits == 32 else 128
     stages = 2 if sm // 10 == 9 or bits == 32 else 3
     return Tile(rows=rows, outputs=height, inputs=width, warps=8 if bits == 32 or not even else 4, stages=stages)

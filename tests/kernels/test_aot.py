@@ -89,6 +89,12 @@ def test_a_ragged_variant_compiles_without_spills() -> None:
     assert artifact.counts.mma > 0
 
 
+def test_the_largest_blocks_in_float32_spill_nothing() -> None:
+    tile = block_tile(80, height=128, width=128, bits=32)
+    artifact = compile_variant(Variant(kernel="blocks", sm=80, dtype="float32", tile=tile, epilogue="bias_gelu"))
+    assert artifact.counts.spills == artifact.counts.stack_bytes == 0
+
+
 def test_float32_stays_off_the_tensor_cores() -> None:
     artifact = compile_variant(rows(90, dtype="float32", tile=candidates(90, 32)[0]))
     assert artifact.counts.wgmma == artifact.counts.mma == artifact.counts.spills == 0
