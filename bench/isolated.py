@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -17,6 +18,8 @@ from typing import Any, Protocol, runtime_checkable
 
 Say = Callable[[str], None]
 """Tells where the work is, so that what takes the process with it can be named."""
+
+START_SECONDS = 120.0  # to start a process and to import what the work needs
 
 Work = Callable[..., Any]
 """Called with ``Say`` and its arguments; importable by name, as processes are spawned."""
@@ -31,7 +34,7 @@ class Lost(Exception):
 
 
 class Failed(Exception):
-    """The work raised; the text is that of its error, and the process goes on."""
+    """The work raised, or there was no time for it; the text says so."""
 
 
 class Unusable(Exception):
@@ -44,6 +47,9 @@ class Runner(Protocol):
 
     def run(self, work: Work, *arguments: Any, seconds: float) -> Any:
         """Return ``work(say, *arguments)``; raises Failed or Lost."""
+
+    def rest(self) -> None:
+        """Hold nothing until the next piece of work."""
 
 
 class Here:
@@ -59,11 +65,18 @@ class Here:
         except Exception as error:
             raise Failed(reason(error)) from error
 
+    def rest(self) -> None:
+        """Do nothing."""
+
 
 class Isolated:
-    """Calls work one after another in a process of its own, a new one whenever the last was lost."""
+    """Calls work one after another in a process of its own, a new one whenever work ended in an error.
 
-    def __init__(self) -> None:
+    ``seconds`` are for everything that it is given: work is killed when they are over, and none begun after them.
+    """
+
+    def __init__(self, seconds: float = float("inf")) -> None:
+        self._end_at = time.monotonic() + seconds
         self._process: Any = None
         self._pipe: Any = None
 
@@ -71,50 +84,66 @@ class Isolated:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._end()
+        self.rest()
 
     def run(self, work: Work, *arguments: Any, seconds: float) -> Any:
         """Return ``work(say, *arguments)``; arguments and result are pickled.
 
-        Raises Failed if it raised, and Lost if it took longer than ``seconds`` (a new process's start included), ended
-        its process, or raised Unusable.
+        Raises Failed if it raised or if no time is left, and Lost if it took longer than ``seconds`` (imports not
+        included), ended its process, or raised Unusable.
         """
-        end, at = time.monotonic() + seconds, ""
-        if self._process is None:
-            self._start()
+        if time.monotonic() >= self._end_at:
+            raise Failed("no time was left")
+        self._send((work, arguments))
+        limit, at = START_SECONDS, ""
+        end = time.monotonic() + limit
         try:
-            self._pipe.send((work, arguments))
-            while self._pipe.poll(max(0.0, end - time.monotonic())):
+            while self._pipe.poll(max(0.0, min(end, self._end_at) - time.monotonic())):
                 kind, value = self._pipe.recv()
-                if kind == "at":
-                    at = value
-                elif kind == "lost":
-                    self._end()
-                    raise Lost(at, value)
-                elif kind == "raised":
-                    raise Failed(value)
-                else:
+                if kind == "done":
                     return value
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            raise Lost(at, self._end(wait=5.0)) from None
-        self._end()
-        raise Lost(at, f"took longer than {seconds:.0f} s")
+                if kind == "begun":
+                    limit, end = seconds, time.monotonic() + seconds
+                elif kind == "at":
+                    at = value
+                else:
+                    self.rest()
+                    raise Lost(at, value) if kind == "lost" else Failed(value)
+        except (EOFError, ConnectionResetError):
+            raise Lost(at, self._stop(wait=5.0)) from None
+        self.rest()
+        late = (
+            "the time for everything was over"
+            if time.monotonic() >= self._end_at
+            else f"took longer than {limit:.0f} s"
+        )
+        raise Lost(at, late)
 
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")  # a CUDA context does not survive a fork
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()
+    def rest(self) -> None:
+        """End the process; the next piece of work gets a new one."""
+        self._stop()
 
-    def _end(self, *, wait: float = 0.0) -> str:
+    def _send(self, work: tuple[Work, tuple[Any, ...]]) -> None:
+        """Send work to the process, a new one if there is none or it has died since the last."""
+        if self._process is not None and not self._process.is_alive():
+            self._stop()
+        if self._process is None:
+            context = multiprocessing.get_context("spawn")  # a CUDA context does not survive a fork
+            self._pipe, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            process.start()
+            self._process = process
+            theirs.close()
+        self._pipe.send(work)
+
+    def _stop(self, *, wait: float = 0.0) -> str:
         """Kill the process, after ``wait`` seconds in which it may end by itself, and return how it did."""
         if self._process is None:
             return ""
         self._process.join(wait)
         code = self._process.exitcode
         self._process.kill()
-        self._process.join()
+        self._process.join(10.0)
         self._pipe.close()
         self._process = None
         if code is None:
@@ -129,17 +158,28 @@ def reason(error: BaseException) -> str:
 
 
 def _serve(pipe: Connection) -> None:
-    """Call what comes through ``pipe`` until it is closed; end at once where the process is of no more use."""
+    """Call what comes through ``pipe`` until it is closed; end at once after an error, whatever it left behind."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     while True:
         try:
             work, arguments = pipe.recv()
         except EOFError:
             return
+        except Exception as error:  # what the work needs cannot be imported
+            pipe.send(("raised", reason(error)))
+            return
+        pipe.send(("begun", None))
         try:
             pipe.send(("done", work(lambda at: pipe.send(("at", at)), *arguments)))
-        except Unusable as error:
-            pipe.send(("lost", reason(error)))
-            os._exit(1)  # whatever would still be freed belongs to a context that is gone
         except Exception as error:
-            pipe.send(("raised", reason(error)))
+            pipe.send(("lost" if isinstance(error, Unusable) else "raised", reason(error)))
+            os._exit(1)  # what would still be freed may belong to a context that is gone
+
+
+def _end_with_the_parent() -> None:
+    """End this process when its parent was killed: a kernel that hangs would hold the GPU for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 def check_folder(path: Path) -> None:
     """Raise OSError, in one sentence, if ``path`` is no folder and none can be made there; nothing is made."""
-    above = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    above = next(each for each in (path.absolute(), *path.absolute().parents) if os.path.lexists(each))
     if not above.is_dir():
-        raise NotADirectoryError(f"'{above}' is a file; give a folder")
-    if not os.access(above, os.W_OK):
+        raise NotADirectoryError(f"'{above}' is no folder; give one")
+    if not os.access(above, os.W_OK | os.X_OK):
         raise PermissionError(f"nothing can be written in '{above}'; give another folder")
 
 

@@ -230,10 +230,10 @@ def _entries(content: Any, device: Device) -> dict[str, Entry]:
     if content["device"] != device.to_json():
         raise ValueError("it belongs to another device")
     entries = {key: _entry(value, device) for key, value in content["entries"].items()}
-    wrong = [key for key, entry in entries.items() if key != entry.key]
+    wrong = [key for key, entry in entries.items() if key.partition(" ")[0] != entry.candidate]
     if wrong:
         raise ValueError(f"the entry '{wrong[0]}' does not describe itself")
-    return entries
+    return {entry.key: entry for entry in entries.values()}  # buckets may be cut otherwise since
 
 
 def _entry(value: dict[str, Any], device: Device) -> Entry:

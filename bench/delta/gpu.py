@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -119,35 +120,41 @@ def measure_layers(
     *,
     seconds: float,
     runner: Runner | None = None,
-    without: set[str] | None = None,
+    losses: Counter[str] | None = None,
     now: Callable[[], float] = time.monotonic,
     sets: int = SETS,
     colds: Sequence[bool] = (False, True),
 ) -> Outcome:
     """Return what was measured of ``grid`` until ``seconds`` were over; no case is begun after that.
 
-    ``without`` are the forms that are not tried. One that takes its process with it is added there, and its case is
-    measured again without it.
+    A form that takes its process with it is counted in ``losses``, and its case measured again without it; one that
+    did so twice is not tried again, unless it is what the others are compared with.
     """
     outcome, end = Outcome(), now() + seconds
-    runner, without = runner or Here(), set() if without is None else without
-    waiting = list(reversed(grid))
+    runner, losses = runner or Here(), Counter() if losses is None else losses
+    waiting: list[tuple[LayerCase, frozenset[str]]] = [(case, frozenset()) for case in reversed(grid)]
     while waiting:
-        case = waiting.pop()
+        case, without = waiting.pop()
         if now() >= end:
             outcome.left_out.append(case.name)
             continue
+        without |= not_tried(losses)
         try:
-            outcome.add(runner.run(measure_layer, case, clock, frozenset(without), sets, colds, seconds=CASE_SECONDS))
+            outcome.add(runner.run(measure_layer, case, clock, without, sets, colds, seconds=CASE_SECONDS))
         except Failed as error:  # one case must not cost the others; it is reported, and fails the run
             outcome.failed.append({"name": case.name, "error": str(error)})
         except Lost as lost:
-            entry = {"name": f"{case.name}: {lost.at}", "error": str(lost)}
+            entry = {"name": f"{case.name}: {lost.at}" if lost.at else case.name, "error": str(lost)}
             (outcome.refused if lost.at in LIBRARY else outcome.failed).append(entry)
-            if lost.at and lost.at not in without:
-                without.add(lost.at)
-                waiting.append(case)
+            if lost.at not in ("", "dense", *without):
+                losses[lost.at] += 1
+                waiting.append((case, without | {lost.at}))
     return outcome
+
+
+def not_tried(losses: Counter[str]) -> frozenset[str]:
+    """Return the forms that took their process with them twice."""
+    return frozenset(name for name, count in losses.items() if count > 1)
 
 
 def measure_layer(
@@ -170,7 +177,9 @@ def measure_layer(
             try:
                 errors[name] = relative_error(form.whole(form.run()), exact)
                 captured = [clock.capture(each[name].run) for each in made]
-                clock.check()
+                for replay in captured:
+                    replay()
+                clock.check()  # what hangs or breaks does so here, under its name
                 if errors[name] > PARITY[problem.dtype]:
                     raise ValueError(f"its outputs differ by {errors[name]:.1e} of the largest value.")
                 replays[name] = captured
@@ -254,17 +263,17 @@ def measure(
     from slimtask.bench.delta.gpu_clock import GraphClock
     from slimtask.bench.delta.gpu_goals import GPU_GOALS
     from slimtask.bench.delta.gpu_whole import measure_whole
-    from slimtask.bench.delta.probes import run_probes
+    from slimtask.bench.delta.probes import failed_probes, run_probes
 
     start, clock, runner = time.monotonic(), clock or GraphClock(), runner or Here()
-    grid, without = cases(device or Device.current("cuda")), set[str]()
-    first = measure_layers(grid, clock, seconds=seconds / 3, runner=runner, without=without)
+    grid, losses = cases(device or Device.current("cuda")), Counter[str]()
+    first = measure_layers(grid, clock, seconds=seconds / 3, runner=runner, losses=losses)
     whole = measure_whole(clock, seconds=seconds / 4, runner=runner)
     probes = run_probes(clock, seconds=seconds / 6, runner=runner)
     names = {*first.left_out}
     rest = [case for case in grid if case.name in names]
     left = max(0.0, seconds - (time.monotonic() - start))
-    second = measure_layers(rest, clock, seconds=left, runner=runner, without=without)
+    second = measure_layers(rest, clock, seconds=left, runner=runner, losses=losses)
     rows = [*first.rows, *whole.rows, *second.rows]
     return {
         "seconds": time.monotonic() - start,
@@ -272,8 +281,8 @@ def measure(
         "rows": rows,
         "probes": probes,
         "left_out": [*whole.left_out, *second.left_out],
-        "failed": [*first.failed, *whole.failed, *second.failed],
+        "failed": [*first.failed, *whole.failed, *failed_probes(probes), *second.failed],
         "refused": [*first.refused, *second.refused],
-        "not_tried_again": sorted(without),
+        "not_tried_again": sorted(not_tried(losses)),
         "not_built": NOT_BUILT,
     }

@@ -41,7 +41,8 @@ class GraphClock:
     def capture(self, run: Run) -> Run:
         """Return the replay of a CUDA graph of ``run``, warmed up; its outputs live in the graph's own memory.
 
-        Raises Unusable where the capture fails: torch's allocator and stream then stay as they were during it.
+        Raises Unusable where the capture fails: torch's allocator and stream then stay as they were during it, and
+        what was wrong is the context of the error that it raises at the end.
         """
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -54,7 +55,7 @@ class GraphClock:
             with torch.no_grad(), torch.cuda.graph(graph):
                 run()
         except Exception as error:
-            raise Unusable(f"it cannot be captured: {reason(error)}") from error
+            raise Unusable(f"it cannot be captured: {reason(error.__context__ or error)}") from error
 
         def replay() -> None:
             graph.replay()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,13 @@ def run_probes(
                 entry["error"] = str(error)
         made.append(entry)
     return made
+
+
+def failed_probes(probes: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return the probes that ended in an error, as failures of the run."""
+    return [
+        {"name": f"probe {each['probe']}: {each['what']}", "error": each["error"]} for each in probes if "error" in each
+    ]
 
 
 def _without_gradients(say: Say, probe: Callable[[Clock, str], Any], clock: Clock, device: str) -> Any:
@@ -139,16 +146,15 @@ def removed_channels(clock: Clock, device: str) -> list[dict[str, Any]]:
     """Return ms of a ResNet-50 and of one with half its channel groups removed, by batch and image size, fp16."""
     from slimtask.bench.gpu import random_level
 
+    networks: dict[str, Any] = {}
+    for name, level in (("dense", 0.0), ("half removed", 0.5)):
+        with torch.enable_grad():
+            network: Any = random_level("resnetd50", level, torch.zeros(1, 3, 64, 64))[0]
+        networks[name] = network.trunk.to(device).half().to(memory_format=torch.channels_last).eval()
     made = []
     for batch, size in ((1, (224, 224)), (8, (224, 224)), (64, (224, 224)), (1, (512, 1024)), (8, (512, 1024))):
-        example = torch.zeros(1, 3, *size)
         x = torch.randn(batch, 3, *size, device=device).half().to(memory_format=torch.channels_last)
-        runs: dict[str, Run] = {}
-        for name, level in (("dense", 0.0), ("half removed", 0.5)):
-            with torch.enable_grad():
-                network = random_level("resnetd50", level, example)[0].to(device).half()
-            trunk: Any = network.trunk
-            runs[name] = partial(trunk.to(memory_format=torch.channels_last).eval(), x)
+        runs: dict[str, Run] = {name: partial(network, x) for name, network in networks.items()}
         made.append({"batch": batch, "size": list(size), "ms": time_ms(clock, runs)})
     return made
 

@@ -40,8 +40,12 @@ def register_plugins(trt: ModuleType, names: Sequence[str], dtype: str, gpu: Gpu
         identifier = f"{DOMAIN}::{layer.name}"
         known = identifier in _registered
         _registered[identifier] = gpu or _this_gpu()
-        if not known:
-            _register(trt, plugin, layer, identifier)
+        try:
+            if not known:
+                _register(trt, plugin, layer, identifier)
+        except BaseException:
+            del _registered[identifier]
+            raise
     return tuple(layer.name for layer in chosen)
 
 

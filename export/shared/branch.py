@@ -16,8 +16,7 @@ from slimtask.export.shared.plan import Step
 from slimtask.export.shared.row_group import RowGroup, grouped
 from slimtask.export.shared.rows import Stream, freshest, put, take
 from slimtask.export.shared.source import Part
-from slimtask.export.shared.streams import Streams, put_all, stacked
-from slimtask.export.shared.streams import put as put_stream
+from slimtask.export.shared.streams import Streams, advance, advance_all, stacked
 from slimtask.export.shared.tensors import Tensors, layers_of, second_of, tensors_of
 from slimtask.export.shared.together import Together
 from slimtask.kernels.units.correction import Correction, Layer, correct
@@ -54,10 +53,11 @@ class Branch(nn.Module):
         self.core: Core = AttentionCore(part.width) if part.width else MlpCore()
         own = [step.task for step in steps if step.reads == "own" and step.form == "merged"]
         self.group = tuple(own) if batched and len(own) > 1 else ()
-        on_rows = grouped(self.steps) if batched else ()
+        on_rows = grouped(self.steps) if batched else []
         with torch.no_grad():
             self._store_units(part, batched)
-            self.row_group = RowGroup(part, on_rows, self.core, self._orders(on_rows)) if on_rows else None
+            made = (RowGroup(part, tasks, self.core, self._orders(tasks)) for tasks in on_rows)
+            self._row_groups = nn.ModuleList(made)
             self._store_layers(part)
 
     def _store_units(self, part: Part, batched: bool) -> None:
@@ -112,7 +112,7 @@ class Branch(nn.Module):
 
     def _store_layers(self, part: Part) -> None:
         """Keep the tensors of the tasks that run merged weights, those of a batched group stacked."""
-        apart = [step for step in self.steps if self.row_group is None or step.task not in self.row_group.tasks]
+        apart = [step for step in self.steps if step.task not in self.on_rows]
         merged = [step for step in apart if step.form in ("merged", "thresholds") or step.reads != "base"]
         single = [step.task for step in merged if step.task not in self.group]
         own = {task: part.own.get(task, {}) for task in single}
@@ -125,13 +125,24 @@ class Branch(nn.Module):
         self.stack = Tensors({n: torch.stack([part.merged(t)[n] for t in self.group]) for n in stacked})
         plain = [task for task in (*single, *self.group) if "first.weight" not in part.own.get(task, {})]
         plain += [task for task in single if "first.bias" not in part.own.get(task, {})]
+        plain += [group.tasks[0] for group in self.row_groups if "first.weight" not in group.stored]
         wide = self.base_runs and len(self.wide["weight"]) == len(part.base["first.weight"])
         held = {n: t for n, t in part.base.items() if not n.startswith("first.") or (plain and not wide)}
         self.base = Tensors(held)
 
+    @property
+    def row_groups(self) -> list[RowGroup]:
+        """Return the groups of tasks that are computed together on rows of their own streams."""
+        return [group for group in self._row_groups if isinstance(group, RowGroup)]
+
+    @property
+    def on_rows(self) -> tuple[str, ...]:
+        """Return the tasks on rows of their own streams that are computed together with others."""
+        return tuple(task for group in self.row_groups for task in group.tasks)
+
     def limit_rows_(self, task: str, rows: int) -> None:
         """Change how many rows ``task`` reads from its own stream, in place; it must read rows already."""
-        if self.row_group is not None and task in self.row_group.tasks:
+        if task in self.on_rows:
             raise RuntimeError(f"'{task}' is computed together with tasks of its number of rows")
         self.steps = tuple(replace(s, rows=rows) if s.task == task and s.reads == "rows" else s for s in self.steps)
 
@@ -140,7 +151,7 @@ class Branch(nn.Module):
         base = self._base(x) if self.base_runs and x is not None else None
         together, out = self._together(base), dict(streams)
         done = self._all_beside(x, base, together, out)
-        done |= {*self.group, *(self.row_group.tasks if self.row_group is not None else ())}
+        done |= {*self.group, *self.on_rows}
         for step in self.steps:
             if step.task in done:
                 continue
@@ -149,12 +160,12 @@ class Branch(nn.Module):
                 self._beside(step, _present(x), _present(base), together, out)
             else:
                 own = _own_stream(step.task, out, x)
-                put_stream(out, step.task, own + self._own(step, own, x, base, together))
+                advance(out, step.task, own + self._own(step, own, x, base, together))
         if self.group:
             own = stacked(out, self.group)
-            put_all(out, self.group, own + run(own, self._layers_of(self.stack), self.core, self.eps))
-        if self.row_group is not None:
-            self._on_rows(self.row_group, _present(x), _present(base), together, out)
+            advance_all(out, self.group, own + run(own, self._layers_of(self.stack), self.core, self.eps))
+        for group in self.row_groups:
+            self._on_rows(group, _present(x), _present(base), together, out)
         return (None if base is None else _present(x) + base.out), out
 
     def _base(self, x: Stream) -> Base:
@@ -211,9 +222,9 @@ class Branch(nn.Module):
             return
         if step.base_fed:
             own = streams[step.task] + difference if step.task in streams else difference
-            put_stream(streams, step.task, own)
+            advance(streams, step.task, own)
         else:
-            put_stream(streams, step.task, x + base.out + difference)
+            advance(streams, step.task, x + base.out + difference)
 
     def _all_beside(self, x: Stream | None, base: Base | None, together: Tensor | None, streams: Streams) -> set[str]:
         """Advance the tasks corrected together at once, in place, if all read the base's stream; return which."""
@@ -224,11 +235,11 @@ class Branch(nn.Module):
         if any(step.reads != "base" or step.base_fed != steps[0].base_fed for step in steps):
             return set()
         if not steps[0].base_fed:
-            put_all(streams, tasks, together + (x + base.out))
+            advance_all(streams, tasks, together + (x + base.out))
         elif all(task in streams for task in tasks):
-            put_all(streams, tasks, stacked(streams, tasks) + together)
+            advance_all(streams, tasks, stacked(streams, tasks) + together)
         elif not any(task in streams for task in tasks):
-            put_all(streams, tasks, together)
+            advance_all(streams, tasks, together)
         else:
             return set()
         return set(tasks)
@@ -236,16 +247,17 @@ class Branch(nn.Module):
     def _on_rows(self, group: RowGroup, x: Stream, base: Base, together: Tensor | None, streams: Streams) -> None:
         """Advance the tasks that read equally many rows of their own streams, in place."""
         steps = [step for step in self.steps if step.task in group.tasks]
-        own = stacked(streams, group.tasks, x)
+        own, layers = stacked(streams, group.tasks), self._layers_of(group.stored)
         count = steps[0].row_count(x.shape[1])
         if self.core.name == "attention":
-            out = group.attention(own, x, base.wide, count)
+            out = group.attention(own, x, base.wide, count, layers)
         elif together is not None and self.together is not None and self.together.tasks == group.tasks:
-            out = group.mlp(own, x, base.out + together, count)
+            out = group.mlp(own, x, base.out + together, count, layers)
         else:
             apart = [self._difference(step, x, base, together) for step in steps]
-            out = group.mlp(own, x, torch.stack([base.out if d is None else base.out + d for d in apart]), count)
-        put_all(streams, group.tasks, out)
+            elsewhere = torch.stack([base.out if d is None else base.out + d for d in apart])
+            out = group.mlp(own, x, elsewhere, count, layers)
+        advance_all(streams, group.tasks, out)
 
     def _own(self, step: Step, own: Stream, x: Stream | None, base: Base | None, together: Tensor | None) -> Tensor:
         """Return the branch's output for a task that reads its own stream, or rows of it."""

@@ -89,7 +89,8 @@ def step_flops(branch: Branch, step: Step, tokens: int) -> int:
     added = branch.sizes.get(step.task, 0)
     wide = tokens * _first(branch, added) + _mixing(branch, tokens, branch.mixing.get(step.task, 0))
     wide += 2 * tokens * branch.deltas.stored.get(step.task, 0)
-    if step.form in ("merged", "thresholds") or (step.reads == "rows" and rows >= tokens):
+    every = step.reads == "rows" and rows >= tokens and step.task not in branch.on_rows
+    if every or step.form in ("merged", "thresholds"):
         return wide + dense
     if step.form == "layer" or (step.reads == "rows" and branch.core.name == "attention"):
         heads = _mixing(branch, tokens, branch.count) + tokens * _second(branch, branch.count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -89,7 +89,7 @@ def check_budgets(source: Source, budgets: Budgets) -> None:
         for branch, count in rows.items():
             if branch not in branches:
                 raise InputError(f"there is a row budget of '{task}' for '{branch}'{nearest(branch, branches)}")
-            if type(count) is not int or count < 1:
+            if isinstance(count, bool) or not isinstance(count, SupportsIndex) or count < 1:
                 raise InputError(
                     f"the row budget {count} of '{task}' for '{branch}' is no whole number from 1 on; give a number "
                     "of rows."

@@ -75,7 +75,7 @@ class Source:
 
 
 def read_source(network: nn.Module) -> Source:
-    """Return the parts of a network as ``rebuild`` gives it; InputError if it has no deltas or other parts."""
+    """Return the parts, on the CPU, of a network as ``rebuild`` gives it; InputError without deltas or with others."""
     trunk: Any = getattr(network, "trunk", None)
     if not isinstance(trunk, DeltaTrunk):
         raise InputError(
@@ -89,7 +89,7 @@ def read_source(network: nn.Module) -> Source:
 
 
 def _read(trunk: Any, executions: dict[str, Execution]) -> Source:
-    base = {name: p.detach() for name, p in trunk.named_parameters() if not name.startswith("deltas.")}
+    base = {name: p.detach().cpu() for name, p in trunk.named_parameters() if not name.startswith("deltas.")}
     with torch.no_grad():
         own = {task: _changed(base, trunk.weights_of(task)) for task in executions}
     patterns = {task: _patterns(trunk.deltas[task].changes) for task in executions}
@@ -156,7 +156,8 @@ def _patterns(changes: Sequence[ChangedParameter]) -> dict[str, Pattern]:
 
 def _changed(base: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors that differ from the base's: a delta of zeros changes nothing."""
-    return {name: weight.detach() for name, weight in own.items() if not torch.equal(weight, base[name])}
+    there = {name: weight.detach().cpu() for name, weight in own.items()}
+    return {name: weight for name, weight in there.items() if not torch.equal(weight, base[name])}
 
 
 def _unlike(trunk: Any) -> str | None:

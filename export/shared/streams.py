@@ -15,25 +15,21 @@ copied between branches. A plain dictionary, since compilers follow it.
 """
 
 
-def put(streams: Streams, task: str, value: Tensor) -> None:
+def advance(streams: Streams, task: str, value: Tensor) -> None:
     """Take the task's new one, in place."""
     for names in [names for names in streams if isinstance(names, tuple) and task in names]:
         del streams[names]
     streams[task] = value
 
 
-def put_all(streams: Streams, tasks: Sequence[str], stack: Tensor) -> None:
+def advance_all(streams: Streams, tasks: Sequence[str], stack: Tensor) -> None:
     """Take new ones of several tasks [tasks, batch, tokens, width], in place."""
     for task, value in zip(tasks, stack.unbind(0), strict=True):
-        put(streams, task, value)
+        advance(streams, task, value)
     streams[tuple(tasks)] = stack
 
 
-def stacked(streams: Streams, tasks: Sequence[str], otherwise: Tensor | None = None) -> Tensor:
-    """Return those of several tasks [tasks, batch, tokens, width], ``otherwise`` where one has none."""
+def stacked(streams: Streams, tasks: Sequence[str]) -> Tensor:
+    """Return those of several tasks, which all have one [tasks, batch, tokens, width]."""
     found = streams.get(tuple(tasks))
-    if found is not None:
-        return found
-    if otherwise is None:
-        return torch.stack([streams[task] for task in tasks])
-    return torch.stack([streams.get(task, otherwise) for task in tasks])
+    return torch.stack([streams[task] for task in tasks]) if found is None else found

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slimtask.export.shared.tensors import Tensors
-from slimtask.kernels.units.correction import Correction, Stacked, correct_stacked, padded, stacked
+from slimtask.kernels.units.correction import Correction, Joined, correct_joined, joined, padded
 
 
 class Together(nn.Module):
@@ -20,10 +20,10 @@ class Together(nn.Module):
     def __init__(self, made: Mapping[str, Correction], size: int) -> None:
         super().__init__()
         self.tasks, self.size = tuple(made), size
-        self.stored = Tensors(stacked([padded(one, size) for one in made.values()])._asdict())
+        self.stored = Tensors(joined([padded(one, size) for one in made.values()])._asdict())
 
     def forward(
         self, active: Float[Tensor, "batch n k"], changed: Float[Tensor, "batch n p"]
     ) -> Float[Tensor, "tasks batch n m"]:
         """Return what the tasks' outputs have more than the base's; ``changed`` are their units, task by task."""
-        return correct_stacked(active, changed, Stacked(*(self.stored[name] for name in Stacked._fields)))
+        return correct_joined(active, changed, Joined(*(self.stored[name] for name in Joined._fields)))

@@ -79,6 +79,7 @@ class SharedViT(nn.Module):
         if batched is None:
             batched = target.costs.device.backend == "cuda"
         trunk = SharedTrunk(source, names, rows or {}, batched=batched, target=target)
+        trunk.to(original.trunk.encoder.ln.weight.device)
         made: Any = copy.deepcopy(original, {id(original.trunk): trunk})
         for task in [task for task in made.heads if task not in names]:
             del made.heads[task]

@@ -30,7 +30,7 @@ class Correction(NamedTuple):
     bias: Float[Tensor, " _"]
 
 
-class Stacked(NamedTuple):
+class Joined(NamedTuple):
     """Corrections of several tasks that change equally many columns: those task by task, weights [in, out], biases."""
 
     column: Int64[Tensor, " tasksp"]
@@ -86,22 +86,23 @@ def correct_batched(
     shared: Float[Tensor, "*batch n k"], changed: Sequence[Float[Tensor, "*batch n _"]], made: Sequence[Correction]
 ) -> Float[Tensor, "tasks *batch n m"]:
     """Return the differences of several tasks that change equally many columns (``padded``), by one batched product."""
-    return correct_stacked(shared, torch.cat(list(changed), dim=-1), stacked(made))
+    return correct_joined(shared, torch.cat(list(changed), dim=-1), joined(made))
 
 
-def stacked(made: Sequence[Correction]) -> Stacked:
+def joined(made: Sequence[Correction]) -> Joined:
     """Return corrections of equally many columns (``padded``) as one."""
     weight = torch.stack([one.weight.T for one in made])
-    return Stacked(torch.cat([one.column for one in made]), weight, torch.stack([one.bias for one in made])[:, None])
+    return Joined(torch.cat([one.column for one in made]), weight, torch.stack([one.bias for one in made])[:, None])
 
 
-def correct_stacked(
-    shared: Float[Tensor, "*batch n k"], changed: Float[Tensor, "*batch n tasksp"], made: Stacked
+def correct_joined(
+    shared: Float[Tensor, "*batch n k"], changed: Float[Tensor, "*batch n tasksp"], made: Joined
 ) -> Float[Tensor, "tasks *batch n m"]:
     """Return the differences of several tasks; ``changed`` are their own columns of ``shared``, task by task."""
     tasks, size = len(made.weight), len(made.column) // len(made.weight)
     there = shared.index_select(-1, made.column)
-    both = torch.cat([part.flatten(0, -2).view(-1, tasks, size) for part in (changed, there)], dim=-1)
+    rows = shared.shape[:-1].numel()
+    both = torch.cat([part.reshape(rows, tasks, size) for part in (changed, there)], dim=-1)
     out = torch.baddbmm(made.bias, both.transpose(0, 1), made.weight)
     return out.view(tasks, *shared.shape[:-1], -1)
 

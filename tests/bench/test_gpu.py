@@ -48,6 +48,9 @@ class Stub:
             raise Lost("", f"took longer than {seconds:.0f} s")
         return [{"trunk": trunk}]
 
+    def rest(self):
+        pass
+
 
 def test_each_part_is_kept_as_it_comes_and_none_costs_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -56,7 +59,8 @@ def test_each_part_is_kept_as_it_comes_and_none_costs_another(monkeypatch: pytes
     monkeypatch.setattr(gpu, "gpu_tests", lambda seconds: {"exit_status": 0, "closing_line": f"{seconds > 500}"})
     kept: list[str] = []
     result = gpu.measure(Stub(), delta_seconds=7.0, keep=lambda so_far: kept.append(json.dumps(so_far)))
-    first, *others, last = [json.loads(each) for each in kept]
+    begun, first, *others, last = [json.loads(each) for each in kept]
+    assert (begun["delta"], begun["environment"]["gpu"]) == (None, "NVIDIA H200")
     assert first["delta"] == {"seconds": 7.0, "failed": []}
     assert (first["latency"], first["tests"]) == ([], None)
     assert len(others) == 2

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,8 @@ from types import ModuleType
 import pytest
 
 from slimtask.bench.isolated import Failed, Here, Isolated, Lost
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +37,53 @@ def test_work_is_done_in_one_other_process(runner: Isolated, work: ModuleType) -
     assert runner.run(work.doubled, 21, seconds=60.0) == 42
     process = runner.run(work.process_id, seconds=60.0)
     assert process != os.getpid()
+    assert runner.run(work.process_id, seconds=60.0) == process
+
+
+def test_after_an_error_nothing_of_its_process_is_used(runner: Isolated, work: ModuleType) -> None:
+    """A sticky CUDA error may come up anywhere, and everything after it in that process fails."""
+    process = runner.run(work.process_id, seconds=60.0)
     with pytest.raises(Failed, match=r"^ValueError: no such number\.$"):
         runner.run(work.raises, seconds=60.0)
-    assert runner.run(work.process_id, seconds=60.0) == process
+    assert runner.run(work.process_id, seconds=60.0) != process
+
+
+def test_a_process_that_died_meanwhile_costs_no_work(runner: Isolated, work: ModuleType) -> None:
+    process = runner.run(work.process_id, seconds=60.0)
+    os.kill(process, signal.SIGKILL)
+    while Path(f"/proc/{process}/stat").read_text().split()[2] != "Z":
+        time.sleep(0.01)
+    assert runner.run(work.doubled, 4, seconds=60.0) == 8
+
+
+def test_no_work_outlasts_the_time_for_everything(work: ModuleType) -> None:
+    with Isolated(2.0) as made:
+        with pytest.raises(Lost, match="the time for everything was over"):
+            made.run(work.hangs, seconds=60.0)
+        with pytest.raises(Failed, match="no time was left"):
+            made.run(work.doubled, 1, seconds=60.0)
+
+
+def test_a_killed_parent_leaves_no_process_behind(work: ModuleType, tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import isolated_work\nfrom slimtask.bench.isolated import Isolated\n"
+        "if __name__ == '__main__':\n    made = Isolated()\n"
+        "    print(made.run(isolated_work.process_id, seconds=60.0), flush=True)\n"
+        "    made.run(isolated_work.hangs, seconds=60.0)\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), str(ROOT)])
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(500):
+        if not Path(f"/proc/{child}").exists():
+            return
+        time.sleep(0.01)
+    pytest.fail("the process goes on")
 
 
 @pytest.mark.parametrize(

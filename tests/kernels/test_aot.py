@@ -166,7 +166,7 @@ def test_a_folder_that_cannot_be_is_refused_before_anything_is_compiled(
     for folder in (taken, taken / "deeper"):
         with pytest.raises(SystemExit, match="2"):
             command(["--out", str(folder), "--sm", "90"])
-        assert capsys.readouterr().err == f"aot: '{taken}' is a file; give a folder\n"
+        assert capsys.readouterr().err == f"aot: '{taken}' is no folder; give one\n"
     assert taken.read_text() == "mine"
 
 

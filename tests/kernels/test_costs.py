@@ -121,6 +121,17 @@ def test_a_few_changed_rows_are_not_none_and_nearly_all_are_not_every_one() -> N
     assert found == pytest.approx([1.0, 3.0, 3.0, 5.0, 5.0, 6.0, 7.0])  # those of a hundredth share the last
 
 
+def test_a_file_whose_buckets_were_cut_otherwise_is_read(tmp_path: Path) -> None:
+    costs = Costs(device=CPU)
+    costs.add("rows", replace(FC1, pattern="rows", rows=0.004), 2.0)
+    path = costs.save(tmp_path)
+    path.write_text(path.read_text().replace("r0.01", "r0.00"))
+    assert Costs.load(CPU, tmp_path).entries == costs.entries
+    path.write_text(path.read_text().replace('"rows library', '"csr library').replace('"rows ', '"csr '))
+    with pytest.raises(ValueError, match="does not describe itself"):
+        Costs.load(CPU, tmp_path)
+
+
 def test_the_key_names_all_that_a_cost_depends_on() -> None:
     entry = Entry(candidate="csr", source="abc", problem=FC1, ms=1.0)
     assert entry.key == "csr abc float32 unstructured T4 K768 M3072 N1024 rho0.05 r0.00"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from slimtask.bench.delta import gpu, probes
-from slimtask.bench.delta.gpu import LayerCase, cases, measure_layers
+from slimtask.bench.delta.gpu import LayerCase, cases, measure_layers, not_tried
 from slimtask.bench.delta.gpu_clock import GraphClock
 from slimtask.bench.delta.gpu_forms import layer_forms, truth
 from slimtask.bench.isolated import Unusable
@@ -116,17 +116,40 @@ def test_a_form_that_loses_the_gpu_is_named_and_not_tried_again(monkeypatch: pyt
         return made | {name: replace(made[name], run=loses(name)) for name in ("csr", "wide") if name in made}
 
     monkeypatch.setattr(gpu, "layer_forms", fragile)
-    without: set[str] = set()
-    grid = [case("out-channels"), case("out-channels", rows=0.3)]
-    outcome = measure_layers(grid, Counting(), seconds=100.0, without=without, sets=1, colds=(False,))
-    assert tried == ["wide", "csr"]
-    assert without == {"wide", "csr"}
-    name = "tiny fc1 N=20 T=3 out-channels 0.1 rows 0: "
+    losses: Counter[str] = Counter()
+    grid = [case("out-channels"), case("out-channels", rows=0.3), case("out-channels", rows=0.5)]
+    outcome = measure_layers(grid, Counting(), seconds=100.0, losses=losses, sets=1, colds=(False,))
+    assert tried == ["wide", "csr", "csr"]
+    assert losses == {"wide": 1, "csr": 2}
+    assert not_tried(losses) == {"csr"}
+    name = "tiny fc1 N=20 T=3 out-channels 0.1 rows "
     lost = "Unusable: an illegal memory access"
-    assert outcome.failed == [{"name": name + "csr", "error": lost}]
-    assert outcome.refused == [{"name": name + "wide", "error": lost}]
+    assert outcome.failed == [{"name": f"{name}{rows}: csr", "error": lost} for rows in ("0", "0.3")]
+    assert outcome.refused == [{"name": name + "0: wide", "error": lost}]
     ours, rows = ("out-channels", "out-channels compact"), {(row["rows"], row["form"]) for row in outcome.rows}
-    assert rows == {(share, form) for share in (0.0, 0.3) for form in ("dense", "batched", *ours)}
+    assert rows == {(share, form) for share in (0.0, 0.3, 0.5) for form in ("dense", "batched", *ours)}
+
+
+def test_what_others_are_compared_with_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error while timing comes behind the last form's name, one of the dense products costs its case alone."""
+    forms, lost = layer_forms, []
+
+    def fragile(problem: Problem, *, seed: int):
+        made = forms(problem, seed=seed)
+
+        def run():
+            lost.append(problem.rows)
+            if len(lost) < 3:
+                raise Unusable("an illegal memory access")
+            return made["dense"].run()
+
+        return made | {"dense": replace(made["dense"], run=run)}
+
+    monkeypatch.setattr(gpu, "layer_forms", fragile)
+    grid = [case("out-channels", rows=share) for share in (0.0, 0.1, 0.3)]
+    outcome = measure_layers(grid, Counting(), seconds=100.0, sets=1, colds=(False,))
+    assert [each["name"].rpartition(" ")[2] for each in outcome.failed] == ["dense", "dense"]
+    assert {row["rows"] for row in outcome.rows} == {0.3}
 
 
 def test_the_truth_is_dense_in_float32() -> None:
@@ -161,6 +184,8 @@ def test_probes_say_what_they_could_not_run(monkeypatch: pytest.MonkeyPatch) -> 
     assert first == {"probe": 1, "what": "first", "result": {"ms": 1.0}}
     assert second["error"] == "RuntimeError: no such thing"
     assert third["not_run"] == "needs TensorRT"
+    found = probes.failed_probes([first, second, third])
+    assert found == [{"name": "probe 2: second", "error": "RuntimeError: no such thing"}]
     assert probes.run_probes(Counting(), seconds=0.0, device="cpu")[0]["not_run"] == "no time was left"
 
 

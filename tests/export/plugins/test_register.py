@@ -90,6 +90,18 @@ def test_a_node_is_launched_on_the_gpu_that_was_named_last(trt, monkeypatch):
     assert asked == [GPU, Gpu.of_sm(80), GPU]
 
 
+def test_a_node_whose_registration_failed_is_not_taken_for_registered(trt, monkeypatch):
+    def refuses(identifier):
+        raise RuntimeError("no such thing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trt.plugin, "register", refuses)
+        with pytest.raises(RuntimeError, match="no such thing"):
+            register_plugins(trt, ["DeltaCsr"], "float16", GPU)
+    assert register_plugins(trt, ["DeltaCsr"], "float16", GPU) == ("DeltaCsr",)
+    assert set(trt.plugin.registered) == {"slimtask::DeltaCsr"}
+
+
 def test_signatures_are_typed_and_agree(trt):
     register_plugins(trt, ["DeltaVectors", "DeltaCsrGelu"], "bfloat16", GPU)
     for identifier, described in trt.plugin.registered.items():

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from slimtask.compress.delta import Execution
 from slimtask.export.onnx import export_onnx
 from slimtask.export.shared import SharedViT
-from slimtask.export.shared.streams import Streams, put, put_all, stacked
+from slimtask.export.shared.streams import Streams, advance, advance_all, stacked
 
 MakeNet = Callable[..., Any]
 ROWS, BASE = Execution(rows=0.3), Execution(feed="base")
@@ -63,11 +63,32 @@ def test_tasks_that_change_different_branches_are_the_network(second: Execution,
     """In every branch one of two tasks changed nothing; of different row budgets each is computed by itself."""
     net = make_net({"depth": ("heads", ROWS), "normals": ("hidden-units", second)}).double()
     shared = SharedViT.of(net, batched=True)
-    joined = [branch.row_group.tasks for branch in shared.trunk.each() if branch.row_group is not None]
-    assert bool(joined) == (second.rows == ROWS.rows)
+    assert any(branch.row_groups for branch in shared.trunk.each()) == (second.rows == ROWS.rows)
     want = net(x.double())
     made = shared(x.double())
     assert max(float((made[task] - want[task]).abs().max()) for task in want) < 1e-12
+
+
+@torch.no_grad()
+def test_every_row_budget_has_its_group(make_net: MakeNet, x: Tensor) -> None:
+    third = Execution(rows=0.5)
+    for executions in ((third, ROWS, ROWS), (ROWS, ROWS, third), (ROWS, third, ROWS)):
+        names = ("depth", "normals", "edges")
+        net = make_net({task: ("heads", execution) for task, execution in zip(names, executions, strict=True)}).double()
+        shared = SharedViT.of(net, batched=True)
+        together = tuple(t for t, execution in zip(names, executions, strict=True) if execution is ROWS)
+        assert {branch.on_rows for branch in shared.trunk.each()} == {(), together}
+        made, want = shared(x.double()), net(x.double())
+        assert max(float((made[task] - want[task]).abs().max()) for task in want) < 1e-12
+
+
+def test_what_no_task_changed_is_not_stacked(make_net: MakeNet) -> None:
+    net = make_net(dict.fromkeys(("depth", "normals", "edges"), ("heads", ROWS)))
+    for branch in SharedViT.of(net, batched=True).trunk.each():
+        for group in branch.row_groups:
+            stored = {name for name, _ in group.stored.named_buffers()}
+            assert bool(stored) == (branch.core.name == "attention")
+            assert ("first_weight" in stored) == ("encoder_layer_3" not in branch.name and bool(stored))
 
 
 @torch.no_grad()
@@ -86,11 +107,11 @@ def test_onnx_runtime_runs_them(make_net: MakeNet, x: Tensor, tmp_path: Path) ->
 
 def test_a_task_that_goes_on_alone_leaves_no_old_stack() -> None:
     streams: Streams = {}
-    put_all(streams, ("a", "b"), torch.tensor([[1.0], [2.0]]))
+    advance_all(streams, ("a", "b"), torch.tensor([[1.0], [2.0]]))
     assert torch.equal(stacked(streams, ("a", "b")), torch.tensor([[1.0], [2.0]]))
-    put(streams, "b", torch.tensor([5.0]))
+    advance(streams, "b", torch.tensor([5.0]))
     assert torch.equal(stacked(streams, ("a", "b")), torch.tensor([[1.0], [5.0]]))
-    put_all(streams, ("b", "c"), torch.tensor([[6.0], [7.0]]))
-    assert torch.equal(stacked(streams, ("a", "b", "d"), torch.tensor([0.0])), torch.tensor([[1.0], [6.0], [0.0]]))
+    advance_all(streams, ("b", "c"), torch.tensor([[6.0], [7.0]]))
+    assert torch.equal(stacked(streams, ("a", "b")), torch.tensor([[1.0], [6.0]]))
     with pytest.raises(KeyError, match="d"):
         stacked(streams, ("a", "d"))

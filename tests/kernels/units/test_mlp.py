@@ -76,3 +76,15 @@ def test_bad_units_are_named() -> None:
         hidden_unit_mlp(x, first, second, [units[0][:2]], [Layer(*(t[:2] for t in new[0]))], seconds[:1])
     with pytest.raises(ValueError, match="3 hidden units change, but there are 1 new rows"):
         hidden_unit_mlp(x, first, second, units[:1], new[2:3], seconds[:1])
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_changed_bias_alone_needs_no_unit(batched: bool) -> None:
+    torch.manual_seed(0)
+    x, none = torch.randn(2, 3, 4), torch.zeros(0, dtype=torch.long)
+    first, second = Layer(torch.randn(8, 4), torch.randn(8)), Layer(torch.randn(4, 8), torch.randn(4))
+    own = [Layer(second.weight, second.bias + step) for step in (1.0, 2.0)]
+    empty = [Layer(torch.zeros(0, 4), torch.zeros(0))] * 2
+    made = hidden_unit_mlp(x, first, second, [none, none], empty, own, batched=batched)
+    for step, difference in zip((1.0, 2.0), made.differences, strict=True):
+        torch.testing.assert_close(difference, torch.full_like(x, step))
