@@ -14,6 +14,7 @@ from slimtask.bench.delta.gpu_clock import Clock, GraphClock
 from slimtask.errors import InputError
 from slimtask.export.onnx import task_specs
 from slimtask.export.shared import SharedViT
+from slimtask.export.shared.explain import why_no_layer
 from slimtask.kernels.costs import Costs, Timer, measure
 from slimtask.kernels.device import Device
 from slimtask.kernels.problem import Problem
@@ -27,18 +28,20 @@ def measure_costs(
     *,
     backend: Literal["cpu", "cuda"] = "cpu",
     precision: str = "fp32",
+    size: tuple[int, int] | None = None,
     folder: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Costs, tuple[Problem, ...]]:
     """Return the costs of this device, with those of the network's layers, and what was measured.
 
-    ``network`` is as ``rebuild`` gives it. Problems are those of all tasks together and of each with the base, on the
-    grid the network was made for. On a GPU runs are CUDA graphs, by the device's own clock; on the CPU they are
-    PyTorch's. Costs are added to the device's file in ``folder`` (default: the cache), which is written after each
-    problem; ``progress`` is called with (problems done, in all). Raises InputError for a network without deltas, one
-    in which no layer can run as base and delta, an unknown precision and a missing GPU.
+    ``network`` is as ``rebuild`` gives it. Problems are those of all tasks together and of each with the base, on one
+    image of ``size`` (height and width; default: the grid the network was made for). On a GPU runs are CUDA graphs, by
+    the device's own clock; on the CPU they are PyTorch's. Costs are added to the device's file in ``folder`` (default:
+    the cache), which is written after each problem; ``progress`` is called with (problems done, in all). Raises
+    InputError for a network without deltas, one in which no layer can run as base and delta, an unknown precision and a
+    missing GPU.
     """
-    problems = problems_of(network, backend=backend, precision=precision)
+    problems = problems_of(network, backend=backend, precision=precision, size=size)
     timer = graph_timer(GraphClock()) if backend == "cuda" else interleaved_ms
     try:
         return measure(problems, timer=timer, prepare=prepare, folder=folder, progress=progress), problems
@@ -46,7 +49,9 @@ def measure_costs(
         raise InputError(str(error)) from None
 
 
-def problems_of(network: nn.Module, *, backend: Literal["cpu", "cuda"], precision: str) -> tuple[Problem, ...]:
+def problems_of(
+    network: nn.Module, *, backend: Literal["cpu", "cuda"], precision: str, size: tuple[int, int] | None
+) -> tuple[Problem, ...]:
     """Return what dispatch is asked about the network's layers; raises as ``measure_costs``."""
     if precision not in DTYPES:
         raise InputError(f"there is no precision '{precision}'; take one of {', '.join(DTYPES)}.")
@@ -57,14 +62,16 @@ def problems_of(network: nn.Module, *, backend: Literal["cpu", "cuda"], precisio
     dtype = str(DTYPES[precision]).removeprefix("torch.")
     names = [spec.name for spec in task_specs(network)]
     found: dict[Problem, None] = {}
+    whys: list[str] = []
     for tasks in [names, *([name] for name in names)]:
-        shared = SharedViT.of(network, tasks, device=device, costs=Costs(device=device), dtype=dtype)
+        shared = SharedViT.of(network, tasks, device=device, costs=Costs(device=device), dtype=dtype, size=size)
+        whys.append(why_no_layer(shared))
         steps = [step for branch in shared.trunk.each() for step in branch.steps]
         found |= {step.choice.problem: None for step in steps if step.choice is not None}
     if not found:
         raise InputError(
-            "no layer of this network can run as base and delta: its deltas are whole tensors, or hidden units and "
-            "heads fed the base's stream, which need no kernel; there is nothing to measure."
+            f"no layer of this network can run as base and delta, for most because: {whys[0]}; there is nothing to "
+            "measure."
         )
     return tuple(found)
 

@@ -14,6 +14,7 @@ from slimtask.compress.delta_paths import DeltaTrunk
 from slimtask.errors import InputError
 from slimtask.export.onnx import subgraph, trace_onnx
 from slimtask.export.shared import SharedViT
+from slimtask.export.shared.explain import why_no_layer
 from slimtask.kernels.costs import Costs
 
 _TOGETHER = ("units", "second", "layer")  # forms of steps that lie in one product, or node, with those of other tasks
@@ -36,7 +37,26 @@ class DeltaLayers:
         dtype = np.dtype(_DTYPES.get(precision, np.float32)).name
         device = None if self.costs is None else self.costs.device
         prefer = "kernels" if self.always else "expected"
-        return {"costs": self.costs, "device": device, "prefer": prefer, "dtype": dtype}
+        # Task by task: a task's own graph is cut out of that of all, and is to have nothing of the others.
+        return {"costs": self.costs, "device": device, "prefer": prefer, "dtype": dtype, "batched": False}
+
+    def check(self, shared: SharedViT) -> None:
+        """Raise InputError if what was asked for cannot be had: no layer can, or no cost is of one that can."""
+        steps = [step for branch in shared.trunk.each() for step in branch.steps]
+        choices = [step.choice for step in steps if step.choice is not None]
+        if (self.always or self.costs is not None) and not choices:
+            option = "--delta-nodes" if self.always else "--costs"
+            raise InputError(
+                f"no layer of this network can run as base and delta, for most because: {why_no_layer(shared)}; leave "
+                f"{option} out."
+            )
+        expected = [each for choice in choices for each in choice.alternatives]
+        if self.costs is not None and all(each.source != "measured" for each in expected):
+            its = choices[0].problem
+            raise InputError(
+                f"none of the costs of {self.costs.device} is of a layer of this network in {its.dtype} on "
+                f"{its.tokens} tokens; measure them there: slimtask costs CHECKPOINT."
+            )
 
 
 def trace_paths(
@@ -52,8 +72,9 @@ def trace_paths(
     A transformer with deltas is traced as the SharedViT of the role's tasks, other networks as they are. It is traced
     once for all roles, but for a task whose layers hold units of others in the graph of all tasks.
     """
-    chosen = (layers or DeltaLayers()).options(precision)
-    shared = shared_form(model, chosen)
+    layers = layers or DeltaLayers()
+    chosen = {**layers.options(precision), "size": tuple(example.shape[-2:])}
+    shared = shared_form(model, layers, chosen)
     apart = {role for role, tasks in roles.items() if shared is not None and _mixed(shared, tasks)}
     graphs = {
         role: trace_onnx(SharedViT.of(model, roles[role], **chosen), None, example, precision=precision)
@@ -65,16 +86,21 @@ def trace_paths(
     return {role: graphs[role] for role in roles}
 
 
-def shared_form(model: nn.Module, options: Mapping[str, Any]) -> SharedViT | None:
-    """Return the form in which a network with deltas computes all tasks at once; None if it has none."""
+def shared_form(model: nn.Module, layers: DeltaLayers, options: Mapping[str, Any]) -> SharedViT | None:
+    """Return the form in which a network with deltas computes all tasks at once; None if it has none.
+
+    Raises InputError if ``layers`` asks for what cannot be had.
+    """
     if not has_deltas(model):
         return None
     try:
-        return SharedViT.of(model, **options)
+        shared = SharedViT.of(model, **options)
     except InputError:
-        if options.get("prefer") == "kernels" or options.get("costs") is not None:
-            raise  # what was asked for cannot be had
+        if layers.always or layers.costs is not None:
+            raise
         return None  # a trunk of another structure runs as it is
+    layers.check(shared)
+    return shared
 
 
 def has_deltas(model: nn.Module) -> bool:

@@ -65,14 +65,13 @@ class Target:
         return cls(costs=costs, measured=device is None, prefer=prefer, dtype=dtype)
 
 
-def choose_layers(source: Source, plan: Plan, target: Target, *, base_task: bool) -> Plan:
+def choose_layers(source: Source, plan: Plan, target: Target, *, base_task: bool, tokens: int) -> Plan:
     """Return ``plan`` with the form "layer" in place of "merged" where it is expected to take less time.
 
     A merged branch qualifies if its first layer reads what the base's reads, on all rows or all but a row budget, and
-    has changed weights. Tasks with one pattern are one problem; tokens are those of the grid that the network was made
-    for. ``base_task`` says whether a task without a delta needs the base in every branch.
+    has changed weights. Tasks with one pattern are one problem, of ``tokens`` rows. ``base_task`` says whether a task
+    without a delta needs the base in every branch.
     """
-    tokens = source.grid[0] * source.grid[1] + 1
     return [
         _chosen(part, steps, target, tokens=tokens, base_runs=base_task or base_needed(plan[index:]))
         for index, (part, steps) in enumerate(zip(source.branches, plan, strict=True))

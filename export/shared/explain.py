@@ -5,6 +5,7 @@ Counted are linear layers, attention's two products and the patch embedding; not
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from slimtask.export.shared.branch import Branch
@@ -74,6 +75,16 @@ def explain(shared: SharedViT, height: int, width: int) -> Explanation:
             flops = step_flops(branch, step, tokens)
             lines.append(Line(part=branch.name, task=step.task, form=form, why=why, flops=flops))
     return Explanation(lines=tuple(lines), dense_flops=len(trunk.tasks) * dense)
+
+
+def why_no_layer(shared: SharedViT) -> str:
+    """Return why most of its steps do not run their first layer as base and delta."""
+    steps = [step for branch in shared.trunk.each() for step in branch.steps if step.form not in ("shared", "layer")]
+    if not steps:
+        return "nothing changed in its branches"
+    needless = "hidden units and heads are corrected in standard operators, which needs no delta of a layer"
+    reasons = Counter(needless if step.form in ("units", "second") else step.why for step in steps)
+    return reasons.most_common(1)[0][0]
 
 
 def dense_flops(branch: Branch, tokens: int) -> int:

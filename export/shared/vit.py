@@ -55,6 +55,7 @@ class SharedViT(nn.Module):
         costs: Costs | Path | str | None = None,
         prefer: Prefer = "expected",
         dtype: str | None = None,
+        size: tuple[int, int] | None = None,
     ) -> SharedViT:
         """Return the shared form of ``network``, as ``rebuild`` gives it, for ``tasks`` (all for None), copied.
 
@@ -65,11 +66,12 @@ class SharedViT(nn.Module):
 
         First layers that could run as base and delta do so where dispatch expects it to be faster on ``device``, by
         ``costs`` (default: those measured there, in its cache) or floors; for None, an ONNX Runtime on this CPU, only
-        ``costs`` given here count. ``prefer`` "kernels" runs all of them so. ``dtype`` is that of the problems that
-        dispatch is asked about, where the network will run in another than its own ("float16").
+        ``costs`` given here count. ``prefer`` "kernels" runs all of them so. Dispatch is asked about one image of
+        ``size`` (height and width in pixels; default: the grid the network was made for) in ``dtype`` (default: the
+        network's own).
 
         Raises InputError for a network without deltas, a trunk of another structure, an unknown task, branch or site,
-        costs that are damaged or of another device.
+        a size of no whole patches, costs that are damaged or of another device.
         """
         source = with_thresholds(read_source(network), thresholds or {})
         original: Any = network
@@ -78,7 +80,7 @@ class SharedViT(nn.Module):
         target = Target.of(device, costs, prefer, dtype)
         if batched is None:
             batched = target.costs.device.backend == "cuda"
-        trunk = SharedTrunk(source, names, rows or {}, batched=batched, target=target)
+        trunk = SharedTrunk(source, names, rows or {}, batched=batched, target=target, size=size)
         trunk.to(original.trunk.encoder.ln.weight.device)
         made: Any = copy.deepcopy(original, {id(original.trunk): trunk})
         for task in [task for task in made.heads if task not in names]:
@@ -108,12 +110,23 @@ class SharedViT(nn.Module):
 class SharedTrunk(nn.Module):
     """The trunk of a SharedViT: images to the features of every task, {task: [batch, c, h, w]}."""
 
-    def __init__(self, source: Source, tasks: Sequence[str], rows: Budgets, *, batched: bool, target: Target) -> None:
+    def __init__(
+        self,
+        source: Source,
+        tasks: Sequence[str],
+        rows: Budgets,
+        *,
+        batched: bool,
+        target: Target,
+        size: tuple[int, int] | None,
+    ) -> None:
         super().__init__()
         self.tasks, self.patch, self.grid = tuple(tasks), source.patch, source.grid
         self.base_fed = tuple(task for task in tasks if task in source.executions and _fed(source, task))
         every = bool(set(tasks) - set(source.executions))
-        plan = choose_layers(source, plan_steps(source, tasks, rows), target, base_task=every)
+        height, width = self.grid if size is None else self.patches(*size)
+        plan = plan_steps(source, tasks, rows)
+        plan = choose_layers(source, plan, target, base_task=every, tokens=height * width + 1)
         self.branches = nn.ModuleList(
             Branch(part, steps, base_runs=every or base_needed(plan[index:]), batched=batched)
             for index, (part, steps) in enumerate(zip(source.branches, plan, strict=True))

@@ -37,7 +37,8 @@ def costs_verb(
         raise InputError(f"costs are measured on cpu or cuda, not on '{on}'.")
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"'{out}' is a file, and costs lie in a folder, a file for each device; give another path.")
-    network = open_checkpoint(checkpoint, None).rebuild()
+    opened = open_checkpoint(checkpoint, None)
+    network, image = opened.rebuild(), opened.checkpoint.preprocessing
     if not has_deltas(network):
         raise InputError(f"the network in '{checkpoint}' has no deltas, so there is nothing to choose between.")
     with interruptible("interrupted; the costs measured so far are kept."), progress_bar("costs") as progress:
@@ -45,6 +46,7 @@ def costs_verb(
             network,
             backend=cast("Literal['cpu', 'cuda']", on),
             precision=precision,
+            size=None if image is None else (image.height, image.width),
             folder=out,
             progress=lambda done, total: progress(done, total, ""),
         )
@@ -65,4 +67,6 @@ def costs_verb(
     console.print(rows)
     path = costs_path(costs.device, out)
     console.print(f"costs: {path}", soft_wrap=True, markup=False, highlight=False)
+    if on == "cpu":
+        console.print("These are PyTorch's operators, for SharedViT in Python; `export --costs` takes those of a GPU.")
     emit({"schema": 1, "device": costs.device.to_json(), "file": str(path), "problems": result}, json_path)

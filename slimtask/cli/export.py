@@ -96,9 +96,15 @@ def _layers(always: bool, costs: Path | None) -> DeltaLayers | None:
     if not costs.is_file():
         raise InputError(f"there is no file of costs '{costs}'; `slimtask costs CHECKPOINT` measures and names one.")
     try:
-        return DeltaLayers(costs=Costs.read(costs))
+        found = Costs.read(costs)
     except ValueError as error:
         raise InputError(str(error)) from None
+    if found.device.backend == "cpu":
+        raise InputError(
+            f"the costs in '{costs}' are of PyTorch's operators on a CPU, and there graphs run in ONNX Runtime, which "
+            "makes dense weights of blocks and single entries; leave --costs out, or give those of the engine's GPU."
+        )
+    return DeltaLayers(costs=found)
 
 
 def _exportable(network: Network, path: Path) -> tuple[nn.Module, Preprocessing]:

@@ -13,9 +13,12 @@ import torch
 from slimtask.checkpoint import Architecture, Checkpoint
 from slimtask.compress.delta import Change, Delta, digest
 from slimtask.compress.delta_paths import install_deltas_
-from slimtask.compress.patterns import Block
+from slimtask.compress.patterns import Block, Pattern, WholeTensor
+from slimtask.compress.rebuild import rebuild
+from slimtask.export.shared import SharedViT
 from slimtask.export.verify import verify_bundle
 from slimtask.kernels.costs import Costs
+from slimtask.kernels.device import Device
 from slimtask.tasks import Preprocessing, TaskSpec
 from slimtask.train.models import multitask_net
 from slimtask.train.models.vit import VITS, ViTShape
@@ -32,50 +35,101 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     made = tmp_path_factory.mktemp("costs")
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         patch.setitem(VITS, "vit_tiny", ViTShape(patch=8, depth=1, heads=2, head_width=32, grid=(4, 4)))
-        torch.manual_seed(0)
-        net = multitask_net(tasks=TASKS, **ARGUMENTS).eval()
-        weight = dict(net.named_parameters())[QKV]
-        pattern = Block()
-        mask = pattern.expand(torch.tensor([False, True, False]), tuple(weight.shape))
-        changes = {QKV: Change.of(pattern, 0.3 * torch.randn(weight.shape) * mask, mask)}
-        edit = install_deltas_(net, [Delta(task="edges", base=digest(net, changes), changes=changes)])
-        Checkpoint(
-            weights=net.state_dict(),
-            architecture=Architecture(name="multitask-net", arguments=ARGUMENTS),
-            tasks=TASKS,
-            preprocessing=Preprocessing(height=32, width=32),
-            edits=(edit.model_dump(mode="json"),),
-        ).save(made / "delta.safetensors")
+        saved(made / "delta.safetensors", QKV, Block(), [False, True, False])
         yield made
+
+
+def saved(path: Path, name: str, pattern: Pattern, kept: list[bool]) -> Path:
+    """Return a checkpoint in which "edges" changes the ``kept`` units of one parameter, fed its own stream."""
+    torch.manual_seed(0)
+    net = multitask_net(tasks=TASKS, **ARGUMENTS).eval()
+    weight = dict(net.named_parameters())[name]
+    mask = pattern.expand(torch.tensor(kept), tuple(weight.shape))
+    changes = {name: Change.of(pattern, 0.3 * torch.randn(weight.shape) * mask, mask)}
+    edit = install_deltas_(net, [Delta(task="edges", base=digest(net, changes), changes=changes)])
+    Checkpoint(
+        weights=net.state_dict(),
+        architecture=Architecture(name="multitask-net", arguments=ARGUMENTS),
+        tasks=TASKS,
+        preprocessing=Preprocessing(height=32, width=32),
+        edits=(edit.model_dump(mode="json"),),
+    ).save(path)
+    return path
+
+
+@pytest.fixture
+def whole(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint whose sub-task changes the patch embedding."""
+    monkeypatch.chdir(tmp_path)
+    return saved(tmp_path / "whole.safetensors", "trunk.conv_proj.weight", WholeTensor(), [True])
 
 
 def delta_nodes(graph: Path) -> list[str]:
     return [node.op_type for node in onnx.load(graph).graph.node if node.domain == "slimtask"]
 
 
-def test_what_it_measures_decides_what_is_exported(
-    slimtask: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+GPU = Device(backend="cuda", name="NVIDIA H200", sm=90, versions=(("cuda-bindings", "13"), ("triton", "3.6")))
+
+
+def test_it_says_what_it_measured(
+    slimtask: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ms = {"dense": 2.0, "batched": 3.0, "blocks-torch": 0.5, "vectors": 4.0, "csr": 5.0}
-    for faster in (True, False):
-        times = ms if faster else ms | {"blocks-torch": 9.0}
-        monkeypatch.setattr(
-            "slimtask.bench.delta.costs.interleaved_ms", lambda runs, times=times: {name: times[name] for name in runs}
-        )
-        out, result, bundle = tmp_path / f"costs{faster}", tmp_path / "costs.json", tmp_path / f"bundle{faster}"
-        assert slimtask("costs", folder / "delta.safetensors", "--out", out, "--json", result) == 0
-        found = json.loads(result.read_text())
-        assert [each["fastest"] for each in found["problems"]] == ["blocks-torch" if faster else "dense"] * 2
-        assert [each["tasks"] for each in found["problems"]] == [2, 1]  # with its base, and alone
-        assert all(each["density"] == pytest.approx(1 / 3) for each in found["problems"])
-        (file,) = out.iterdir()
-        assert found["file"] == str(file)
-        assert (
-            len(Costs.read(file).entries) == 2 * 2 + 3
-        )  # merged weights by tasks; a delta form's time is without them
-        words = ["--out", bundle, "--paths", "per-task", "--costs", file]
-        assert slimtask("export", folder / "delta.safetensors", *words) == 0
-        assert delta_nodes(bundle / "edges.onnx") == (["DeltaBlocks"] if faster else [])
+    times = {"dense": 2.0, "batched": 3.0, "blocks-torch": 0.5, "vectors": 4.0, "csr": 5.0}
+    monkeypatch.setattr("slimtask.bench.delta.costs.interleaved_ms", lambda runs: {name: times[name] for name in runs})
+    out, result = tmp_path / "costs", tmp_path / "costs.json"
+    assert slimtask("costs", folder / "delta.safetensors", "--out", out, "--json", result) == 0
+    assert "takes those of a GPU" in " ".join(capsys.readouterr().out.split())
+    found = json.loads(result.read_text())
+    assert [each["fastest"] for each in found["problems"]] == ["blocks-torch"] * 2
+    assert [each["tasks"] for each in found["problems"]] == [2, 1]  # with its base, and alone
+    assert [each["tokens"] for each in found["problems"]] == [17, 17]  # images of 32 x 32, patches of 8
+    assert all(each["density"] == pytest.approx(1 / 3) for each in found["problems"])
+    (file,) = out.iterdir()
+    assert found["file"] == str(file)
+    assert len(Costs.read(file).entries) == 2 * 2 + 3  # merged weights by tasks; a delta form's time is without them
+    assert slimtask("export", folder / "delta.safetensors", "--out", tmp_path / "bundle", "--costs", file) == 2
+    assert "of PyTorch's operators on a CPU" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_costs_of_a_gpu_decide_what_is_exported(faster: bool, slimtask: Run, folder: Path, tmp_path: Path) -> None:
+    file, bundle = gpu_costs(folder, tmp_path, "float16", {"blocks-cuda": 0.5 if faster else 9.0}), tmp_path / "bundle"
+    words = ["--out", bundle, "--paths", "per-task", "--precision", "fp16", "--costs", file]
+    assert slimtask("export", folder / "delta.safetensors", *words) == 0
+    assert delta_nodes(bundle / "edges.onnx") == (["DeltaBlocks"] if faster else [])
+
+
+def test_costs_that_are_of_no_layer_are_refused(
+    slimtask: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = gpu_costs(folder, tmp_path, "float16", {"blocks-cuda": 0.5})
+    assert slimtask("export", folder / "delta.safetensors", "--out", tmp_path / "bundle", "--costs", file) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "none of the costs of NVIDIA H200 (sm90) is of a layer of this network in float32 on 17 tokens" in error
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("words", [("export", "--out", "bundle", "--delta-nodes"), ("costs",)])
+def test_where_no_layer_can_the_reason_is_said(
+    words: tuple[str, ...], slimtask: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], whole: Path
+) -> None:
+    """The delta is a whole tensor of the patch embedding, so that the task's stream differs from the start."""
+    assert slimtask(words[0], whole, *words[1:]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "no layer of this network can run as base and delta, for most because: its own stream differs" in error
+    assert not Path("bundle").exists()
+
+
+def gpu_costs(folder: Path, tmp_path: Path, dtype: str, times: dict[str, float]) -> Path:
+    """Return a file in which dense products of the checkpoint's layer take 2 ms on a GPU, and others ``times``."""
+    network = rebuild(Checkpoint.load(folder / "delta.safetensors"))
+    costs = Costs(device=GPU)
+    for tasks in (None, ["edges"]):
+        shared = SharedViT.of(network, tasks, device=GPU, costs=Costs(device=GPU), dtype=dtype, size=(32, 32))
+        (choice,) = [step.choice for branch in shared.trunk.each() for step in branch.steps if step.choice is not None]
+        for name, ms in {"dense": 2.0, "batched": 2.0, **times}.items():
+            costs.add(name, choice.problem, ms)
+    return costs.save(tmp_path / "costs")
 
 
 def test_its_help_says_where_the_file_lies(
