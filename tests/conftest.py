@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,15 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images at '{folder}'; set SLIMTASK_DATA to their folder")
     return folder
+
+
+@pytest.fixture
+def other_device() -> Iterator[torch.device]:
+    """Give a device beside the CPU that refuses CPU tensors, as a GPU does."""
+    spec = importlib.util.spec_from_file_location("other_device", Path(__file__).with_name("other_device.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with module.other_device() as device:
+        yield device
