@@ -19,12 +19,12 @@ Progress = Callable[[int, int, str], None]
 _Norm = nn.modules.batchnorm._BatchNorm
 
 
-def inputs_of(batch: Any) -> Tensor:
-    """Return the images of a batch: the batch itself, or the first of a tuple (images, targets)."""
+def inputs_of(batch: Any, model: nn.Module) -> Tensor:
+    """Return the images of a batch, itself or the first of a tuple (images, targets), on the device of ``model``."""
     images = batch if isinstance(batch, Tensor) else batch[0]
     if not isinstance(images, Tensor):
         raise InputError(f"a batch must be a tensor or a tuple that starts with one; this one is a {type(batch)}.")
-    return images
+    return images.to(next(model.parameters()).device)
 
 
 def batchnorms(model: nn.Module) -> list[_Norm]:
@@ -56,7 +56,7 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
             norm.momentum, norm.training = None, True
         try:
             for batch in chain([first], supply):
-                model(inputs_of(batch))
+                model(inputs_of(batch, model))
                 count += 1
         except BaseException as error:
             for norm, _, buffers in before:
@@ -133,7 +133,7 @@ def _rate(step: int, steps: int, lr: float) -> float:
 
 def _aim(model: nn.Module, batch: Any, loss: OwnLoss | None, teacher: nn.Module | None, alpha: float) -> Tensor:
     """Return the loss of one batch."""
-    images = inputs_of(batch)
+    images = inputs_of(batch, model)
     try:
         outputs = model(images)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # e.g. a detector, which wants targets

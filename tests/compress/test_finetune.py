@@ -164,3 +164,10 @@ def test_bad_input_is_refused() -> None:
     student.weight.data.fill_(float("inf"))
     with pytest.raises(InputError, match="the loss of step 0 is not finite"):
         finetune(student, batches, steps=1, lr=0.1, teacher=teacher)
+
+
+def test_batches_of_the_cpu_reach_a_network_elsewhere(small_net: NetMaker, other_device: torch.device) -> None:
+    net, teacher = small_net().to(other_device), small_net(seed=1).to(other_device)
+    batches = [torch.randn(2, 3, 32, 32), (torch.randn(2, 3, 32, 32), {})]
+    assert recalibrate_batchnorm(net, batches) == 2
+    assert len(finetune(net, batches, steps=3, lr=1e-3, teacher=teacher)) == 3
