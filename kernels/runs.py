@@ -20,8 +20,9 @@ from slimtask.kernels.layouts import pack
 from slimtask.kernels.problem import Problem
 from slimtask.kernels.samples import Sample, width_of
 from slimtask.kernels.units import attention, mlp
-from slimtask.kernels.units.correction import Layer, correct, correction
+from slimtask.kernels.units.correction import Layer, correct, correct_joined, correction, joined
 
+_TOGETHER = ("cuda",)  # devices on which launches decide, so corrections of all tasks are one batched product
 Output = tuple[Tensor | None, Tensor | list[Tensor]]
 Run = Callable[[], Output]
 
@@ -90,14 +91,16 @@ def _with_rows(its: Sample, shared: Callable[[], tuple[Tensor, Tensor]]) -> Run:
     if not its.index.shape[1]:
         return shared
     index, count, rows, stacked = its.index, its.count, its.x_rows, its.stacked
-    mlp = its.problem.operator == "mlp"
+    mlp, overwrite = its.problem.operator == "mlp", ops.overwriting(rows)
 
     def run() -> Output:
         base, tasks = shared()
-        changed = ops.delta_rows(index, count, rows, *stacked[0], None, mlp)
-        if mlp:
-            changed = ops.delta_rows(index, count, changed, *stacked[1])
-        return base, ops.scatter_rows(index, count, changed, tasks)
+        inputs = ops.delta_rows(index, count, rows, *stacked[0], None, mlp) if mlp else rows
+        weight, bias = stacked[-1]
+        if overwrite is None:
+            return base, ops.scatter_rows(index, count, ops.delta_rows(index, count, inputs, weight, bias), tasks)
+        whole = tasks.contiguous()  # a copy if they are the base's; else they are nobody else's
+        return base, overwrite(index, count, weight, inputs, bias_TM=bias, out_TNM=whole, compact=True)
 
     return run
 
@@ -117,9 +120,13 @@ def _out_channels(its: Sample) -> Run:
     layout = ops.tensors_of(pack("out-channels", its.deltas[0]), x.device)
     channel = layout["channel"]
     weights, biases = ops.appended(*base, channel, layout["value"].to(x.dtype))
+    places = ops.places(channel, layout["count"], len(base[0]))
 
     def appended() -> tuple[Tensor, Tensor]:
-        out, changed = ops.split(ops.delta_out_channels(channel, weights, x, biases), channel)
+        extended = ops.delta_out_channels(channel, weights, x, biases)
+        out, changed = ops.split(extended, channel)
+        if x.device.type == "cuda":
+            return out, ops.assemble(extended, places)
         return out, ops.complete(out, changed, channel, layout["count"])
 
     return _with_rows(its, appended)
@@ -157,10 +164,15 @@ def _units(its: Sample) -> Run:
     made = [correction(second, Layer(its.stacked[1].weight[t], second.bias), own) for t, own in enumerate(changed)]
     wide = mlp.widen(first, own) if of_mlp else attention.widen(first, own, width)
     sizes = [second.weight.shape[1], *(len(columns) for columns in changed)]
+    together = joined(made) if x.device.type in _TOGETHER and len(set(sizes[1:])) == 1 else None
 
     def units() -> tuple[Tensor, Tensor]:
         out = F.linear(x, *wide)
         inner = F.gelu(out) if of_mlp else attention.attend(out[None], width)[0]
+        if together is not None:
+            shared, behind = torch.split(inner, [sizes[0], sum(sizes[1:])], dim=-1)
+            base = F.linear(shared, *second)
+            return base, base + correct_joined(shared, behind, together)
         shared, *parts = torch.split(inner, sizes, dim=-1)
         base = F.linear(shared, *second)
         return base, torch.stack([base + correct(shared, part, one) for part, one in zip(parts, made, strict=True)])

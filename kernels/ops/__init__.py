@@ -6,8 +6,16 @@ On a CPU, and wherever no kernel fits, they run in standard operators; on CUDA d
 
 from __future__ import annotations
 
-from slimtask.kernels.ops.channels import appended, complete, conv_out_channels, delta_out_channels, split
-from slimtask.kernels.ops.cuda import STANDARD, chosen
+from slimtask.kernels.ops.channels import (
+    appended,
+    assemble,
+    complete,
+    conv_out_channels,
+    delta_out_channels,
+    places,
+    split,
+)
+from slimtask.kernels.ops.cuda import STANDARD, chosen, overwriting
 from slimtask.kernels.ops.rows import delta_rows, scatter_rows
 from slimtask.kernels.ops.sparse import delta_blocks, delta_csr, delta_vectors
 from slimtask.kernels.ops.tensors import tensor_of, tensors_of
@@ -15,6 +23,7 @@ from slimtask.kernels.ops.tensors import tensor_of, tensors_of
 __all__ = [
     "STANDARD",
     "appended",
+    "assemble",
     "chosen",
     "complete",
     "conv_out_channels",
@@ -23,6 +32,8 @@ __all__ = [
     "delta_out_channels",
     "delta_rows",
     "delta_vectors",
+    "overwriting",
+    "places",
     "scatter_rows",
     "split",
     "tensor_of",

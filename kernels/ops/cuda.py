@@ -87,6 +87,15 @@ def rows(
     return found[1](index, count, weight, x, bias_TM=bias, residual=residual, gelu=gelu, compact=not gather)
 
 
+def overwriting(x: Tensor) -> Callable[..., Tensor] | None:
+    """Return the kernel that writes changed rows into whole outputs in place, like those of ``x``; None without one.
+
+    It is `triton.rows.launch_rows` with ``out_TNM``: for callers to whom the outputs belong, since operators copy.
+    """
+    found = _found("delta_rows", x) if x.device.type == "cuda" else None
+    return None if found is None else found[1]
+
+
 def _found(operator: str, x: Tensor, height: Size = 1, width: Size = 1) -> Found | None:
     """Return the kernel of ``operator`` that runs on the GPU of ``x``."""
     if x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < _OLDEST:

@@ -64,6 +64,36 @@ def test_with_the_base_a_task_the_base_is_the_first_of_the_dense_ones(pattern: s
         assert error(whole, wanted) < 1e-5
 
 
+@pytest.mark.parametrize("pattern", ["hidden-units", "heads"])
+def test_corrections_of_all_tasks_at_once_are_the_same(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slimtask.kernels.runs._TOGETHER", ("cpu",))
+    problem = replace(SMALL, pattern=pattern, outputs=384 if pattern == "heads" else 192, density=0.5)
+    _, tasks = prepare(problem)["units"]()
+    assert error(tasks, truth(problem)) < 1e-5
+
+
+@pytest.mark.parametrize("pattern", ["rows", "block", "out-channels", "csr", "hidden-units"])
+def test_rows_written_in_place_are_the_same(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, by a kernel's definition: it may write into what is the run's own, and not into the base."""
+
+    def overwrite(index, count, weight, x, *, bias_TM, out_TNM, compact):
+        assert compact
+        assert out_TNM.is_contiguous()
+        for task, rows in enumerate(index):
+            kept = rows[: count[task]].long()
+            out_TNM[task, kept] = x[task, : len(kept)] @ weight[task].T + bias_TM[task]
+        return out_TNM
+
+    monkeypatch.setattr("slimtask.kernels.runs.ops.overwriting", lambda x: overwrite)
+    problem = replace(SMALL, pattern={"csr": "unstructured"}.get(pattern, pattern), base_included=True, rows=0.25)
+    wanted = truth(problem)
+    for name, run in prepare(problem).items():
+        for _ in range(2):
+            base, tasks = run()
+            whole = torch.stack([*([] if base is None else [base]), *tasks])
+            assert error(whole, wanted) < 1e-5, name
+
+
 def test_half_precision_runs_stay_near_their_dense_layers() -> None:
     problem = replace(SMALL, dtype="bfloat16", rows=0.25)
     wanted = truth(problem)

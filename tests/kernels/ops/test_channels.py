@@ -9,7 +9,16 @@ from torch import Tensor
 
 from slimtask.kernels import ref
 from slimtask.kernels.layouts import OutChannelLayout
-from slimtask.kernels.ops import appended, complete, conv_out_channels, delta_out_channels, split, tensors_of
+from slimtask.kernels.ops import (
+    appended,
+    assemble,
+    complete,
+    conv_out_channels,
+    delta_out_channels,
+    places,
+    split,
+    tensors_of,
+)
 
 CHANNELS = [[0, 2, 5], [1], []]
 
@@ -53,6 +62,17 @@ def test_one_product_is_the_definition(dtype: torch.dtype, gelu: bool, case: Any
     magnitude = magnitude + np.abs(exact[3]) + np.abs(exact[4])[:, None] + (0 if rest is None else np.abs(rest))
     drawn.close(base, expected_base, magnitude[2], terms=35)
     drawn.close(complete(base, compact, channel, count), expected, magnitude, terms=35, roundings=2)  # weights, output
+
+
+def test_one_gather_assembles_the_same(case: Any) -> None:
+    drawn = case(torch.float32)
+    x, weight, bias = drawn.draw(7, 33), drawn.draw(6, 33), drawn.draw(6)
+    channel, count, value = packed(changed(drawn.draw(3, 6, 33)), None, multiple=4)
+    extended = delta_out_channels(channel, *appended(weight, bias, channel, value)[:1], x, None)
+    base, compact = split(extended, channel)
+    found = assemble(extended, places(channel, count, 6))
+    assert torch.equal(found, complete(base, compact, channel, count))
+    assert found.is_contiguous()
 
 
 @pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 0, 1), (2, 1, 1), (1, 2, 2)])
