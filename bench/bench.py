@@ -6,17 +6,19 @@ path is the one the others of that path are compared with.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from rich.table import Table
+from rich.markup import escape
 
 from slimtask.bench.backends import backend as backend_of
 from slimtask.bench.measure import Measurement, Ratio
 from slimtask.bench.protocol import measure_interleaved
 from slimtask.errors import InputError
+from slimtask.tables import Sheet
 from slimtask.tasks import Frozen
 
 _FAR_BELOW = 0.7
@@ -152,22 +154,30 @@ def fixed_latency_share(latency_ms: Sequence[float], flops: Sequence[int]) -> fl
     return float(np.clip(at_zero / latency_ms[0], 0.0, 1.0))
 
 
-def table(bench: Bench) -> Table:
-    """Return the rows as a Rich table: latency with its spread, parameters and FLOPs beside it."""
+def table(bench: Bench) -> Sheet:
+    """Return the rows as a table: latency with its spread, parameters and FLOPs beside it."""
     conditions = bench.rows[0].measurement.conditions
     size = "x".join(str(n) for n in (conditions.batch, *conditions.shape))
     title = (
         f"{bench.backend} {conditions.backend_version} · {conditions.device} · {conditions.threads} threads · {size}"
     )
-    out = Table(title=title, caption=_caption(bench), title_justify="left", caption_justify="left")
-    for header in ("level", "path"):
-        out.add_column(header)
-    for header in ("params", "FLOPs", "FLOP ratio", "median ms", "p10-p90", "n", "speed-up"):
-        out.add_column(header, justify="right", no_wrap=True)
-    out.add_column("verdict")
+    names, numbers = ("level", "path"), ("params", "FLOPs", "FLOP ratio", "median ms", "p10-p90", "n", "speed-up")
+    above = _common_folder([row.level for row in bench.rows])
+    out = Sheet(
+        title=title,
+        headings=(*names, *numbers),
+        left=len(names),
+        caption=_caption(bench) + (f" ... is {escape(above)}." if above else ""),
+    )
     for row in bench.rows:
-        out.add_row(row.level, row.path, *_cells(row), row.verdict)
+        level = f"...{row.level.removeprefix(above)}" if above else row.level
+        out.add_row(escape(level), escape(row.path), *_cells(row))
     return out
+
+
+def verdicts(bench: Bench) -> list[str]:
+    """Return the verdict on each row but the baselines, after its level and path; too long for a column."""
+    return [f"{row.level} {row.path}: {row.verdict}" for row in bench.rows if row.speedup is not None]
 
 
 def count_text(value: float | int | None) -> str:
@@ -178,6 +188,14 @@ def count_text(value: float | int | None) -> str:
         if abs(value) >= scale:
             return f"{value / scale:.3g}{suffix}"
     return f"{value:.3g}"
+
+
+def _common_folder(levels: Sequence[str]) -> str:
+    """Return the folder that several levels lie in, if they are paths and its name is long, else nothing."""
+    if len(set(levels)) < 2 or len({os.path.isabs(level) for level in levels}) != 1:
+        return ""
+    above = os.path.commonpath(levels)
+    return above if len(above) > len("...") and above not in levels else ""
 
 
 def _cells(row: Row) -> list[str]:

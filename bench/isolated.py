@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
+
+from slimtask.kernels.parent import leave_interrupts_to_parent
 
 Say = Callable[[str], None]
 """Tells where the work is, so that what takes the process with it can be named."""
@@ -159,8 +159,7 @@ def reason(error: BaseException) -> str:
 
 def _serve(pipe: Connection) -> None:
     """Call what comes through ``pipe`` until it is closed; end at once after an error, whatever it left behind."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    leave_interrupts_to_parent()  # which ends this process; and a kernel that hangs would hold the GPU for ever
     while True:
         try:
             work, arguments = pipe.recv()
@@ -175,11 +174,3 @@ def _serve(pipe: Connection) -> None:
         except Exception as error:
             pipe.send(("lost" if isinstance(error, Unusable) else "raised", reason(error)))
             os._exit(1)  # what would still be freed may belong to a context that is gone
-
-
-def _end_with_the_parent() -> None:
-    """End this process when its parent was killed: a kernel that hangs would hold the GPU for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

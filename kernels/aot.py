@@ -20,9 +20,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from slimtask.kernels.atomic import check_folder, write_whole
+from slimtask.kernels.atomic import check_folder, refusal, write_whole
 from slimtask.kernels.sass import Counts, counts
 from slimtask.kernels.triton.tiles import GPUS
 from slimtask.kernels.triton.variants import DTYPES, KERNELS, Variant, shipped
@@ -188,7 +188,7 @@ def sha256(content: bytes) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compile and write; exit status 2 with one sentence where that cannot be done."""
+    """Compile and write; one sentence and exit status 2 where that cannot be done, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the artifacts")
     parser.add_argument("--sm", type=int, nargs="+", choices=tuple(GPUS), default=tuple(GPUS))
@@ -197,16 +197,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ptx-version", type=int, help="e.g. 80 for PTX 8.0, for older drivers")
     given = parser.parse_args(arguments)
     variants = list(shipped(given.sm, given.dtype, given.kernel))
-    artifacts = []
+    artifacts: list[Artifact] = []
     try:
         check_folder(given.out)  # compiling takes minutes
         for number, variant in enumerate(variants, 1):
             artifacts.append(compile_variant(variant, ptx_version=given.ptx_version))
             print(f"{number}/{len(variants)} {variant.name}", file=sys.stderr)
-        print(write(artifacts, given.out))
-    except (ValueError, OSError, ImportError) as error:
-        print(f"aot: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        manifest = write(artifacts, given.out)
+    except KeyboardInterrupt:
+        left = (
+            f"some kernels may be new in '{given.out}', each file whole"
+            if len(artifacts) == len(variants)
+            else "nothing was written"
+        )
+        _stop(f"interrupted; {left}; the same command writes all.", 130)
+    except OSError as error:
+        _stop(refusal(error), 2)
+    except (ValueError, ImportError) as error:
+        _stop(str(error), 2)
+    print(manifest)
+
+
+def _stop(sentence: str, status: int) -> NoReturn:
+    print(f"aot: {sentence}", file=sys.stderr)
+    raise SystemExit(status) from None
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
-from slimtask.kernels.atomic import check_folder
+from slimtask.kernels.atomic import check_folder, refusal
 from slimtask.kernels.cuda.calls import HEIGHTS
 from slimtask.kernels.cuda.compile import PTX_TARGET, compile_kernel, save
 from slimtask.kernels.cuda.variants import (
@@ -27,6 +27,9 @@ from slimtask.kernels.cuda.variants import (
     csr_variant,
     vectors_variant,
 )
+from slimtask.kernels.parent import leave_interrupts_to_parent
+
+Job = tuple[Variant, str, Path]
 
 KERNELS = ("blocks", "vectors", "csr", "transpose")
 TOKENS = (4, 8, 16, 32, 48, 64, 96, 128, 1024)  # a number in each range in which other variants are taken
@@ -65,7 +68,7 @@ def _taken(kernel: str, element: str, base: str, inputs: Sequence[int], gpu: Gpu
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compile and write; exit status 2 with one sentence where that cannot be done."""
+    """Compile and write; one sentence and exit status 2 where that cannot be done, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the artifacts")
     parser.add_argument("--sm", type=int, nargs="+", choices=TARGETS, default=TARGETS)
@@ -80,18 +83,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{', '.join(given.kernel)} have no kernel in {', '.join(given.dtype)}")
     targets = [*(f"sm_{sm}" for sm in given.sm), PTX_TARGET]
     jobs = [(v, target, given.out) for v in sorted(variants, key=lambda v: v.name) for target in targets]
+    written: list[Future[str]] = []
     try:
         check_folder(given.out)
-        with ProcessPoolExecutor() as pool:
-            for number, name in enumerate(pool.map(_written, jobs), 1):
-                print(f"{number}/{len(jobs)} {name}", file=sys.stderr)
-    except (RuntimeError, OSError) as error:
+        _write_all(jobs, written)
+    except KeyboardInterrupt:
+        there = sum(each.done() and not each.cancelled() and each.exception() is None for each in written)
+        print(
+            f"aot: interrupted; {there} of {len(jobs)} files were written to '{given.out}', each of them whole; the "
+            "same command writes all.",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
+    except OSError as error:
+        print(f"aot: {refusal(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except RuntimeError as error:
         print(f"aot: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     print(given.out)
 
 
-def _written(job: tuple[Variant, str, Path]) -> str:
+def _write_all(jobs: Sequence[Job], written: list[Future[str]]) -> None:
+    """Work through the jobs in several processes; what has begun is finished whatever happens, what waits is not."""
+    with ProcessPoolExecutor(initializer=leave_interrupts_to_parent) as pool:
+        try:
+            written += [pool.submit(_written, job) for job in jobs]
+            for number, each in enumerate(written, 1):
+                print(f"{number}/{len(jobs)} {each.result()}", file=sys.stderr)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _written(job: Job) -> str:
     variant, target, folder = job
     return save(compile_kernel(variant, target), folder).name
 

@@ -22,7 +22,7 @@ def bench_verb(
 
     Example: slimtask bench runs/demo/levels/82/bundle --against runs/demo/levels/dense/bundle
     """
-    from slimtask.bench.bench import table
+    from slimtask.bench.bench import table, verdicts
     from slimtask.bench.bundles import bench_bundles
     from slimtask.bench.environment import environment
 
@@ -36,4 +36,6 @@ def bench_verb(
             progress=lambda done, total: progress(done, total, ""),
         )
     console.print(table(result))
+    for said in verdicts(result):
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     emit({**result.to_json(), "environment": environment()}, json_path)

@@ -21,9 +21,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from slimtask.files import write_json
+from slimtask.tables import Sheet
 
 FIRST = os.environ.get("RANK", "0") == "0"
 """Whether this process speaks for all: of those that torchrun started only the first one does."""
@@ -84,12 +84,9 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
-def table(title: str, *headings: str, words: bool = False) -> Table:
-    """Return an empty Rich table; its columns after the first are right-aligned unless they hold ``words``."""
-    made = Table(title=title, title_justify="left")
-    for index, heading in enumerate(headings):
-        made.add_column(heading, justify="left" if index == 0 or words else "right")
-    return made
+def table(title: str, *headings: str, words: bool = False) -> Sheet:
+    """Return an empty table; its columns after the first are right-aligned unless they hold ``words``."""
+    return Sheet(title=title, headings=headings, left=len(headings) if words else 1)
 
 
 def words(text: str | None) -> tuple[str, ...] | None:

@@ -15,7 +15,6 @@ def show_delta(path: Path) -> dict[str, Any]:
     delta = Delta.load(path)
     size, densities = delta.size(), delta.densities()
     rows = table(f"What '{delta.task}' changes of its base", "parameter", "pattern", "shape", "units", "changed")
-    rows.columns[0].overflow = "fold"
     for name, change in delta.changes.items():
         units = f"{len(change.kept)} of {change.pattern.units(change.shape)}"
         rows.add_row(name, change.pattern.kind, str(list(change.shape)), units, f"{densities[name]:.1%}")

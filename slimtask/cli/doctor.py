@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rich.markup import escape
-from rich.table import Table
 
 from slimtask.cli.common import JsonOption, console, emit, table
+from slimtask.tables import Sheet
 
 _PIECES = (
     # distributions (any one suffices), what it does, how to get it
@@ -44,7 +44,7 @@ def doctor_verb(json_path: JsonOption = None) -> None:
     emit({"environment": facts, "pieces": pieces, "backends": reasons}, json_path)
 
 
-def table_of(facts: dict[str, object]) -> Table:
+def table_of(facts: dict[str, object]) -> Sheet:
     """Return the environment as a two-column table."""
     rows = table("Environment", "", "", words=True)
     for name, value in facts.items():

@@ -24,7 +24,6 @@ def show_masks(path: Path, plot: Path | None) -> dict[str, Any]:
             raise InputError(f"'{path}' holds one mask for all tasks, which overlaps with nothing; leave out --plot.")
     found = overlap(masks) if several else None
     rows = table(f"Masks of {', '.join(masks.tasks) or 'all tasks'}", "parameter", "kept", *masks.tasks, "IoU")
-    rows.columns[0].overflow = "fold"
     by_task = [masks.density([task]) for task in masks.tasks]
     for name, share in density.items():
         own = [_share(densities.get(name)) for densities in by_task]

@@ -6,7 +6,16 @@ import json
 import pytest
 from rich.console import Console
 
-from slimtask.bench.bench import Candidate, bench_artifacts, count_text, fixed_latency_share, table, verdict
+from slimtask.bench.bench import (
+    Bench,
+    Candidate,
+    bench_artifacts,
+    count_text,
+    fixed_latency_share,
+    table,
+    verdict,
+    verdicts,
+)
 from slimtask.bench.measure import Ratio
 from slimtask.errors import InputError
 
@@ -45,6 +54,29 @@ def test_table_says_flop_ratio_and_speedup_apart(bench):
     text = console.file.getvalue()
     for word in ("FLOP ratio", "speed-up", "32.00x", "1.73 k", "1.33 M", "onnxruntime-cpu", "1x3x24x32", "depth"):
         assert word in text
+
+
+def test_at_80_columns_every_row_is_told_from_the_others_and_no_number_is_cut(bench):
+    rows = []
+    for row in bench.rows:
+        folder = f"/home/somebody/a/long/way/to/{row.level}/bundle"
+        rows.append(row.model_copy(update={"level": folder, "params": None, "flops": None, "flop_ratio": None}))
+    bundles = Bench(backend=bench.backend, rows=tuple(rows))
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table(bundles))
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert "FLOP" not in text
+    assert "/home/somebody/a/long/way/to" in text
+    for row in bundles.rows:
+        timed = row.measurement
+        line = next(
+            line for line in text.splitlines() if f".../{row.level.split('/')[-2]}/bundle" in line and row.path in line
+        )
+        assert f"{timed.median_ms:.2f}" in line
+        assert f"{timed.p10_ms:.2f}-{timed.p90_ms:.2f}" in line
+    assert verdicts(bundles) == [f"{row.level} {row.path}: {row.verdict}" for row in bundles.rows if row.speedup]
+    assert verdicts(bundles)
 
 
 def test_json_keeps_samples(bench):

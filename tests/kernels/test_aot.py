@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -184,6 +186,38 @@ def test_the_command_writes_what_its_manifest_says(tmp_path: Path, monkeypatch, 
     assert kernel["grid"] == [["N", 128], ["M", 64], ["T", 1]]
     assert kernel["counts"]["cp_async_16"] > 0
     assert {each.name for each in path.parent.iterdir()} == {"manifest.json", kernel["ptx"], kernel["cubin"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [("compile_variant", "nothing was written"), ("write_whole", "some kernels may be new in '{}', each file whole")],
+)
+def test_an_interrupt_is_one_sentence(name: str, left: str, tmp_path: Path, hopper, monkeypatch, capsys) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slimtask.kernels.aot.shipped", lambda *_: iter([rows(90)]))
+    monkeypatch.setattr("slimtask.kernels.aot.compile_variant", lambda *_, **__: hopper)
+    monkeypatch.setattr(f"slimtask.kernels.aot.{name}", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        main(["--out", str(tmp_path / "kernels")])
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == f"aot: interrupted; {left.format(tmp_path / 'kernels')}; the same command writes all."
+    assert not (tmp_path / "kernels").exists()
+
+
+def test_a_full_disk_is_named_with_its_cure(tmp_path: Path, hopper, monkeypatch, capsys) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("slimtask.kernels.aot.shipped", lambda *_: iter([rows(90)]))
+    monkeypatch.setattr("slimtask.kernels.aot.compile_variant", lambda *_, **__: hopper)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--out", str(tmp_path / "kernels")])
+    where = tmp_path / "kernels" / f"{hopper.name}.ptx"
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == f"aot: the disk is full at '{where}'; make room and run the command again."
 
 
 def test_under_the_interpreter_it_refuses_in_one_sentence(tmp_path: Path) -> None:
