@@ -99,3 +99,9 @@ def other_device() -> Iterator[torch.device]:
     spec.loader.exec_module(module)
     with module.other_device() as device:
         yield device
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")

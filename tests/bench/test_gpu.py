@@ -81,8 +81,6 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_graph_timing_sees_work() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     x = torch.randn(1, 64, 256, 256, device="cuda")
     small, large = nn.Conv2d(64, 8, 3).cuda().eval(), nn.Sequential(*[nn.Conv2d(64, 64, 3) for _ in range(8)]).cuda()
     samples = graph_timer({"small": small, "large": large.eval()}, x, rounds=20)

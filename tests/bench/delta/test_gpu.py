@@ -197,8 +197,6 @@ def test_probes_of_products_run_anywhere() -> None:
 
 @pytest.mark.gpu
 def test_graphs_see_work_and_cold_caches() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     clock = GraphClock(replays=40, per_sample=10)
     x = torch.randn(2048, 2048, device="cuda")
     runs = {"small": [clock.capture(lambda: x[:64] @ x)], "large": [clock.capture(lambda: x @ x)] * 3}
@@ -209,8 +207,6 @@ def test_graphs_see_work_and_cold_caches() -> None:
 
 @pytest.mark.gpu
 def test_a_layer_and_a_block_run_on_the_gpu() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     device = Device.current("cuda")
     grid = [each for each in cases(device) if each.problem.pattern in ("out-channels", "block")][:4]
     outcome = measure_layers(grid, GraphClock(replays=20, per_sample=10), seconds=60.0, sets=2)

@@ -22,12 +22,6 @@ KINDS = ("hidden-units", "heads", "out-channels", "square", "vector", "element",
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture(autouse=True)
-def _needs_a_gpu() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-
-
 def close(made: dict[str, Tensor], want: dict[str, Tensor], tolerance: float) -> None:
     for task, value in want.items():
         difference = (made[task].float().cpu() - value).abs().max()
