@@ -57,7 +57,7 @@ methods: $(STAMP)  ## every method at 50, 70 and 90 %, three seeds, scenes and C
 relationship: $(STAMP)  ## the overlap of the tasks' masks against depth, and which tasks are alike -> docs/results/relationship.json (two minutes)
 	$(BIN)/python -m slimtask.bench.relationship --json docs/results/relationship.json
 
-delta: $(STAMP)  ## sub-tasks as sparse deltas against T dense models, ONNX Runtime on the CPU -> docs/results/delta.json, .md, .svg (under eight minutes, on a quiet machine)
+delta: $(STAMP)  ## sub-tasks as sparse deltas against T dense models, ONNX Runtime on the CPU -> docs/results/delta.json, .md, .svg (a quarter of an hour, on a quiet machine)
 	$(BIN)/python -m slimtask.bench.delta --json docs/results/delta.json
 
 fuzz-compress: $(STAMP)  ## 500 generated networks through removal, file and ONNX -> docs/results/fuzz_compress.json

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from slimtask.bench.delta import cpu
 from slimtask.bench.delta.plot import write_plot
@@ -21,16 +22,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that everything runs, measures nothing")
     parser.add_argument("--threads", type=int, default=2, help="threads of ONNX Runtime")
     parser.add_argument("--rounds", type=int, default=20, help="interleaved samples of every candidate")
-    parser.add_argument("--seconds", type=float, default=420.0, help="begin nothing new after this time")
+    parser.add_argument("--seconds", type=float, default=900.0, help="begin nothing new after this time")
     options = parser.parse_args(arguments)
     if min(options.threads, options.rounds) < 1 or options.seconds <= 0:
         parser.error("--threads, --rounds and --seconds must be positive")
     given = sys.argv[1:] if arguments is None else arguments
     settings = {name: getattr(options, name) for name in ("threads", "rounds", "quick", "seconds")}
+    command, goals = " ".join(["python -m slimtask.bench.delta", *given]), () if options.quick else GOALS
+
+    def keep(rows: list[dict[str, Any]], left_out: list[str]) -> None:
+        if options.json:  # a run that is stopped keeps what it has measured
+            write_json(options.json, result(rows, command, settings, left_out, goals=goals))
+
     try:
-        rows, left_out = cpu.measure(**settings, say=_say)
-        goals = () if options.quick else GOALS
-        made = result(rows, " ".join(["python -m slimtask.bench.delta", *given]), settings, left_out, goals=goals)
+        rows, left_out = cpu.measure(**settings, say=_say, keep=keep)
+        made = result(rows, command, settings, left_out, goals=goals)
         if options.json:
             write_json(options.json, made)
             write_plot(rows, options.json.with_suffix(".svg"))
@@ -39,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SlimtaskError as error:
         _say(f"delta: {error}")
         raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:
+        kept = f"; what was measured is in '{options.json}'" if options.json else ""
+        _say(f"delta: interrupted{kept}.")
+        raise SystemExit(130) from None
 
 
 def _say(text: str) -> None:

@@ -55,21 +55,26 @@ def sections(*, threads: int, quick: bool, rounds: int) -> Iterator[Section]:
     yield from (_linear(case, TASKS, threads, rounds) for case in cases if case not in first)
 
 
+Keep = Callable[[list[dict[str, Any]], list[str]], None]
+
+
 def measure(
-    *, threads: int, quick: bool, rounds: int, seconds: float, say: Callable[[str], None]
+    *, threads: int, quick: bool, rounds: int, seconds: float, say: Callable[[str], None], keep: Keep
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the rows, and the names of the sections that no time was left for: none is begun after ``seconds``."""
+    """Return the rows, and the names of the sections that no time was left for: none is begun after ``seconds``.
+
+    ``keep`` is called with the rows so far and the names of what is not measured after each section.
+    """
     import torch
 
     from slimtask.bench.delta.whole import summary
 
     torch.manual_seed(0)
     torch.set_num_threads(threads)
-    start, rows, left_out = time.perf_counter(), [], []
-    for section in sections(threads=threads, quick=quick, rounds=rounds):
-        if time.perf_counter() - start > seconds:
-            left_out.append(section.name)
-            continue
+    start, rows = time.perf_counter(), []
+    waiting = list(sections(threads=threads, quick=quick, rounds=rounds))
+    while waiting and time.perf_counter() - start <= seconds:
+        section = waiting.pop(0)
         say(f"{section.name}: {time.perf_counter() - start:.0f} s")
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             baselines, forms = section.make(Path(folder))
@@ -85,7 +90,8 @@ def measure(
         for row in made:
             say(f"  {summary(row)}")
         rows += made
-    return rows, left_out
+        keep(rows, [each.name for each in waiting])
+    return rows, [each.name for each in waiting]
 
 
 def _linear(case: LinearCase, tasks: int, threads: int, rounds: int) -> Section:

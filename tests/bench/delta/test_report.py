@@ -5,9 +5,13 @@ from typing import Any
 
 import pytest
 
+from slimtask.bench.delta import cpu
+from slimtask.bench.delta.__main__ import main
+from slimtask.bench.delta.compare import Place
 from slimtask.bench.delta.gpu_goals import GPU_GOALS
 from slimtask.bench.delta.plot import write_plot
 from slimtask.bench.delta.report import GOALS, Goal, markdown, result
+from slimtask.files import read_json
 
 
 def one(**more: Any) -> dict[str, Any]:
@@ -93,3 +97,23 @@ def test_the_plot_shows_layers_and_law(rows: list[dict[str, Any]], tmp_path: Pat
     assert text.rstrip().endswith("</svg>")
     assert ("T / (1 + D (r + c))" in text) == bool(rows)
     assert ("base-fed" in text) == bool(rows)
+
+
+def test_a_run_that_is_stopped_keeps_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def section(name: str) -> cpu.Section:
+        def make(folder: Path) -> Any:
+            if name == "third":
+                raise KeyboardInterrupt
+            return {}, []
+
+        return cpu.Section(place=Place(model=name, layer="mlp", tokens=4), make=make, rounds=1)
+
+    monkeypatch.setattr(cpu, "sections", lambda **_: iter([section(name) for name in ("first", "second", "third")]))
+    monkeypatch.setattr(cpu, "compare", lambda place, *_, **__: [{"model": place.model}])
+    monkeypatch.setattr("slimtask.bench.delta.whole.summary", str)
+    monkeypatch.setattr("slimtask.bench.delta.__main__.GOALS", ())
+    with pytest.raises(SystemExit, match="130"):
+        main(["--json", str(tmp_path / "delta.json")])
+    kept = read_json(tmp_path / "delta.json", "the result")
+    assert [row["model"] for row in kept["rows"]] == ["first", "second"]
+    assert kept["left_out"] == ["third mlp N=4"]
