@@ -15,6 +15,7 @@ from slimtask import __version__
 from slimtask.cli import bench, compress, costs, demo, doctor, export, inspect, relate, run, sweep, train, verify
 from slimtask.cli.common import interruptible, whatever_interrupts_break
 from slimtask.errors import SlimtaskError
+from slimtask.files import file_in_the_way
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,6 +77,9 @@ def _of_the_system(error: OSError) -> str:
     where = f" at '{error.filename}'" if error.filename else ""
     if error.errno == errno.ENOSPC:
         return f"the disk is full{where}; make room and run the command again, nothing half-written remains."
+    blocked = file_in_the_way(error.filename) if error.errno in (errno.EEXIST, errno.ENOTDIR) else None
+    if blocked is not None:
+        return f"'{blocked}' is a file, not a folder; give another path."
     return f"{error.strerror or error}{where}; check the path and its permissions."
 
 

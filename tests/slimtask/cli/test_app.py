@@ -92,3 +92,12 @@ def test_what_a_library_makes_of_ctrl_c_is_ctrl_c(
     monkeypatch.setattr("slimtask.bench.environment.environment", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         slimtask("doctor")
+
+
+@pytest.mark.parametrize("words", [["export", "checkpoint", "--out"], ["doctor", "--json"]])
+def test_a_path_inside_a_file_is_one_sentence_with_the_reason(
+    words: list[str], slimtask: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert slimtask(*words, tmp_path / "file" / "new") == 2
+    assert f"'{tmp_path / 'file'}' is a file, not a folder; give another path.\n" in capsys.readouterr().err
