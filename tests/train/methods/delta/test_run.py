@@ -137,6 +137,10 @@ def test_a_trained_base_can_be_used_again(recipe: Make, tmp_path: Path) -> None:
         ({"model": {"trunk": "resnet18"}}, "need a transformer, not the trunk 'resnet18'"),
         ({"delta": {"lr": {"depth": 0.1}}}, "none for 'room'"),
         ({"delta": {"gates": {"strength": {"depth": 0.1}}}}, "none for 'room'"),
+        (
+            {"delta": {"gates": {"density": None, "strength": {"depth": 0.1, "room": 0.1, "rom": 0.1}}}},
+            r"delta\.gates\.strength: the data have no task 'rom'; did you mean 'room'\?",
+        ),
         ({"data": {"height": 20}}, "multiples of 8 pixels, not 20 x "),
     ],
 )
