@@ -42,6 +42,7 @@ def train_deltas(recipe: Recipe, out: Path, *, resume: bool, progress: Progress)
     tasks = _ordered(open_splits(recipe)[0].tasks, recipe.delta.base)
     _check(recipe)
     check_tasks(recipe.delta, [task.name for task in tasks])
+    chosen_tasks(tasks, recipe.train)  # every step picks its task's values from these, and does not see the others
     stages = list(stage_recipes(recipe, out, tasks))  # refuses strengths and rates that lack a task
     open_folder(recipe, out, resume=resume)
     lengths = [stage.train.steps for _, stage in stages]
