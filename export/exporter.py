@@ -123,13 +123,15 @@ def _check_choices(paths: Sequence[str], to: Sequence[str], precision: str) -> N
             raise InputError(f"give the export at least one {what}, in a list: {', '.join(known)}.")
         for word in chosen:
             if word not in known:
-                raise InputError(f"unknown {what} '{word}'{nearest(word, known)}")
+                hint = f"; take one of {', '.join(known)}." if what == "precision" else nearest(word, known)
+                raise InputError(f"unknown {what} '{word}'{hint}")
 
 
 def _check_deltas(model: nn.Module, merged: bool, layers: DeltaLayers | None) -> None:
     """Raise InputError for choices about deltas where there are none, or which contradict each other."""
-    given = "merged" if merged else "layers (--delta-nodes, --costs)" if layers is not None else None
-    if given and not has_deltas(model):
+    always = layers is not None and layers.always
+    given = "--merged" if merged else "--delta-nodes" if always else "--costs"
+    if (merged or layers is not None) and not has_deltas(model):
         raise InputError(f"{given} is for networks with deltas, and this one has none; leave it out.")
     if merged and layers is not None:
         raise InputError(

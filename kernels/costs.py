@@ -21,7 +21,7 @@ from slimtask.kernels.problem import Problem
 
 SCHEMA = 1
 _TYPES = {"int": (int,), "str": (str,), "float | int": (float, int), "float": (float, int), "bool": (bool,)}
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 _PROBLEM = {each.name: _TYPES[str(each.type)] for each in fields(Problem) if each.name != "device"}
 
 Runs = Mapping[str, Callable[[], object]]
@@ -72,23 +72,33 @@ class Costs:
 
     @classmethod
     def load(cls, device: Device, folder: Path | str | None = None) -> Costs:
-        """Return the costs of ``device``, none if it was never measured; ValueError, naming the file, if damaged."""
+        """Return the costs of ``device``, none if it was never measured.
+
+        Raises ValueError, naming the file, if it is damaged or there can be none.
+        """
         path = costs_path(device, folder)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = _content(path)
             return cls(device=device, entries=_entries(content, device))
         except FileNotFoundError:
             return cls(device=device)
+        except OSError as error:
+            raise ValueError(_unreadable(path, error)) from None
         except _DAMAGE as error:
             raise ValueError(_damaged(path, error)) from None
 
     @classmethod
     def read(cls, path: Path | str) -> Costs:
-        """Return the costs in a file, of whatever device they are; ValueError, naming the file, if damaged."""
+        """Return the costs in a file, of whatever device they are.
+
+        Raises ValueError, naming the file, if it is absent, damaged or none of costs.
+        """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = _content(Path(path))
             device = Device.from_json(content["device"])
             return cls(device=device, entries=_entries(content, device))
+        except OSError as error:
+            raise ValueError(_unreadable(Path(path), error)) from None
         except _DAMAGE as error:
             raise ValueError(_damaged(path, error)) from None
 
@@ -186,9 +196,36 @@ def between(points: list[tuple[float, float]], x: float) -> float | None:
     return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
 
+class _NoCosts(ValueError):
+    """What was read is whole, but something else."""
+
+
+def _content(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not {"schema", "device", "entries"} <= set(content):
+        raise _NoCosts
+    return content
+
+
 def _damaged(path: Path | str, error: Exception) -> str:
+    if isinstance(error, _NoCosts):
+        return f"'{path}' is no file of costs; give one that `slimtask costs` wrote, or move this one away."
     why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return f"the costs '{path}' are damaged ({why}); delete the file and measure again."
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    """Say why there is no file of costs to read at ``path``."""
+    if path.is_dir():
+        files = sorted(path.glob("*.json"))
+        named = f"; give the file in it, '{files[0]}'" if len(files) == 1 else "; give one of the files in it"
+        return f"'{path}' is a folder, and costs are a file{named if files else ', as `slimtask costs` writes them'}."
+    blocked = next((each for each in path.parents if each.exists() and not each.is_dir()), None)
+    if blocked is not None:
+        return f"there can be no costs '{path}', as '{blocked}' is a file, not a folder; give another path."
+    if isinstance(error, FileNotFoundError):
+        return f"there is no file of costs '{path}'; `slimtask costs CHECKPOINT` measures and names one."
+    return f"the costs '{path}' cannot be read ({error.strerror}); check the path and its permissions."
 
 
 def _fixed(problem: Problem) -> tuple[Any, ...]:

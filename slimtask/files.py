@@ -71,9 +71,17 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
 
 
 def refuse_existing(path: Path | str) -> None:
-    """Raise InputError if the output ``path`` exists already."""
+    """Raise InputError if the output ``path`` exists already, or cannot, being in what is a file."""
     if Path(path).exists():
         raise InputError(f"the output '{path}' exists already; choose another name or remove it first.")
+    blocked = file_in_the_way(path)
+    if blocked is not None:
+        raise InputError(f"there can be no output '{path}', as '{blocked}' is a file, not a folder; give another path.")
+
+
+def file_in_the_way(path: Path | str) -> Path | None:
+    """Return what of ``path`` would have to be a folder and is none, itself included; None if nothing is."""
+    return next((each for each in (Path(path), *Path(path).parents) if each.exists() and not each.is_dir()), None)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import functools
 import sys
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from slimtask import __version__
 from slimtask.cli import bench, compress, costs, demo, doctor, export, inspect, relate, run, sweep, train, verify
+from slimtask.cli.common import interruptible, whatever_interrupts_break
 from slimtask.errors import SlimtaskError
+from slimtask.files import file_in_the_way
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,9 +24,30 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="One multi-task vision network in, lean per-task engines out.",
 )
+
+
+def _left(outputs: Mapping[str, Any]) -> str:
+    """Return what an interrupted verb with these arguments leaves behind, as far as that can be told for all verbs."""
+    if "out" in outputs and outputs["out"] is None:  # a place that the verb chooses
+        return "interrupted."
+    places = [outputs[name] for name in ("out", "plot", "json_path") if outputs.get(name) is not None]
+    return "interrupted." if any(place.exists() for place in places) else "interrupted; nothing was written."
+
+
+def _telling(verb: Callable[..., None]) -> Callable[..., None]:
+    """Return the verb, which after Ctrl-C says so in one sentence, unless it has said more itself."""
+
+    @functools.wraps(verb)
+    def told(**arguments: Any) -> None:
+        with interruptible(lambda: _left(arguments)), whatever_interrupts_break():
+            verb(**arguments)
+
+    return told
+
+
 for module in (demo, train, relate, compress, costs, export, run, bench, sweep, verify, inspect, doctor):
     name = module.__name__.rpartition(".")[2]
-    app.command(name=name)(getattr(module, f"{name}_verb"))
+    app.command(name=name)(_telling(getattr(module, f"{name}_verb")))
 
 
 @app.callback()
@@ -52,6 +77,9 @@ def _of_the_system(error: OSError) -> str:
     where = f" at '{error.filename}'" if error.filename else ""
     if error.errno == errno.ENOSPC:
         return f"the disk is full{where}; make room and run the command again, nothing half-written remains."
+    blocked = file_in_the_way(error.filename) if error.errno in (errno.EEXIST, errno.ENOTDIR) else None
+    if blocked is not None:
+        return f"'{blocked}' is a file, not a folder; give another path."
     return f"{error.strerror or error}{where}; check the path and its permissions."
 
 

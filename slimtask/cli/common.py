@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -53,13 +56,39 @@ def working(label: str) -> Iterator[None]:
 
 
 @contextmanager
-def interruptible(sentence: str) -> Iterator[None]:
-    """Turn Ctrl-C into ``sentence`` and exit status 130."""
+def interruptible(sentence: str | Callable[[], str]) -> Iterator[None]:
+    """Turn Ctrl-C into ``sentence``, or what it then returns, and exit status 130."""
     try:
         yield
     except KeyboardInterrupt:
-        Console(stderr=True, soft_wrap=True).print(f"slimtask: {sentence}", markup=False, highlight=False)
+        said = sentence if isinstance(sentence, str) else sentence()
+        Console(stderr=True, soft_wrap=True).print(f"slimtask: {said}", markup=False, highlight=False)
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def whatever_interrupts_break() -> Iterator[None]:
+    """Turn an error after Ctrl-C into Ctrl-C: a library that is being imported may catch that and then fail anyhow."""
+    pressed: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception:
+        if pressed:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

@@ -121,7 +121,8 @@ def test_an_interrupted_export_leaves_nothing(tmp_path, net, preprocessing):
         ({"to": ["onnx", "tensorrt-rx"]}, "unknown format 'tensorrt-rx'; did you mean 'tensorrt-rtx'"),
         ({"paths": ["fuse"]}, "unknown path 'fuse'; did you mean 'fused'"),
         ({"paths": []}, "at least one path"),
-        ({"precision": "fp8"}, "unknown precision 'fp8'"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'; take one of fp32, fp16"),
+        ({"precision": "bf16"}, "unknown precision 'bf16'; take one of fp32, fp16"),
         ({"targets": ["sm_86"]}, "need an engine"),
     ],
 )

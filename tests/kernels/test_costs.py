@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,8 +176,6 @@ def damaged(path: Path, change: str) -> None:
         path.write_text(path.read_text()[:-40])
     elif change == "binary":
         path.write_bytes(b"\xff\xfe\x00")
-    elif change == "list":
-        path.write_text("[]")
     else:
         if change == "schema":
             content["schema"] = 99
@@ -202,7 +202,6 @@ def damaged(path: Path, change: str) -> None:
     [
         ("half", "Unterminated|delimiter|Expecting"),
         ("binary", "decode"),
-        ("list", "indices"),
         ("schema", "schema is 99 instead of 1"),
         ("device", "belongs to another device"),
         ("field", "tokens"),
@@ -225,6 +224,50 @@ def test_a_damaged_file_is_named_in_one_sentence(change: str, why: str, tmp_path
     assert "\n" not in message
     with pytest.raises(ValueError, match="are damaged"):  # and is not overwritten
         grid().save(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"schema": 1, "levels": []}'])
+def test_another_file_is_not_called_damaged(content: str, tmp_path: Path) -> None:
+    path = tmp_path / CPU.file_name
+    path.write_text(content)
+    for reading in (lambda: Costs.read(path), lambda: Costs.load(CPU, tmp_path)):
+        with pytest.raises(ValueError, match="is no file of costs") as refused:
+            reading()
+        assert str(refused.value) == (
+            f"'{path}' is no file of costs; give one that `slimtask costs` wrote, or move this one away."
+        )
+    assert path.read_text() == content
+
+
+def test_a_place_that_cannot_be_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="there can be no costs") as refused:
+        Costs.load(CPU, tmp_path / "file" / "deeper")
+    assert f"as '{tmp_path / 'file'}' is a file, not a folder; give another path." in str(refused.value)
+    with pytest.raises(ValueError, match="there is no file of costs"):
+        Costs.read(tmp_path / "none.json")
+
+
+def test_a_folder_in_place_of_its_file_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a folder, and costs are a file, as `slimtask costs` writes them\.$"):
+        Costs.read(tmp_path)
+    path = grid().save(tmp_path)
+    with pytest.raises(ValueError, match="is a folder") as refused:
+        Costs.read(tmp_path)
+    assert str(refused.value) == f"'{tmp_path}' is a folder, and costs are a file; give the file in it, '{path}'."
+    (tmp_path / "another.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"; give one of the files in it\.$"):
+        Costs.read(tmp_path)
+
+
+def test_a_full_disk_leaves_no_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        grid().save(tmp_path / "new" / "costs")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_costs_are_refused() -> None:

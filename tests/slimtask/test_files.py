@@ -12,7 +12,15 @@ import pytest
 from safetensors.numpy import save_file
 
 from slimtask.errors import InputError
-from slimtask.files import atomic_directory, atomic_file, read_json, sha256, write_json
+from slimtask.files import (
+    atomic_directory,
+    atomic_file,
+    file_in_the_way,
+    read_json,
+    refuse_existing,
+    sha256,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -38,6 +46,16 @@ def test_an_existing_output_is_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists already"), atomic_directory(tmp_path / "out"):
         pass
     assert (tmp_path / "out" / "mine").read_text() == "x"
+
+
+def test_an_output_inside_a_file_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file" / "out", tmp_path / "file" / "deeper" / "out"):
+        with pytest.raises(InputError, match=f"as '{tmp_path / 'file'}' is a file, not a folder"):
+            refuse_existing(out)
+    refuse_existing(tmp_path / "new" / "out")
+    assert file_in_the_way(tmp_path / "new") is None
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_finished_directory_is_whole(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from slimtask.errors import InputError
+from slimtask.errors import InputError, nearest
 from slimtask.tasks import Frozen
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -97,6 +98,16 @@ class DeltaConfig(Frozen):
         if self.feed == "base" and (self.rows is not None or self.activations is not None):
             raise ValueError("with feed base all layers read the base task's features; leave out rows and activations")
         return self
+
+
+def check_tasks(config: DeltaConfig, tasks: Sequence[str]) -> None:
+    """Raise InputError if a value of the section is for a task that is none of ``tasks``: nothing would use it."""
+    sections = {"delta": config, "delta.gates": config.gates, "delta.activations": config.activations}
+    for where, section in sections.items():
+        for key, values in section or ():
+            unknown = [name for name in values if name not in tasks] if isinstance(values, dict) else []
+            if unknown:
+                raise InputError(f"{where}.{key}: the data have no task '{unknown[0]}'{nearest(unknown[0], tasks)}")
 
 
 def of_task(value: float | dict[str, float] | None, task: str) -> float | None:

@@ -20,7 +20,7 @@ from slimtask.tasks import Preprocessing, TaskSpec
 from slimtask.train import parallel
 from slimtask.train.evaluate import Evaluation, evaluate
 from slimtask.train.loop import Progress, TrainResult, finite, launch
-from slimtask.train.methods.delta.config import DeltaConfig, StageConfig, of_task
+from slimtask.train.methods.delta.config import DeltaConfig, StageConfig, check_tasks, of_task
 from slimtask.train.metrics import metric_names
 from slimtask.train.models import VITS
 from slimtask.train.prepare import chosen_tasks, open_splits
@@ -41,6 +41,8 @@ def train_deltas(recipe: Recipe, out: Path, *, resume: bool, progress: Progress)
     assert recipe.delta is not None
     tasks = _ordered(open_splits(recipe)[0].tasks, recipe.delta.base)
     _check(recipe)
+    check_tasks(recipe.delta, [task.name for task in tasks])
+    chosen_tasks(tasks, recipe.train)  # every step picks its task's values from these, and does not see the others
     stages = list(stage_recipes(recipe, out, tasks))  # refuses strengths and rates that lack a task
     open_folder(recipe, out, resume=resume)
     lengths = [stage.train.steps for _, stage in stages]

@@ -137,6 +137,12 @@ def test_a_trained_base_can_be_used_again(recipe: Make, tmp_path: Path) -> None:
         ({"model": {"trunk": "resnet18"}}, "need a transformer, not the trunk 'resnet18'"),
         ({"delta": {"lr": {"depth": 0.1}}}, "none for 'room'"),
         ({"delta": {"gates": {"strength": {"depth": 0.1}}}}, "none for 'room'"),
+        (
+            {"delta": {"gates": {"density": None, "strength": {"depth": 0.1, "room": 0.1, "rom": 0.1}}}},
+            r"delta\.gates\.strength: the data have no task 'rom'; did you mean 'room'\?",
+        ),
+        ({"train": {"loss_weights": {"dept": 2.0}}}, "unknown task 'dept'; did you mean 'depth'"),
+        ({"train": {"metrics": ["rmsee"]}}, "none of the tasks has a metric 'rmsee'"),
         ({"data": {"height": 20}}, "multiples of 8 pixels, not 20 x "),
     ],
 )
