@@ -93,8 +93,6 @@ def _layers(always: bool, costs: Path | None) -> DeltaLayers | None:
         return DeltaLayers(always=True) if always else None
     if always:
         raise InputError("--delta-nodes takes every layer that can, --costs only the faster ones; choose one of them.")
-    if not costs.is_file():
-        raise InputError(f"there is no file of costs '{costs}'; `slimtask costs CHECKPOINT` measures and names one.")
     try:
         found = Costs.read(costs)
     except ValueError as error:

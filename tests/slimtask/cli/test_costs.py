@@ -164,6 +164,7 @@ def test_every_layer_that_can_is_a_node(slimtask: Run, folder: Path, tmp_path: P
         (["--delta-nodes", "--merged"], "--merged stores whole weights, --delta-nodes and --costs keep some as deltas"),
         (["--delta-nodes", "--costs", "c.json"], "choose one of them"),
         (["--costs", "none.json"], "no file of costs 'none.json'"),
+        (["--costs", "folder"], "'folder' is a folder"),
         (["--costs", "bad.json"], "the costs 'bad.json' are damaged"),
     ],
 )
@@ -177,6 +178,7 @@ def test_choices_that_do_not_go_are_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
     Path("bad.json").write_text('{"schema": 1, "device": {"backend": "cpu"}, "entries": {}}')
     assert slimtask("export", folder / "delta.safetensors", "--out", "bundle", *words) == 2
     assert sentence in capsys.readouterr().err
