@@ -82,9 +82,10 @@ class Branch(nn.Module):
             new = Layer(mine.first.weight[which], mine.first.bias[which])
             made = second_of(base.second, mine.second, core.columns(units), step)
             if step.task in joined:
-                new = core.padded(new, size)
+                rows.append(core.padded(new, size))
                 self.sizes[step.task] = self.mixing[step.task] = size
                 together[step.task] = Correction(made["column"], made["weight"], made["bias"])
+                continue
             if step.units:
                 rows.append(new)
                 places = self._offset(step.task) + torch.arange(len(units))
@@ -119,10 +120,9 @@ class Branch(nn.Module):
         beside = [step.task for step in self.steps if step.form == "layer" and step.reads == "base"]
         own |= {task: {n: t for n, t in part.own[task].items() if n.startswith("second.")} for task in beside}
         self.own = nn.ModuleDict({task: Tensors(tensors) for task, tensors in own.items()})
-        stacked = {name for task in self.group for name in part.own.get(task, {})}
-        # a layer's weight and bias are stacked together
-        stacked |= {f"{name.split('.')[0]}.{leaf}" for name in stacked for leaf in ("weight", "bias")}
-        self.stack = Tensors({n: torch.stack([part.merged(t)[n] for t in self.group]) for n in stacked})
+        layers = {name.split(".")[0] for task in self.group for name in part.own.get(task, {})}
+        names = [f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "bias")]  # stacked together
+        self.stack = Tensors({n: torch.stack([part.merged(t)[n] for t in self.group]) for n in names})
         plain = [task for task in (*single, *self.group) if "first.weight" not in part.own.get(task, {})]
         plain += [task for task in single if "first.bias" not in part.own.get(task, {})]
         plain += [group.tasks[0] for group in self.row_groups if "first.weight" not in group.stored]
