@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from rich.markup import escape
 
 from slimtask.bench.backends import backend as backend_of
 from slimtask.bench.measure import Measurement, Ratio
@@ -167,11 +166,11 @@ def table(bench: Bench) -> Sheet:
         title=title,
         headings=(*names, *numbers),
         left=len(names),
-        caption=_caption(bench) + (f" ... is {escape(above)}." if above else ""),
+        caption=_caption(bench) + (f" ... is {above}." if above else ""),
     )
     for row in bench.rows:
         level = f"...{row.level.removeprefix(above)}" if above else row.level
-        out.add_row(escape(level), escape(row.path), *_cells(row))
+        out.add_row(level, row.path, *_cells(row))
     return out
 
 

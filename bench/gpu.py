@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from slimtask.bench.delta import gpu as deltas
 from slimtask.bench.environment import environment
-from slimtask.bench.isolated import Failed, Isolated, Lost, Runner, Say, reason
+from slimtask.bench.isolated import Failed, Isolated, Lost, NoTime, Runner, Say, reason
 from slimtask.bench.measure import Conditions, Measurement
 from slimtask.compress.compress import Cost, cost
 from slimtask.compress.remove import remove_zeros
@@ -62,6 +62,9 @@ def main() -> None:
     except SlimtaskError as error:
         print(f"gpu: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:
+        print(f"gpu: interrupted; what was measured is in '{arguments.json}'.", file=sys.stderr)
+        raise SystemExit(130) from None
     if result["tests"] is not None and result["tests"]["exit_status"] != 0:
         print(f"gpu: the GPU tests did not pass: {result['tests']['closing_line']}", file=sys.stderr)
     failed = [*result["failed"], *(result["delta"] or {"failed": []})["failed"]]
@@ -94,6 +97,7 @@ def measure(
         "latency": [],
         "tests": None,
         "failed": [],
+        "left_out": [],
     }
     keep(result)  # a file that cannot be written is found out now
     if delta_seconds > 0:
@@ -105,6 +109,8 @@ def measure(
     for trunk, precisions in TRUNKS:
         try:
             result["latency"] += runner.run(trunk_latency, trunk, precisions, seconds=TRUNK_SECONDS)
+        except NoTime:
+            result["left_out"].append(f"latency of {trunk}")
         except (Failed, Lost) as error:
             result["failed"].append({"name": f"latency of {trunk}", "error": str(error)})
         keep(result)

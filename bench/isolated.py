@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -34,7 +35,11 @@ class Lost(Exception):
 
 
 class Failed(Exception):
-    """The work raised, or there was no time for it; the text says so."""
+    """The work raised; the text says what."""
+
+
+class NoTime(Exception):
+    """The time for everything was over before the work was done."""
 
 
 class Unusable(Exception):
@@ -89,15 +94,15 @@ class Isolated:
     def run(self, work: Work, *arguments: Any, seconds: float) -> Any:
         """Return ``work(say, *arguments)``; arguments and result are pickled.
 
-        Raises Failed if it raised or if no time is left, and Lost if it took longer than ``seconds`` (imports not
-        included), ended its process, or raised Unusable.
+        Raises Failed if it raised or cannot be sent, NoTime if the time for everything is over, and Lost if it took
+        longer than ``seconds`` (imports not included), ended its process, or raised Unusable.
         """
         if time.monotonic() >= self._end_at:
-            raise Failed("no time was left")
-        self._send((work, arguments))
+            raise NoTime("no time was left")
         limit, at = START_SECONDS, ""
         end = time.monotonic() + limit
         try:
+            self._send((work, arguments))
             while self._pipe.poll(max(0.0, min(end, self._end_at) - time.monotonic())):
                 kind, value = self._pipe.recv()
                 if kind == "done":
@@ -109,15 +114,14 @@ class Isolated:
                 else:
                     self.rest()
                     raise Lost(at, value) if kind == "lost" else Failed(value)
-        except (EOFError, ConnectionResetError):
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             raise Lost(at, self._stop(wait=5.0)) from None
+        except (TypeError, AttributeError, pickle.PicklingError) as error:  # raised before anything was sent
+            raise Failed(reason(error)) from error
         self.rest()
-        late = (
-            "the time for everything was over"
-            if time.monotonic() >= self._end_at
-            else f"took longer than {limit:.0f} s"
-        )
-        raise Lost(at, late)
+        if time.monotonic() >= self._end_at:
+            raise NoTime("no time was left")
+        raise Lost(at, f"took longer than {limit:.0f} s")
 
     def rest(self) -> None:
         """End the process; the next piece of work gets a new one."""

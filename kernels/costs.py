@@ -94,7 +94,7 @@ class Costs:
         Raises ValueError, naming the file, if it is absent, damaged or none of costs.
         """
         try:
-            content = _content(Path(path))
+            content = _content(Path(path), named=True)
             device = Device.from_json(content["device"])
             return cls(device=device, entries=_entries(content, device))
         except OSError as error:
@@ -200,8 +200,12 @@ class _NoCosts(ValueError):
     """What was read is whole, but something else."""
 
 
-def _content(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
+def _content(path: Path, *, named: bool = False) -> dict[str, Any]:
+    """Return what a file holds; one that the user ``named`` may be of anything."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise (_NoCosts() if named else error) from None
     if not isinstance(content, dict) or not {"schema", "device", "entries"} <= set(content):
         raise _NoCosts
     return content
@@ -224,7 +228,7 @@ def _unreadable(path: Path, error: OSError) -> str:
     if blocked is not None:
         return f"there can be no costs '{path}', as '{blocked}' is a file, not a folder; give another path."
     if isinstance(error, FileNotFoundError):
-        return f"there is no file of costs '{path}'; `slimtask costs CHECKPOINT` measures and names one."
+        return f"there is no file of costs '{path}'; `slimtask costs CHECKPOINT --on cuda` measures and names one."
     return f"the costs '{path}' cannot be read ({error.strerror}); check the path and its permissions."
 
 

@@ -99,7 +99,7 @@ def _with_rows(its: Sample, shared: Callable[[], tuple[Tensor, Tensor]]) -> Run:
         weight, bias = stacked[-1]
         if overwrite is None:
             return base, ops.scatter_rows(index, count, ops.delta_rows(index, count, inputs, weight, bias), tasks)
-        whole = tasks.contiguous()  # a copy if they are the base's; else they are nobody else's
+        whole = tasks.clone(memory_format=torch.contiguous_format) if tasks.data_ptr() == base.data_ptr() else tasks
         return base, overwrite(index, count, weight, inputs, bias_TM=bias, out_TNM=whole, compact=True)
 
     return run

@@ -26,50 +26,51 @@ class Sheet:
     headings: Sequence[str]
     left: int = 1
     caption: str = ""
-    rows: list[tuple[str, ...]] = field(default_factory=list)
+    rows: list[tuple[Text, ...]] = field(default_factory=list)
 
-    def add_row(self, *cells: str) -> None:
-        """Add a row, in Rich's markup; what is missing on its right stays empty."""
-        self.rows.append((*cells, *[""] * (len(self.headings) - len(cells))))
+    def add_row(self, *cells: str | Text) -> None:
+        """Add a row as it stands, brackets in names too; what is missing on its right stays empty."""
+        empty = [""] * (len(self.headings) - len(cells))
+        self.rows.append(tuple(cell if isinstance(cell, Text) else Text(cell) for cell in (*cells, *empty)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
         """Yield the table, or the blocks."""
         kept = [i for i, _ in enumerate(self.headings) if i == 0 or not self._is_empty(i)]
-        columns = [[console.render_str(text) for text in (self.headings[i], *self._cells(i))] for i in kept]
+        columns = [[Text(self.headings[i]), *self._cells(i)] for i in kept]
         widths = _widths(columns, options.max_width - 1 - _BORDERS * len(kept))
         if widths is None:
             yield from self._blocks(columns)
             return
         made = Table(
-            title=self.title,
-            caption=self.caption or None,
+            title=Text(self.title),
+            caption=Text(self.caption) if self.caption else None,
             title_justify="left",
             caption_justify="left",
             show_lines=any(cell.cell_len > widths[0] for cell in columns[0]),
         )
         for i, width in zip(kept, widths, strict=True):
             made.add_column(
-                self.headings[i], justify="left" if i < self.left else "right", width=width, overflow="fold"
+                Text(self.headings[i]), justify="left" if i < self.left else "right", width=width, overflow="fold"
             )
         for cells in zip(*(cells[1:] for cells in columns), strict=True):
             made.add_row(*cells)
         yield made
 
     def _blocks(self, columns: Sequence[Sequence[Text]]) -> Iterator[Text]:
-        yield Text.from_markup(self.title, style="table.title", emoji=False, overflow="fold")
+        yield Text(self.title, style="table.title", overflow="fold")
         for row in range(1, len(self.rows) + 1):
             yield columns[0][row]
             for heading, *cells in columns[1:]:
                 if cells[row - 1].plain not in _EMPTY:
                     yield Text.assemble("  ", heading, ": ", cells[row - 1], overflow="fold")
         if self.caption:
-            yield Text.from_markup(self.caption, style="table.caption", emoji=False, overflow="fold")
+            yield Text(self.caption, style="table.caption", overflow="fold")
 
-    def _cells(self, column: int) -> list[str]:
+    def _cells(self, column: int) -> list[Text]:
         return [row[column] for row in self.rows]
 
     def _is_empty(self, column: int) -> bool:
-        return bool(self.rows) and all(cell in _EMPTY for cell in self._cells(column))
+        return bool(self.rows) and all(cell.plain in _EMPTY for cell in self._cells(column))
 
 
 def _widths(columns: Sequence[Sequence[Text]], available: int) -> list[int] | None:

@@ -30,15 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = {name: getattr(options, name) for name in ("threads", "rounds", "quick", "seconds")}
     command, goals = " ".join(["python -m slimtask.bench.delta", *given]), () if options.quick else GOALS
 
+    partial = options.json.with_suffix(".partial.json") if options.json else None
+
     def keep(rows: list[dict[str, Any]], left_out: list[str]) -> None:
-        if options.json:  # a run that is stopped keeps what it has measured
-            write_json(options.json, result(rows, command, settings, left_out, goals=goals))
+        if partial:  # a run that is stopped keeps what it has measured
+            write_json(partial, result(rows, command, settings, left_out, goals=goals))
 
     try:
+        keep([], [])  # a place that cannot be is found out now
         rows, left_out = cpu.measure(**settings, say=_say, keep=keep)
         made = result(rows, command, settings, left_out, goals=goals)
         if options.json:
             write_json(options.json, made)
+            options.json.with_suffix(".partial.json").unlink()
             write_plot(rows, options.json.with_suffix(".svg"))
             write_text(options.json.with_suffix(".md"), markdown(made, options.json.with_suffix(".svg").name))
         print(markdown(made))
@@ -46,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _say(f"delta: {error}")
         raise SystemExit(error.exit_status) from None
     except KeyboardInterrupt:
-        kept = f"; what was measured is in '{options.json}'" if options.json else ""
-        _say(f"delta: interrupted{kept}.")
+        _say("delta: interrupted" + (f"; what was measured is in '{partial}'." if partial else "."))
         raise SystemExit(130) from None
 
 

@@ -18,7 +18,7 @@ from slimtask.bench.delta.compare import Form, Place, row
 from slimtask.bench.delta.gpu_clock import Clock
 from slimtask.bench.delta.gpu_forms import BASELINES, GpuForm, layer_forms, truth
 from slimtask.bench.delta.grid import DENSITIES, DENSITY, ROWS, TASKS, VIT_B, VIT_L, Vit, points
-from slimtask.bench.isolated import Failed, Here, Lost, Runner, Say, Unusable, reason
+from slimtask.bench.isolated import Failed, Here, Lost, NoTime, Runner, Say, Unusable, reason
 from slimtask.bench.measure import Conditions, Measurement
 from slimtask.kernels.candidates import candidate
 from slimtask.kernels.device import Device
@@ -141,6 +141,8 @@ def measure_layers(
         without |= not_tried(losses)
         try:
             outcome.add(runner.run(measure_layer, case, clock, without, sets, colds, seconds=CASE_SECONDS))
+        except NoTime:
+            outcome.left_out.append(case.name)
         except Failed as error:  # one case must not cost the others; it is reported, and fails the run
             outcome.failed.append({"name": case.name, "error": str(error)})
         except Lost as lost:

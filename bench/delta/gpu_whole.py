@@ -18,7 +18,7 @@ from slimtask.bench.delta.gpu_clock import Clock
 from slimtask.bench.delta.grid import DENSITY, TASKS
 from slimtask.bench.delta.networks import Maps, SharedBlock, Vits
 from slimtask.bench.delta.whole import BASE_FED, PATTERN, block_ratio, own_tokens
-from slimtask.bench.isolated import Failed, Here, Lost, Runner, Say
+from slimtask.bench.isolated import Failed, Here, Lost, NoTime, Runner, Say
 from slimtask.bench.measure import Conditions, Measurement
 from slimtask.compress.delta import Execution
 from slimtask.export.shared.explain import explain
@@ -58,6 +58,8 @@ def measure_whole(
             continue
         try:
             outcome.rows += runner.run(_subject_rows, trunk, tasks, size, place, clock, device, dtype, seconds=SECONDS)
+        except NoTime:
+            outcome.left_out.append(f"{model} {layer}")
         except (Failed, Lost) as error:  # reported, and fails the run
             outcome.failed.append({"name": f"{model} {layer}", "error": str(error)})
     return outcome

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from slimtask.bench.delta.gpu_clock import Clock
 from slimtask.bench.delta.grid import DENSITY, TASKS, VIT_B, VIT_L, chosen
-from slimtask.bench.isolated import Failed, Here, Lost, Runner, Say
+from slimtask.bench.isolated import Failed, Here, Lost, NoTime, Runner, Say
 
 _DTYPE = torch.bfloat16
 SECONDS = 60.0  # for one probe; what takes longer hangs
@@ -35,6 +35,8 @@ def run_probes(
         else:
             try:
                 entry["result"] = runner.run(_without_gradients, probe, clock, device, seconds=SECONDS)
+            except NoTime:
+                entry["not_run"] = "no time was left"
             except (Failed, Lost) as error:  # one probe must not cost the others
                 entry["error"] = str(error)
         made.append(entry)

@@ -44,7 +44,8 @@ class DeltaLayers:
         """Raise InputError if what was asked for cannot be had: no layer can, or no cost is of one that can."""
         steps = [step for branch in shared.trunk.each() for step in branch.steps]
         choices = [step.choice for step in steps if step.choice is not None]
-        if (self.always or self.costs is not None) and not choices:
+        layers = any(step.form == "layer" for step in steps)
+        if (self.always and not layers) or (self.costs is not None and not choices):
             option = "--delta-nodes" if self.always else "--costs"
             raise InputError(
                 f"no layer of this network can run as base and delta, for most because: {why_no_layer(shared)}; leave "
@@ -55,7 +56,8 @@ class DeltaLayers:
             its = choices[0].problem
             raise InputError(
                 f"none of the costs of {self.costs.device} is of a layer of this network in {its.dtype} on "
-                f"{its.tokens} tokens; measure them there: slimtask costs CHECKPOINT."
+                f"{its.tokens} tokens; measure them there: slimtask costs CHECKPOINT --on cuda --precision "
+                f"{'fp16' if its.dtype == 'float16' else 'fp32'}."
             )
 
 

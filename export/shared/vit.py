@@ -78,10 +78,11 @@ class SharedViT(nn.Module):
         specs = select_tasks(original.tasks, tasks)
         names = [spec.name for spec in specs]
         target = Target.of(device, costs, prefer, dtype)
+        where = original.trunk.encoder.ln.weight.device
         if batched is None:
-            batched = target.costs.device.backend == "cuda"
+            batched = "cuda" in (where.type, target.costs.device.backend)
         trunk = SharedTrunk(source, names, rows or {}, batched=batched, target=target, size=size)
-        trunk.to(original.trunk.encoder.ln.weight.device)
+        trunk.to(where)
         made: Any = copy.deepcopy(original, {id(original.trunk): trunk})
         for task in [task for task in made.heads if task not in names]:
             del made.heads[task]
@@ -178,7 +179,7 @@ class SharedTrunk(nn.Module):
 
     def patches(self, height: int, width: int) -> tuple[int, int]:
         """Return rows and columns of patches of an image of these sides; InputError if they are no whole patches."""
-        if height % self.patch or width % self.patch:
+        if min(height, width) < 1 or height % self.patch or width % self.patch:
             raise InputError(
                 f"the transformer takes images whose sides are multiples of {self.patch} pixels, not {height} x "
                 f"{width}; resize them."

@@ -82,6 +82,8 @@ def whatever_interrupts_break() -> Iterator[None]:
         signal.signal(signal.SIGINT, note)
     try:
         yield
+    except typer.Exit:  # the verb has said what its Ctrl-C leaves
+        raise
     except Exception:
         if pressed:
             raise KeyboardInterrupt from None

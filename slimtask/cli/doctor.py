@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.markup import escape
+from rich.text import Text
 
 from slimtask.cli.common import JsonOption, console, emit, table
 from slimtask.tables import Sheet
@@ -33,13 +33,13 @@ def doctor_verb(json_path: JsonOption = None) -> None:
     pieces = []
     for names, purpose, how in _PIECES:
         version = next((v for v in map(version_of, names) if v), None)
-        rows.add_row(names[0], version or "[yellow]missing[/yellow]", purpose, "" if version else escape(how))
+        rows.add_row(names[0], version or Text("missing", style="yellow"), purpose, "" if version else how)
         pieces.append({"name": names[0], "version": version, "purpose": purpose, "how": how})
     console.print(rows)
     timers = table("Backends to time on", "backend", "state", words=True)
     reasons = {name: backend.why_unavailable() for name, backend in BACKENDS.items()}
     for name, reason in reasons.items():
-        timers.add_row(name, "[green]ready[/green]" if reason is None else f"[yellow]{reason}[/yellow]")
+        timers.add_row(name, Text("ready", style="green") if reason is None else Text(reason, style="yellow"))
     console.print(timers)
     emit({"environment": facts, "pieces": pieces, "backends": reasons}, json_path)
 
@@ -50,5 +50,5 @@ def table_of(facts: dict[str, object]) -> Sheet:
     for name, value in facts.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         for key, one in inner:
-            rows.add_row(f"{name} {key}".strip(), escape(str(one)))
+            rows.add_row(f"{name} {key}".strip(), str(one))
     return rows

@@ -34,7 +34,8 @@ def export_verb(
     costs: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Run those as base and delta that are faster by this file of `slimtask costs`."
+            metavar="FILE",
+            help="Run those as base and delta that are faster by this file of `slimtask costs --on cuda`.",
         ),
     ] = None,
     model: ModelOption = None,

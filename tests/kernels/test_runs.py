@@ -72,8 +72,9 @@ def test_corrections_of_all_tasks_at_once_are_the_same(pattern: str, monkeypatch
     assert error(tasks, truth(problem)) < 1e-5
 
 
+@pytest.mark.parametrize("tasks", [2, 3])
 @pytest.mark.parametrize("pattern", ["rows", "block", "out-channels", "csr", "hidden-units"])
-def test_rows_written_in_place_are_the_same(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_written_in_place_are_the_same(pattern: str, tasks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, by a kernel's definition: it may write into what is the run's own, and not into the base."""
 
     def overwrite(index, count, weight, x, *, bias_TM, out_TNM, compact):
@@ -85,12 +86,13 @@ def test_rows_written_in_place_are_the_same(pattern: str, monkeypatch: pytest.Mo
         return out_TNM
 
     monkeypatch.setattr("slimtask.kernels.runs.ops.overwriting", lambda x: overwrite)
-    problem = replace(SMALL, pattern={"csr": "unstructured"}.get(pattern, pattern), base_included=True, rows=0.25)
+    pattern = {"csr": "unstructured"}.get(pattern, pattern)
+    problem = replace(SMALL, tasks=tasks, pattern=pattern, base_included=True, rows=0.25)
     wanted = truth(problem)
     for name, run in prepare(problem).items():
         for _ in range(2):
-            base, tasks = run()
-            whole = torch.stack([*([] if base is None else [base]), *tasks])
+            base, own = run()
+            whole = torch.stack([*([] if base is None else [base]), *own])
             assert error(whole, wanted) < 1e-5, name
 
 

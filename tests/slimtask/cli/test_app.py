@@ -64,7 +64,7 @@ def test_a_verb_that_says_more_says_it_alone(
     slimtask: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def sweep(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("slimtask.train.recipe.load_recipe", lambda *_: None)
     monkeypatch.setattr("slimtask.bench.sweep.sweep", sweep)
