@@ -23,9 +23,12 @@ TASKS = (
 )
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """The networks here are too small for more, and idle threads that spin would starve whatever else runs."""
+    """The networks here are too small for more, and idle threads that spin would starve whatever else runs.
+
+    Set before every test: numbers of another number of threads differ in the last bit.
+    """
     torch.set_num_threads(1)
 
 
