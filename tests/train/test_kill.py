@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from slimtask.checkpoint import Checkpoint
+from slimtask.errors import InputError
 from slimtask.train.state import load_state
 
 RECIPE = {
@@ -38,13 +39,21 @@ def training(folder: Path, out: str, *, resume: bool) -> subprocess.Popen[bytes]
     )
 
 
+def reached(state: Path, step: int) -> bool:
+    """Return whether the state of ``step`` is there; not while it is replaced between two looks at the file."""
+    try:
+        return state.exists() and load_state(state)[1]["step"] >= step
+    except InputError:
+        return False
+
+
 def killed_after(step: int, folder: Path, *, resume: bool) -> None:
     """Train and kill as soon as the state of ``step`` or a later one is on the disk."""
     with training(folder, "cut", resume=resume) as process:
         end = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < end:
             state = folder / "cut" / "state.safetensors"
-            if state.exists() and load_state(state)[1]["step"] >= step:
+            if reached(state, step):
                 break
             time.sleep(0.02)
         assert process.poll() is None, "it ended before it could be killed"
