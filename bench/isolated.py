@@ -51,7 +51,7 @@ class Runner(Protocol):
     """Calls pieces of work."""
 
     def run(self, work: Work, *arguments: Any, seconds: float) -> Any:
-        """Return ``work(say, *arguments)``; raises Failed or Lost."""
+        """Return ``work(say, *arguments)``; raises Failed, Lost or NoTime."""
 
     def rest(self) -> None:
         """Hold nothing until the next piece of work."""

@@ -254,9 +254,7 @@ def _rows(
     return made
 
 
-def measure(
-    seconds: float, *, clock: Clock | None = None, runner: Runner | None = None, device: Device | None = None
-) -> dict[str, Any]:
+def measure(seconds: float, *, clock: Clock | None = None, runner: Runner | None = None) -> dict[str, Any]:
     """Return the GPU part of the measurement as a JSON-ready dict, made in about ``seconds``.
 
     A third goes to the layers that the figures to reach are about, then come blocks and transformers and the probes,
@@ -268,7 +266,7 @@ def measure(
     from slimtask.bench.delta.probes import failed_probes, run_probes
 
     start, clock, runner = time.monotonic(), clock or GraphClock(), runner or Here()
-    grid, losses = cases(device or Device.current("cuda")), Counter[str]()
+    grid, losses = cases(Device.current("cuda")), Counter[str]()
     first = measure_layers(grid, clock, seconds=seconds / 3, runner=runner, losses=losses)
     whole = measure_whole(clock, seconds=seconds / 4, runner=runner)
     probes = run_probes(clock, seconds=seconds / 6, runner=runner)

@@ -19,7 +19,7 @@ class Together(nn.Module):
 
     def __init__(self, made: Mapping[str, Correction], size: int) -> None:
         super().__init__()
-        self.tasks, self.size = tuple(made), size
+        self.tasks = tuple(made)
         self.stored = Tensors(joined([padded(one, size) for one in made.values()])._asdict())
 
     def forward(
