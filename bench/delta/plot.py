@@ -23,7 +23,7 @@ def write_plot(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "delta", "font.size": 11}), atomic_file(path) as file:
-        figure = Figure(figsize=(13.5, 4.4), layout="constrained")
+        figure = Figure(figsize=(13.5, max(4.8, 1.6 + 0.32 * len(_units(rows)))), layout="constrained")
         FigureCanvasSVG(figure)
         panels = figure.subplots(1, 3)
         _by(panels[0], rows, "density", _at(rows="0"), "share of the output channels changed")
@@ -49,7 +49,8 @@ def _by(axes: Any, rows: Sequence[Row], name: str, keep: Callable[[Row], bool], 
     if first:
         _draw_law(axes, first, name)
         axes.set_title(f"{first[0]['model']} linear layers, N = {first[0]['tokens']}, T = {first[0]['tasks']}")
-        axes.legend(frameon=False, title="solid compact, dotted full")
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "ncols": 3}
+        axes.legend(frameon=False, title="solid compact, dotted full", **below)
     _finish(axes, label)
 
 
@@ -66,8 +67,7 @@ def _draw_law(axes: Any, rows: Sequence[Row], name: str) -> None:
 
 def _whole(axes: Any, rows: Sequence[Row]) -> None:
     """Draw units, blocks and transformers at about 5 % as bars, with their FLOP ratios as marks."""
-    shown = [row for row in rows if "form" in row and row["form"] != "merged"]
-    shown = [row for row in shown if row["layer"] != "mlp" or f"{row['density']:g}" == "0.05"]
+    shown = _units(rows)
     names = [f"{r['model']} {r['layer']} N={r['tokens']} T={r['tasks']}\n{_short(r)}" for r in shown]
     places = np.arange(len(shown))
     axes.barh(places, [row["speedup"] for row in shown], color=COLOURS[0], height=0.6)
@@ -79,7 +79,12 @@ def _whole(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_title("units, blocks, transformers")
     axes.spines[["top", "right"]].set_visible(False)
     if shown:
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+
+
+def _units(rows: Sequence[Row]) -> list[Row]:
+    shown = [row for row in rows if "form" in row and row["form"] != "merged"]
+    return [row for row in shown if row["layer"] != "mlp" or f"{row['density']:g}" == "0.05"]
 
 
 def _short(row: Row) -> str:
