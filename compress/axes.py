@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slimtask.compress.trace import Operation, Ref
+from slimtask.compress.tape import Operation, Ref
 
 Array = NDArray[Any]
 Shape = Sequence[int]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from slimtask.compress.axes import Array, Mixed, align, move, squeeze_equal
-from slimtask.compress.trace import Operation, Ref, Tape
+from slimtask.compress.tape import Operation, Ref, Tape
 
 # What may be evaluated on known values: unknown in, unknown out.
 # fmt: off

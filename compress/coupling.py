@@ -9,8 +9,8 @@ import numpy as np
 
 from slimtask.compress.axes import Array, Mixed, align, merges, move, reduced_axes, varies, varying
 from slimtask.compress.labels import Labels, Layers, along, finest
-from slimtask.compress.operands import axis_size, is_elementwise, operands, shortens, vector_at
-from slimtask.compress.trace import Operation, Ref, Tape
+from slimtask.compress.operands import axis_size, operands, shortens, vector_at
+from slimtask.compress.tape import Operation, Ref, Tape
 
 _NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "cudnn_batch_norm")
 _FUSED_ATTENTION = (
@@ -86,7 +86,7 @@ class _Coupler:
             moved = self._move(op, op.args[0])
             if moved is not None:
                 return moved
-        if is_elementwise(op):
+        if op.pointwise:
             return [self._elementwise(op)]
         for ref in () if op.name in _FACTORIES else operands(op):
             for layer in self._of(ref):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from slimtask.compress.coupling import couple
 from slimtask.compress.inputs import Inputs, map_tensors
 from slimtask.compress.labels import Axis, Ints, Labels
-from slimtask.compress.trace import Tape, record, shared_copy, unused
+from slimtask.compress.tape import Tape
+from slimtask.compress.trace import record, shared_copy, unused
 from slimtask.compress.twins import become_twins_, has_twin
 from slimtask.errors import InputError
 

@@ -11,7 +11,8 @@ from slimtask.compress.fold import Fold, absorb_
 from slimtask.compress.groups import Group
 from slimtask.compress.inputs import Inputs
 from slimtask.compress.plan import GroupCut, Plan, plan_from_keep
-from slimtask.compress.trace import Tape, record, shared_copy
+from slimtask.compress.tape import Tape
+from slimtask.compress.trace import record, shared_copy
 from slimtask.errors import InputError
 
 

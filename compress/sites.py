@@ -1,0 +1,132 @@
+"""The calls in a network's own code that tell or take sizes: ``x.shape``, ``x.view(...)``, ``x[:, :n]``, ``zeros(n)``.
+
+A network that loses channels may repeat their number anywhere in its code. Such calls are counted as they happen, per
+pass through the module that makes them, so that ``sized.py`` can answer each of them as the cut network needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from slimtask.compress.tape import Ref, Site
+
+# fmt: off
+KINDS: dict[str, tuple[str, ...]] = {
+    "shape": ("shape", "size"),
+    "view": ("view", "reshape", "expand", "unflatten", "broadcast_to"),
+    "split": ("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_chunk", "unsafe_split"),
+    "index": ("__getitem__", "__setitem__", "narrow"),
+    "factory": (
+        "zeros", "ones", "full", "empty", "arange", "linspace", "rand", "randn", "new_zeros", "new_ones", "new_full",
+        "new_empty", "tensor", "as_tensor", "from_numpy",
+    ),
+    "norm": ("layer_norm", "rms_norm"),
+    "groups": ("group_norm", "conv1d", "conv2d", "conv3d", "channel_shuffle"),
+}
+# fmt: on
+_KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
+
+
+def kind_of_call(func: Any) -> tuple[str, str]:
+    """Return (kind, name) of a function that a TorchFunctionMode was handed; the kind is empty if it is of none."""
+    owner = getattr(func, "__self__", None)
+    if owner is torch.Tensor.shape:
+        return "shape", "shape"
+    name = str(getattr(func, "__name__", ""))
+    return _KIND_OF.get(name, ""), name
+
+
+class Passes:
+    """The modules that are running, innermost last, each with how many calls of each sort its pass has made."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names: dict[int, str] = {}
+        for name, module in model.named_modules():
+            self._names.setdefault(id(module), name)
+        self._stack: list[tuple[str, dict[str, int]]] = [("", {})]
+        self.broken: str | None = None
+
+    @property
+    def module(self) -> str:
+        """Return the name of the innermost module that is running."""
+        return self._stack[-1][0]
+
+    def count(self, sort: str) -> int:
+        """Return how many calls of ``sort`` the running pass made before, and count one more."""
+        counts = self._stack[-1][1]
+        counts[sort] = counts.get(sort, 0) + 1
+        return counts[sort] - 1
+
+    def counted(self, sort: str) -> int:
+        """Return how many calls of ``sort`` the running pass has made."""
+        return self._stack[-1][1].get(sort, 0)
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Return a context in which the passes through the modules are followed."""
+
+        def enter(module: nn.Module, _: Any) -> None:
+            self._stack.append((self._names.get(id(module), self.module), {}))
+
+        def leave(module: nn.Module, _: Any, output: Any) -> None:
+            self._stack.pop()
+
+        before = nn.modules.module.register_module_forward_pre_hook(enter)
+        after = nn.modules.module.register_module_forward_hook(leave)
+        try:
+            yield
+        finally:
+            before.remove()
+            after.remove()
+
+
+class SiteRecorder(TorchFunctionMode):
+    """Notes every call of ``KINDS`` with the values that it reads and makes."""
+
+    def __init__(self, passes: Passes, ref: Callable[[Tensor], Ref]) -> None:
+        super().__init__()
+        self._passes, self._ref = passes, ref
+        self.sites: list[Site] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        kind, name = kind_of_call(func)
+        if not kind:
+            return func(*args, **kwargs)
+        module, ordinal = self._passes.module, self._passes.count("site")
+        source = args[0] if args and isinstance(args[0], Tensor) else None
+        before = None if source is None else self._ref(source)
+        result = func(*args, **kwargs)
+        made = result if isinstance(result, tuple | list) and kind == "split" else [result]
+        self.sites.append(
+            Site(
+                module=module,
+                ordinal=ordinal,
+                kind=kind,
+                function=name,
+                source=before,
+                arguments=self._plain(tuple(args[0 if source is None else 1 :])),
+                keywords=self._plain(dict(kwargs)),
+                outputs=tuple(self._ref(x) for x in made if isinstance(x, Tensor)),
+            )
+        )
+        return result
+
+    def _plain(self, tree: Any) -> Any:
+        return tree_map(lambda x: self._ref(x) if isinstance(x, Tensor) else plain(x), tree)
+
+
+_PLAIN = (type(None), bool, int, float, complex, str, slice, type(...), torch.dtype, torch.device, torch.layout)
+_PLAIN = (*_PLAIN, torch.memory_format)
+
+
+def plain(value: Any) -> Any:
+    """Return the value if it is data that a process can hand to another, else its name."""
+    return value if isinstance(value, _PLAIN) and type(value) in _PLAIN else str(value)
