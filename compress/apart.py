@@ -1,13 +1,14 @@
 """Run code of the user's in a process apart: what it does to itself, to caches and to globals dies with the process.
 
 A forked process holds the very objects of its parent, so it may switch their modes, move them to another device, fill
-their caches and overwrite their weights, while the parent's stay as they are. Where a process cannot be forked (Windows,
-macOS), or a tensor lies on another device than the CPU, a copy is what stands between the two.
+their caches and overwrite their weights, while the parent's stay as they are. Where a process cannot be forked
+(Windows, macOS), or a tensor lies on another device than the CPU, a copy is what stands between the two.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import pickle
 import sys
@@ -29,6 +30,7 @@ def apart(function: Callable[[], T]) -> T:
     """
     if not FORKS:
         return function()
+
     reader, writer = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of threads: the fork runs on one and touches none of the others
@@ -47,7 +49,10 @@ def apart(function: Callable[[], T]) -> T:
         status = os.waitpid(child, 0)[1]
     if not answer:
         raise RuntimeError(f"the process that ran it ended with status {status}")
-    good, value = pickle.loads(answer)  # written by this module, in a process forked from this one
+    good, value, imported = pickle.loads(answer)  # written by this module, in a process forked from this one
+    for name in imported:  # else every further process would read them anew
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
     if good:
         return value  # type: ignore[no-any-return]
     raise value
@@ -60,16 +65,22 @@ def _answer(function: Callable[[], Any], reader: int, writer: int) -> None:
 
         os.close(reader)
         torch.set_num_threads(1)  # the threads of the parent are not here, and waiting for them would never end
+        before = set(sys.modules)
         try:
-            answer = pickle.dumps((True, function()))
+            answer = _pickled(True, function(), before)
         except SlimtaskError as error:
-            answer = pickle.dumps((False, error))
+            answer = _pickled(False, error, before)
         except BaseException as error:
-            answer = pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {first_line(error)}")))
+            answer = _pickled(False, RuntimeError(f"{type(error).__name__}: {first_line(error)}"), before)
         with os.fdopen(writer, "wb") as pipe:
             pipe.write(answer)
     finally:
         os._exit(0)
+
+
+def _pickled(good: bool, value: Any, before: set[str]) -> bytes:
+    imported = [name for name in sys.modules if name not in before and name.startswith("torch.")]
+    return pickle.dumps((good, value, imported))
 
 
 def first_line(error: BaseException) -> str:

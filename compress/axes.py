@@ -68,14 +68,6 @@ def reshape(array: Array, old: Shape, new: Shape) -> Array:
     return squeeze_equal(parts[0])
 
 
-def merges(array: Array, old: Shape, new: Shape) -> bool:
-    """Return whether the view merges two or more axes along which the array varies."""
-    return any(
-        len(after) < len(before) and sum(varies(array, axis) for axis in before) > 1
-        for before, after in _blocks(old, new)
-    )
-
-
 def _blocks(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
     """Return the finest matching of axes of ``old`` to axes of ``new`` with equal products, in order."""
     blocks: list[tuple[list[int], list[int]]] = []
@@ -110,7 +102,7 @@ def move(op: Operation, array: Array, source: Ref) -> list[Array] | None:
 
     ``source`` is the argument the array belongs to, the operation's first tensor. Raises Mixed.
     """
-    rule = _MOVES.get(op.name)
+    rule = MOVES.get(op.name)
     return None if rule is None else rule(op, array, source)
 
 
@@ -247,7 +239,7 @@ def _repeat(op: Operation, array: Array, source: Ref) -> list[Array]:
     return [wide]
 
 
-_MOVES: dict[str, Move] = {
+MOVES: dict[str, Move] = {
     **dict.fromkeys(
         (
             "alias",

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from slimtask.compress.analysis import Analysis, analyse
 from slimtask.compress.certify import Certificate, Refusal, certificate_inputs, certify
 from slimtask.compress.constants import read_constants
 from slimtask.compress.counts import Align, check_align
+from slimtask.compress.fitting import fit
 from slimtask.compress.fold import plan_fold
-from slimtask.compress.groups import Group, groups_of
+from slimtask.compress.groups import Group
 from slimtask.compress.inputs import Inputs, map_tensors, tensors_of
 from slimtask.compress.masked import masked
 from slimtask.compress.plan import Plan
-from slimtask.compress.surgery import Cut, make_cut, own_tensors_, survivable
-from slimtask.compress.trace import named_tensors, record, shared_copy, unused
-from slimtask.compress.twins import become_twins_
+from slimtask.compress.surgery import Cut, make_cut, own_tensors_
+from slimtask.compress.trace import named_tensors, shared_copy, unused
 from slimtask.compress.zeros import find_dead
 from slimtask.errors import CheckFailed
 
@@ -45,10 +46,8 @@ def remove_zeros(model: nn.Module, example: Inputs, *, align: Align = 1) -> Comp
     is put back and named in the certificate. Raises CheckFailed if even then the networks differ.
     """
     dense, example, device = _on_cpu(model, example)
-    working = shared_copy(dense)
-    become_twins_(working)
-    tape = record(working, example)
-    groups = groups_of(working, tape, example)
+    analysis = analyse(dense, example)
+    working, tape, groups = analysis.model, analysis.tape, analysis.groups
     check_align(align, groups)
     refused = [Refusal(group=g.name, channels=g.channels, reason=why) for g in groups if (why := _closed(g))]
     open_groups = [group for group in groups if not _closed(group)]
@@ -60,7 +59,7 @@ def remove_zeros(model: nn.Module, example: Inputs, *, align: Align = 1) -> Comp
         if stuck := int(state.silent.sum()):
             why = "dead, but what its readers see is not one constant"
             refused.append(Refusal(group=group.name, channels=stuck, reason=why))
-    return _certified(dense, dense, cuts, example, refused, device)
+    return _certified(analysis, dense, dense, cuts, example, refused, device)
 
 
 def remove_channels(
@@ -86,10 +85,11 @@ def remove_channels(
         for group, stays in zip(groups, keep, strict=True)
         if group.refused is None
     ]
-    return _certified(dense, None, cuts, example, refused, device, thorough)
+    return _certified(analyse(dense, example), dense, None, cuts, example, refused, device, thorough)
 
 
 def _certified(
+    analysis: Analysis,
     dense: nn.Module,
     reference: nn.Module | None,
     cuts: Sequence[Cut],
@@ -99,13 +99,14 @@ def _certified(
     thorough: bool = True,
 ) -> Compressed:
     """Return the cut network if it computes what ``reference`` does, the masked dense network if that is None."""
-    good, lost = survivable(dense, cuts, example)
+    found = fit(analysis, cuts, example)
+    good = found.good
     kept_whole = [cut for cut in cuts if bool(cut.keep.all())]
-    refused = [*refused, *(_refusal(cut, reason) for cut, reason in lost)]
+    refused = [*refused, *(_refusal(cut, reason) for cut, reason in found.lost)]
     inputs = certificate_inputs(dense, example, seed=1, thorough=thorough)
 
     def attempt(chosen: Sequence[Cut]) -> Compressed | str:
-        smaller, plan = make_cut(dense, chosen)
+        smaller, plan = make_cut(dense, chosen, found.sizes)
         expected = masked(dense, chosen) if reference is None else reference
         try:
             certificate = certify(expected, smaller, inputs, refused=refused)

@@ -6,8 +6,10 @@ pass through the module that makes them, so that ``sized.py`` can answer each of
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -25,10 +27,11 @@ KINDS: dict[str, tuple[str, ...]] = {
     "index": ("__getitem__", "__setitem__", "narrow"),
     "factory": (
         "zeros", "ones", "full", "empty", "arange", "linspace", "rand", "randn", "new_zeros", "new_ones", "new_full",
-        "new_empty", "tensor", "as_tensor", "from_numpy",
+        "new_empty",
     ),
     "norm": ("layer_norm", "rms_norm"),
-    "groups": ("group_norm", "conv1d", "conv2d", "conv3d", "channel_shuffle"),
+    "groups": ("group_norm", "conv1d", "conv2d", "conv3d"),
+    "pad": ("pad",),
 }
 # fmt: on
 _KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
@@ -51,7 +54,10 @@ class Passes:
         for name, module in model.named_modules():
             self._names.setdefault(id(module), name)
         self._stack: list[tuple[str, dict[str, int]]] = [("", {})]
-        self.broken: str | None = None
+
+    def name_of(self, module: nn.Module) -> str:
+        """Return the name of a module, of several the first."""
+        return self._names.get(id(module), "")
 
     @property
     def module(self) -> str:
@@ -87,8 +93,25 @@ class Passes:
             after.remove()
 
 
+_CALL = nn.Module._call_impl.__code__
+
+
+def owner_of(frame: FrameType | None) -> nn.Module | None:
+    """Return the module whose own ``forward`` led to ``frame``; None for hooks and for code outside of any module."""
+    below = None
+    while frame is not None and frame.f_code is not _CALL:
+        if frame.f_code.co_filename != _CALL.co_filename or frame.f_code.co_name != "inner":  # a part of _CALL
+            below = frame
+        frame = frame.f_back
+    if frame is None or below is None:
+        return None
+    module: nn.Module = frame.f_locals["self"]
+    forward: Any = getattr(module.forward, "__func__", module.forward)
+    return module if below.f_code is getattr(forward, "__code__", None) else None
+
+
 class SiteRecorder(TorchFunctionMode):
-    """Notes every call of ``KINDS`` with the values that it reads and makes."""
+    """Notes every call of ``KINDS`` that a module's own code makes, with the values that it reads and makes."""
 
     def __init__(self, passes: Passes, ref: Callable[[Tensor], Ref]) -> None:
         super().__init__()
@@ -98,16 +121,17 @@ class SiteRecorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         kind, name = kind_of_call(func)
-        if not kind:
+        module = owner_of(sys._getframe(1)) if kind else None
+        if module is None:
             return func(*args, **kwargs)
-        module, ordinal = self._passes.module, self._passes.count("site")
+        ordinal = self._passes.count("site")
         source = args[0] if args and isinstance(args[0], Tensor) else None
         before = None if source is None else self._ref(source)
         result = func(*args, **kwargs)
         made = result if isinstance(result, tuple | list) and kind == "split" else [result]
         self.sites.append(
             Site(
-                module=module,
+                module=self._passes.name_of(module),
                 ordinal=ordinal,
                 kind=kind,
                 function=name,

@@ -1,0 +1,187 @@
+"""Which answers the size calls of a module need once channels are gone, from the dense tape and its coupling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from slimtask.compress.axes import Array
+from slimtask.compress.coupler import Coupling
+from slimtask.compress.sized import ModuleSizes, SizeFix, full_index
+from slimtask.compress.tape import Ref, Site
+
+VALUED = ("arange", "linspace", "rand", "randn")
+"""New tensors whose entries differ: the first n of them are not those of the channels that stay."""
+
+Values = dict[int, tuple[int, ...]]
+
+
+class Contradiction(Exception):
+    """Two passes through a module would need different answers, or a call takes a channel that goes."""
+
+
+def size_fixes(coupling: Coupling, kept: Array) -> tuple[dict[str, ModuleSizes], set[str]]:
+    """Return by name the fixes of every module that needs some, and the modules whose calls contradict each other.
+
+    ``kept`` [atoms] says what stays. Fixes are absolute: a module that finds its sizes by itself is none the worse.
+    """
+    needs: dict[str, dict[int, SizeFix | None]] = {}
+    broken: set[str] = set()
+    for index, tape in enumerate(coupling.tapes):
+        for site in tape.sites:
+            try:
+                fix = _fix(coupling, index, site, kept)
+            except Contradiction:
+                broken.add(site.module)
+                continue
+            known = needs.setdefault(site.module, {})
+            if site.ordinal in known and known[site.ordinal] != fix:
+                broken.add(site.module)
+            known.setdefault(site.ordinal, fix)
+    found = {}
+    for module, fixes in needs.items():
+        wanted = tuple(fix for fix in fixes.values() if fix is not None)
+        if wanted and module not in broken:
+            found[module] = ModuleSizes(module=module, fixes=tuple(sorted(wanted, key=lambda fix: fix.ordinal)))
+    return found, broken
+
+
+def valued(coupling: Coupling, kept: Array) -> set[str]:
+    """Return the modules that make tensors along channels of which some go, with entries that differ."""
+    return {
+        site.module
+        for index, tape in enumerate(coupling.tapes)
+        for site in tape.sites
+        if site.kind == "factory"
+        and site.function in VALUED
+        and coupling.shape(index, site.outputs[0], kept) != site.outputs[0].shape
+    }
+
+
+def _fix(coupling: Coupling, tape: int, site: Site, kept: Array) -> SizeFix | None:
+    values = _RULES[site.kind](coupling, tape, site, kept)
+    if values is None:
+        return None
+    return SizeFix(ordinal=site.ordinal, kind=site.kind, values=tuple(sorted(values.items())))  # type: ignore[arg-type]
+
+
+def _shape(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | None:
+    assert site.source is not None
+    left = coupling.shape(tape, site.source, kept)
+    return {
+        axis: (old,) for axis, (old, new) in enumerate(zip(site.source.shape, left, strict=True)) if old != new
+    } or None
+
+
+def _view(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | None:
+    if not site.outputs or any(isinstance(argument, str) for argument in site.arguments):
+        return None
+    output = site.outputs[0]
+    left = coupling.shape(tape, output, kept)
+    return {axis: (new,) for axis, (old, new) in enumerate(zip(output.shape, left, strict=True)) if old != new} or None
+
+
+def _split(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | None:
+    shapes = [coupling.shape(tape, output, kept) for output in site.outputs]
+    changed = {
+        axis
+        for output, shape in zip(site.outputs, shapes, strict=True)
+        for axis, (old, new) in enumerate(zip(output.shape, shape, strict=True))
+        if old != new
+    }
+    dim: Any = site.keywords.get("dim", site.arguments[1] if len(site.arguments) > 1 else 0)
+    dim %= len(site.outputs[0].shape)
+    return {dim: tuple(shape[dim] for shape in shapes)} if dim in changed else None
+
+
+def _index(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | None:
+    assert site.source is not None
+    ndim = len(site.source.shape)
+    if site.function == "narrow":
+        dim, start, length = (*site.arguments, *site.keywords.values())[:3]
+        places = _places(coupling, tape, site.source, dim % ndim, range(start, start + length), kept)
+        return None if places is None else {dim % ndim: places}
+    values: Values = {}
+    axis = 0
+    for entry in _entries(site.arguments[0], ndim):
+        if entry is None:
+            continue
+        if isinstance(entry, int | slice) and not isinstance(entry, bool) and entry != slice(None):
+            size = site.source.shape[axis]
+            taken = range(*entry.indices(size)) if isinstance(entry, slice) else [entry % size]
+            places = _places(coupling, tape, site.source, axis, taken, kept)
+            if places is not None:
+                if isinstance(entry, int) and not places:
+                    raise Contradiction
+                values[axis] = places
+        axis += 1
+    return values or None
+
+
+def _entries(index: Any, ndim: int) -> list[Any]:
+    """Return the parts of an index, one for each axis or None; what is neither number nor slice stands for an axis."""
+    return full_index(tuple(index) if isinstance(index, list) else index, ndim)
+
+
+def _places(
+    coupling: Coupling, tape: int, ref: Ref, axis: int, taken: Sequence[int] | range, kept: Array
+) -> tuple[int, ...] | None:
+    """Return where the ``taken`` indices that stay are among all that stay; None if all of the axis stays."""
+    mask = coupling.kept_along(tape, ref, axis, kept)
+    if mask is None or mask.all():
+        return None
+    new = np.cumsum(mask) - 1
+    return tuple(int(new[i]) for i in taken if mask[i])
+
+
+def _factory(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | None:
+    if not site.outputs:
+        return None
+    values: Values = {}
+    for axis in range(len(site.outputs[0].shape)):
+        mask = coupling.kept_along(tape, site.outputs[0], axis, kept)
+        if mask is not None and not mask.all():
+            values[axis] = tuple(np.flatnonzero(mask).tolist())
+    return values or None
+
+
+def _norm(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | None:
+    assert site.source is not None
+    return {} if coupling.shape(tape, site.source, kept) != site.source.shape else None
+
+
+def _groups(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | None:
+    position = 0 if site.function == "group_norm" else 5
+    given = site.keywords.get("num_groups" if position == 0 else "groups", 1)
+    groups = site.arguments[position] if len(site.arguments) > position else given
+    output = site.outputs[0]
+    axis = len(output.shape) - {"conv1d": 2, "conv2d": 3, "conv3d": 4}.get(site.function, len(output.shape) - 1)
+    old, new = output.shape[axis], coupling.shape(tape, output, kept)[axis]
+    return {0: (groups * new // old,)} if groups > 1 and old != new else None
+
+
+def _pad(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | None:
+    pads = site.arguments[0] if site.arguments else site.keywords["pad"]
+    output = site.outputs[0]
+    values: Values = {}
+    for i in range(0, len(pads) // 2):
+        axis = len(output.shape) - 1 - i
+        mask = coupling.kept_along(tape, output, axis, kept)
+        if mask is not None and not mask.all():
+            left, right = pads[2 * i], pads[2 * i + 1]
+            values[axis] = (int(mask[:left].sum()), int(mask[len(mask) - right :].sum()))
+    return values or None
+
+
+_RULES: dict[str, Callable[[Coupling, int, Site, Array], Values | None]] = {
+    "shape": _shape,
+    "view": _view,
+    "split": _split,
+    "index": _index,
+    "factory": _factory,
+    "norm": _norm,
+    "groups": _groups,
+    "pad": _pad,
+}
