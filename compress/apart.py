@@ -1,8 +1,8 @@
 """Run code of the user's in a process apart: what it does to itself, to caches and to globals dies with the process.
 
 A forked process holds the very objects of its parent, so it may switch their modes, move them to another device, fill
-their caches and overwrite their weights, while the parent's stay as they are. Where a process cannot be forked (Windows,
-macOS), or a tensor lies on another device than the CPU, a copy is what stands between the two.
+their caches and overwrite their weights, while the parent's stay as they are. Where a process cannot be forked
+(Windows, macOS), or a tensor lies on another device than the CPU, a copy is what stands between the two.
 """
 
 from __future__ import annotations
