@@ -29,6 +29,9 @@ def apart(function: Callable[[], T]) -> T:
     """
     if not FORKS:
         return function()
+    # PyTorch imports it on first use (a device context, a random call); every child would do so again, for seconds
+    import torch._dynamo
+
     reader, writer = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of threads: the fork runs on one and touches none of the others

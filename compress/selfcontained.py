@@ -41,7 +41,8 @@ def check_self_contained(pair: Pair, probe: Inputs, found: Measured) -> None:
         low, high = (low, middle) if changes(low, middle) else (middle, high)
     raise CheckFailed(
         f"the copy of {type(pair.own).__name__} is not self-contained: its code still reaches "
-        f"{_name(pair.own, low)} of the network it was made from, through a module global or a closure; reach it through 'self' instead."
+        f"{_name(pair.own, low)} of the network it was made from, through a module global or a "
+        "closure; reach it through 'self' instead."
     )
 
 
