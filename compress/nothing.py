@@ -66,4 +66,5 @@ def folding_hint(model: nn.Module) -> str:
         for attribute, call in _HOOKS.items():
             if attribute in module._parameters or attribute in module._buffers:
                 found.setdefault(call, name)
-    return "".join(f" The weight of '{name}' is computed from others; fold it with {call}." for call, name in found.items())
+    words = "The weight of '{}' is computed from others; fold it with {}."
+    return "".join(f" {words.format(name, call)}" for call, name in found.items())
