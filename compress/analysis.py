@@ -39,6 +39,11 @@ class Analysis:
         """Return the tape of the example."""
         return self.tapes[0]
 
+    def idle(self) -> list[str]:
+        """Return the parameters that evaluation never reads on any of the inputs."""
+        idle = [set(unused(tape, self.model)) for tape in self.tapes[: self.evaluated]]
+        return sorted(set.intersection(*idle))
+
     def kept(self, cuts: Sequence[Cut]) -> Array:
         """Return which atoms of the coupling's labels stay after ``cuts``, boolean [atoms]."""
         gone = np.zeros(int(self.coupling.classes.max()) + 1, bool)

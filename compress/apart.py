@@ -30,6 +30,8 @@ def apart(function: Callable[[], T]) -> T:
     """
     if not FORKS:
         return function()
+    # PyTorch imports it on first use (a device context, a random call); every child would do so again, for seconds
+    import torch._dynamo  # noqa: F401
 
     reader, writer = os.pipe()
     with warnings.catch_warnings():

@@ -14,6 +14,7 @@ from slimtask.compress.cost import count_flops, count_parameters
 from slimtask.compress.counts import Align
 from slimtask.compress.groups import find_groups
 from slimtask.compress.inputs import Inputs
+from slimtask.compress.nothing import dead_that_stay, folding_hint
 from slimtask.compress.prune import nothing_prunable, prune
 from slimtask.compress.rebuild import Edit, rebuild
 from slimtask.compress.remove import Compressed, remove_zeros
@@ -153,9 +154,12 @@ def cost(model: nn.Module, example: Inputs) -> Cost:
 def _nothing(model: nn.Module, example: Inputs, align: Align, tried: Compressed) -> str:
     """Return why nothing could be removed: the alignment, that every group is fixed, or that nothing is dead."""
     groups, refused = tried.plan.groups, tried.certificate.refused
+    hint = folding_hint(model)
     found = find_groups(model, example)
     if all(group.refused is not None for group in found):
-        return nothing_prunable(model, found)
+        stay, _ = dead_that_stay(model, found, refused)
+        told = f" {stay} of their channels are dead." if stay else ""
+        return f"{nothing_prunable(model, found)}{told}"
     total = sum(group.before for group in groups)
     dead = sum(group.before - group.after for group in remove_zeros(model, example).plan.groups) if align != 1 else 0
     if dead and not isinstance(align, int):
@@ -168,8 +172,12 @@ def _nothing(model: nn.Module, example: Inputs, align: Align, tried: Compressed)
             f"nothing can be removed in blocks of {align} channels: {dead} of {total} channels are dead, but no group "
             f"has a whole block of them; align to 1 to remove them all the same."
         )
+    stay, reasons = dead_that_stay(model, found, refused)
+    if stay:
+        total = sum(group.channels for group in found)
+        return f"nothing can be removed: {stay} of {total} channels are dead, but they stay: {reasons}.{hint}"
     return (
         f"nothing can be removed: none of the {total} channels in {len(groups)} removable groups is dead "
         f"({len(refused)} groups are fixed); train with a sparsity section first, or remove channels that still count "
-        "under a budget (--keep, --params, --flops)."
+        f"under a budget (--keep, --params, --flops).{hint}"
     )

@@ -50,12 +50,23 @@ def read_constants(tape: Tape, tensors: Mapping[str, Tensor]) -> dict[str, Array
     return _Evaluator(tape, tensors).run()
 
 
+def agreed(reads: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Return what several passes agree on of what each layer reads: NaN where they differ."""
+    result = dict(reads[0])
+    for further in reads[1:]:
+        for name, vector in further.items():
+            known = result.get(name)
+            result[name] = vector if known is None else np.where(known == vector, vector, np.nan)
+    return result
+
+
 class _Evaluator:
     def __init__(self, tape: Tape, tensors: Mapping[str, Tensor]) -> None:
         self._tape = tape
         self._tensors = tensors
         self._values: dict[int, Array] = {}
         self._weights: dict[int, str] = {}  # values that are the transpose of a weight
+        self._copies: dict[int, int] = {}  # values that are a weight, or its transpose, in another type
         self._rows: set[int] = set()  # values whose last axis sums to one
         self._reads: dict[str, Array] = {}
         self._alias: dict[int, list[int]] = {}
@@ -69,6 +80,8 @@ class _Evaluator:
             "native_batch_norm": self._batch_norm,
             "_native_batch_norm_legit_no_training": self._batch_norm,
             "cudnn_batch_norm": self._batch_norm,
+            "_to_copy": self._copied,
+            "repeat": self._repeat,
         }
         for number, storage in tape.storages.items():
             self._alias.setdefault(storage, []).append(number)
@@ -76,14 +89,18 @@ class _Evaluator:
     def run(self) -> dict[str, Array]:
         for op in self._tape.operations:
             first = op.args[0] if op.args and isinstance(op.args[0], Ref) else None
-            if op.name == "t" and first is not None and first.number in self._tape.leaves:
-                self._weights[op.outputs[0].number] = self._tape.leaves[first.number]
+            if op.name == "t" and first is not None and (name := self._leaf(first)) is not None:
+                self._weights[op.outputs[0].number] = name
                 continue
             results = self._apply(op, first)
             for output, array in zip_longest(op.outputs, results):
                 self._write(op, output, np.full((), np.nan) if array is None else array)
             self._follow_rows(op, first)
         return self._reads
+
+    def _leaf(self, ref: Ref) -> str | None:
+        """Return the name of the parameter or buffer that a value is, itself or in another type."""
+        return self._tape.leaves.get(self._copies.get(ref.number, ref.number))
 
     def _apply(self, op: Operation, first: Ref | None) -> Sequence[Array]:
         rule = self._rules.get(op.name)
@@ -176,7 +193,7 @@ class _Evaluator:
     def _convolution(self, op: Operation) -> Array | None:
         x, weight, bias = op.args[:3]
         padding, transposed, groups = op.args[4], op.args[6], op.args[8]
-        name = self._tape.leaves.get(weight.number)
+        name = self._leaf(weight)
         if name is None:
             return None
         vector = per_index(self._of(x), 1, x.shape[1])
@@ -201,11 +218,11 @@ class _Evaluator:
         return self._product(op.args[1], op.args[2], op.args[0])
 
     def _product(self, x: Ref, b: Ref, bias: Ref | None) -> Array | None:
-        name = self._weights.get(b.number)
+        name = self._weights.get(self._copies.get(b.number, b.number))
         return self._layer(x, name, bias) if name is not None else None
 
     def _linear(self, op: Operation) -> Array | None:
-        name = self._tape.leaves.get(op.args[1].number)
+        name = self._leaf(op.args[1])
         return None if name is None else self._layer(op.args[0], name, op.argument(2, "bias"))
 
     def _layer(self, x: Ref, name: str, bias: Ref | None) -> Array:
@@ -236,8 +253,26 @@ class _Evaluator:
         )
         shape = [-1 if axis == 1 else 1 for axis in range(ndim)]
         gamma, beta, mean, var = (array.reshape(shape) for array in (gamma, beta, mean, var))
-        scaled = (self._of(x) - mean) / np.sqrt(var + eps) * gamma
-        return np.where(gamma == 0, 0.0, np.nan if training else scaled) + beta
+        if training:  # a map less its own mean: zero where the map is one number, whatever number that is
+            steady = ~np.isnan(per_index(self._of(x), 1, x.shape[1])).reshape(shape)
+            scaled = np.where(steady & ~np.isnan(gamma), 0.0, np.nan)
+        else:
+            scaled = (self._of(x) - mean) / np.sqrt(var + eps) * gamma
+        return np.where(gamma == 0, 0.0, scaled) + beta
+
+    def _copied(self, op: Operation) -> Array:
+        """Return the value once more; a copy of a weight in another type (autocast) reads as the weight."""
+        source, output = op.args[0], op.outputs[0]
+        for table in (self._tape.leaves, self._weights):
+            if source.number in table:
+                self._copies[output.number] = source.number
+        self._copies.update({output.number: self._copies[source.number]} if source.number in self._copies else {})
+        return self._of(source)
+
+    def _repeat(self, op: Operation) -> Array:
+        source, times = op.args[0], op.args[1]
+        array = np.broadcast_to(align(self._of(source), len(source.shape)), source.shape)
+        return np.tile(array, times)
 
     def _cat(self, op: Operation) -> Array:
         refs = [ref for ref in op.args[0] if ref.shape != (0,)]

@@ -1,4 +1,4 @@
-"""What hangs on a network: every tensor, module and closure that its code can reach through it, and copies of it all."""
+"""What hangs on a network: every tensor, module and closure that its code can reach through it, and copies of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def reachable(root: Any) -> Iterator[Any]:
         queue.extend(_parts(item))
 
 
-def _parts(item: Any) -> list[Any]:
+def _parts(item: Any) -> list[Any]:  # noqa: PLR0911
     if isinstance(item, Tensor):
         return [] if item.grad_fn is not None else list(getattr(item, "__dict__", {}).values())
     if isinstance(item, dict):
@@ -97,7 +97,7 @@ def independent_copy(model: nn.Module, share: Iterable[Tensor] = ()) -> nn.Modul
 
 
 def _prepare_(memo: dict[int, Any], model: nn.Module) -> list[tuple[types.FunctionType, types.FunctionType]]:
-    """Enter into ``memo`` the copies that ``copy.deepcopy`` would not make; return the functions with empty closures."""
+    """Enter into ``memo`` the copies that ``copy.deepcopy`` would not make; return functions with empty closures."""
     functions = []
     for item in reachable(model):
         if id(item) in memo:

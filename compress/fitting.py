@@ -71,6 +71,13 @@ def fit(analysis: Analysis, cuts: Sequence[Cut], example: Inputs) -> Fit:
     return Fit(state.cuts, state.lost, state.sizes())
 
 
+def sizes_of(analysis: Analysis, cuts: Sequence[Cut], fitted: Fit) -> tuple[ModuleSizes, ...]:
+    """Return the sizes that the told modules of ``fitted`` need if only some of its cuts are made."""
+    fixes, _ = size_fixes(analysis.coupling, analysis.kept(cuts))
+    told = {sizes.module for sizes in fitted.sizes}
+    return tuple(sizes for name, sizes in fixes.items() if name in told)
+
+
 class _Attempt:
     """The cuts still standing and the modules that are told their sizes."""
 

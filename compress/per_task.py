@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from slimtask.checkpoint import json_safe
 from slimtask.compress.branches import BranchPaths
-from slimtask.compress.certify import Certificate, certificate_inputs, certify
+from slimtask.compress.certify import Certificate, certify
 from slimtask.compress.masks import Masks
 from slimtask.compress.plan import Plan
 from slimtask.compress.policy import Policy
+from slimtask.compress.probes import certificate_inputs
 from slimtask.compress.remove import remove_zeros
 from slimtask.compress.skip import SkipBlocks, check_skippable, find_block, shortcut_of
 from slimtask.compress.task_outputs import KeepTasks, Selected, task_names, unneeded_modules

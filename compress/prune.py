@@ -16,6 +16,7 @@ from slimtask.compress.flops import FlopModel
 from slimtask.compress.groups import Group, find_groups
 from slimtask.compress.importance import GRADIENTS, Scores, score_channels, score_channels_per_task
 from slimtask.compress.inputs import Inputs, tensors_of
+from slimtask.compress.nothing import folding_hint
 from slimtask.compress.remove import Compressed, remove_channels
 from slimtask.compress.saliency import Loss
 from slimtask.compress.votes import vote as take_vote
@@ -80,7 +81,7 @@ def nothing_prunable(model: nn.Module, groups: Sequence[Group]) -> str:
     ]
     return (
         f"nothing can be removed: {coverage(model, groups)}; they are fixed because: {'; '.join(named)}. "
-        "Keep such constructs out of the layers that should shrink."
+        f"Keep such constructs out of the layers that should shrink.{folding_hint(model)}"
     )
 
 

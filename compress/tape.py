@@ -21,7 +21,8 @@ class Operation:
     """One ATen call; tensors among its arguments and outputs are Refs.
 
     ``name`` is without namespace and overload, e.g. ``convolution``; ``pointwise`` as PyTorch tags it. ``module`` is the
-    innermost module that was running, ``place`` how many operations of this pass through it went before.
+    innermost module that was running, ``place`` how many operations of this pass through it went before, ``turn`` how
+    many of the same name.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Operation:
     outputs: tuple[Ref, ...]
     module: str = ""
     place: int = 0
+    turn: int = 0
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """Return the argument at ``position`` or called ``name``."""

@@ -173,6 +173,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         self._passes.count("op")
         name = str(func.overloadpacket.__name__)
+        turn = self._passes.count(f"op {name}")
         self.tape.operations.append(
             Operation(
                 name=name,
@@ -182,6 +183,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 outputs=tuple(self.ref(x) for x in _flat(result)),
                 module=module,
                 place=place,
+                turn=turn,
             )
         )
         return result
