@@ -192,8 +192,10 @@ def _check_damage(
 
     def same() -> Difference:
         with plainly():
-            after = net.eval()(inputs[0])  # first, for the next line may fill what a trace has spoiled
-            return difference(again().eval()(inputs[0]), after)
+            after = net.eval()(inputs[0])  # first, for another network may fill what a trace has spoiled
+        fresh = again().eval()
+        with plainly():
+            return difference(fresh(inputs[0]), after)
 
     apart = found.run("damage", same)
     if apart is not None:
