@@ -19,7 +19,7 @@ def tokens_of(maps: Tensor) -> Tensor:
 
 def maps_of(tokens: Tensor, like: Tensor) -> Tensor:
     """Return tokens as maps of the height and width of ``like``."""
-    return tokens.transpose(1, 2).unflatten(2, like.shape[2:])
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, *like.shape[2:])
 
 
 class _Attention(nn.Module):
@@ -61,10 +61,8 @@ class HandAttention(_Attention):
         heads = -1 if self.how == "inferred" else self.heads
         wide = c // self.heads if self.how == "shapes" else self.head_dim
         q, k, v = self.qkv(x).reshape(n, length, 3, heads, wide).permute(2, 0, 3, 1, 4)
-        if self.fused:
-            y = F.scaled_dot_product_attention(q, k, v)
-        else:
-            y = torch.softmax(q @ k.mT * wide**-0.5, -1) @ v
+        fused = F.scaled_dot_product_attention
+        y = fused(q, k, v) if self.fused else torch.softmax(q @ k.mT * wide**-0.5, -1) @ v
         back = {"shapes": c, "attributes": self.heads * self.head_dim, "inferred": -1}[self.how]
         made: Tensor = self.project(y.transpose(1, 2).reshape(n, length, back))
         return made
@@ -152,8 +150,10 @@ class SingleHead(nn.Module):
         q, k, v = (layer(x).flatten(2) for layer in (self.q, self.k, self.v))
         if self.how == "bmm":
             weights = torch.bmm(q.permute(0, 2, 1), k).softmax(-1)
-            return self.gamma * torch.bmm(v, weights.permute(0, 2, 1)).view(n, c, h, w) + x
-        return ((q.mT @ k).softmax(-1) @ v.mT).mT.reshape(n, -1, h, w) + x
+            y: Tensor = self.gamma * torch.bmm(v, weights.permute(0, 2, 1)).view(n, c, h, w)
+        else:
+            y = ((q.mT @ k).softmax(-1) @ v.mT).mT.reshape(n, -1, h, w)
+        return y + x
 
 
 class SineTable(nn.Module):

@@ -20,7 +20,7 @@ from slimtask.bench import (
     fuzz_stateful,
     fuzz_weights,
 )
-from slimtask.bench.fuzz_blocks import ConvBlock, Depthwise, Random, Residual, conv, width
+from slimtask.bench.fuzz_blocks import Random, conv, width
 from slimtask.bench.fuzz_outputs import FORMS, HEADS, ODD_FORMS, ODD_HEADS, PLAIN_FORMS
 from slimtask.errors import InputError, nearest
 from slimtask.tasks import TaskSpec
@@ -116,7 +116,7 @@ def menu_of(r: Random, seed: int, only: Sequence[str] = ()) -> Menu:
         many = [[*CLASSIC, "ConvBlock", "Residual"] if r.random() < 0.4 else [*BLOCKS] for _ in range(count)]
         return Menu(places=tuple(many), heads=[*ALL_HEADS, "MapsHead"], forms=[*forms])
     blocks = [name for name in only if name in BLOCKS]
-    places = [blocks] * r.randint(1, 2) if blocks else []
+    places: list[Sequence[str]] = [blocks] * r.randint(1, 2) if blocks else []
     if blocks != ["Unsure"] and r.random() < 0.7:
         places = [PLAIN, *places]
     return Menu(
@@ -163,7 +163,7 @@ def _fitting_block(r: Random, x: Tensor, names: Sequence[str]) -> tuple[nn.Modul
 
 
 def network(seed: int, only: Sequence[str] = ()) -> nn.Module:
-    """Return network ``seed`` in eval mode, never run, with no trivial weights; ``only`` names what it is drawn from."""
+    """Return network ``seed`` in eval mode, never run, no weight trivial; ``only`` names what it is drawn from."""
     r = random.Random(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -100,7 +100,7 @@ def _above(y: Tensor) -> Tensor:
 def _by_class(y: Tensor) -> dict[str, Tensor]:
     rows = _rows(y)
     best = rows.argmax(1)
-    return {f"class{int(k)}": rows[best == k] for k in best.unique()}
+    return {f"class{int(k)}": rows[best == k] for k in torch.unique(best)}
 
 
 def _masked(y: Tensor) -> Tensor:

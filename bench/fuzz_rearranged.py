@@ -1,4 +1,4 @@
-"""Constructs that move channels and pixels about: shuffles, splits, slices, windows, pixels that are picked, spectra."""
+"""Constructs that move channels and pixels about: shuffles, splits, slices, windows, picked pixels, spectra."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class SplitBySizes(nn.Module):
     def __init__(self, r: Random, into: int, out: int) -> None:
         super().__init__()
         small = out // r.choice((2, 4))
-        self.sizes = (out - small, small) if r.random() < 0.5 else (small, out - small)
+        self.sizes = [out - small, small] if r.random() < 0.5 else [small, out - small]
         self.first = entry(r, into, out)
         self.second = conv(r, self.sizes[1], self.sizes[1], groups=self.sizes[1])
         self.last = nn.Sequential(norm(r, out), activation(r, out), nn.Conv2d(out, width(r), 1))

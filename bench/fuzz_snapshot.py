@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 _DEEPEST = 6
+_OF_TORCH = ("_flat_weights", "_flat_weight_refs")  # lists that an LSTM makes anew whenever its weights are set
 _SCALARS = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
@@ -63,7 +64,7 @@ def _facts(model: nn.Module) -> Iterator[tuple[str, Fact]]:
         seen.add(id(module))
         yield f"{place} (children)", Fact(module._modules, tuple(module._modules))
         for key, value in vars(module).items():
-            if key != "_modules":
+            if key != "_modules" and key not in _OF_TORCH:
                 yield from _facts_of(f"{place}.{key}", value, seen, 0)
 
 
@@ -103,12 +104,12 @@ def _change(was: Fact, now: Fact) -> str:
     if was.object is not now.object:
         return "is another object"
     if not isinstance(was.object, Tensor):
-        same = type(was.value) is type(now.value) and (was.value == now.value or was.value != was.value)
+        same = type(was.value) is type(now.value) and (was.value == now.value or repr(was.value) == repr(now.value))
         return "" if same else f"was {was.value!r:.60} and is {now.value!r:.60}"
     (about, old), (about_now, new) = was.value, now.value
     if about != about_now:
         return f"was {about} and is {about_now}"
     if old.is_meta:
         return ""
-    equal = (old == new) | ((old != old) & (new != new))
+    equal = (old == new) | (old.isnan() & new.isnan())
     return "" if bool(equal.all()) else "has other values"

@@ -161,7 +161,7 @@ class RunningMaximum(nn.Module):
         else:
             self.get_buffer("highest").copy_(highest.detach())
         if self.how == "count":
-            self.calls += 1
+            self.get_buffer("calls").add_(1)
         made: Tensor = self.last(x / (highest + 1e-6))
         return made
 

@@ -42,9 +42,12 @@ class PlanLike(Protocol):
     """What is read of a plan: which entries of which layers and tensors stay."""
 
     @property
-    def layers(self) -> Sequence[_LayerCut]: ...
+    def layers(self) -> Sequence[_LayerCut]:
+        """Return the cuts of layers."""
+
     @property
-    def tensors(self) -> Sequence[_TensorCut]: ...
+    def tensors(self) -> Sequence[_TensorCut]:
+        """Return the cuts of single tensors."""
 
 
 def leaves(output: Any, place: str = "") -> dict[str, Any]:

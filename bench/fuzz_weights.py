@@ -142,7 +142,7 @@ class Tied(nn.Module):
         )
         self.subject = "first.0"
         for one, two in zip(self.first, self.second, strict=True):
-            if isinstance(one, nn.Conv2d):
+            if isinstance(one, nn.Conv2d) and isinstance(two, nn.Conv2d):
                 two.weight, two.bias = one.weight, one.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,7 +172,10 @@ class TwoInputs(nn.Module):
     def __init__(self, r: Random, into: int, out: int) -> None:
         super().__init__()
         self.first, self.second = conv(r, into, out), conv(r, into, out)
-        self.shared, self.how = nn.Sequential(activation(r, out), conv(r, out, out)), r.choice(("sum", "cat", "siamese"))
+        self.shared, self.how = (
+            nn.Sequential(activation(r, out), conv(r, out, out)),
+            r.choice(("sum", "cat", "siamese")),
+        )
         self.last = conv(r, 2 * out if self.how == "cat" else out, width(r))
 
     def forward(self, x: Tensor) -> Tensor:
