@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from slimtask.bench.fuzz_fates import outcomes
 from slimtask.bench.fuzz_networks import Chain, check_names, labels_of, network
-from slimtask.bench.fuzz_results import check_damage, check_file, check_memory, check_onnx, check_result
+from slimtask.bench.fuzz_results import check_apart, check_damage, check_file, check_memory, check_onnx, check_result
 from slimtask.bench.fuzz_snapshot import snapshot
 from slimtask.bench.fuzz_truth import ignore_removed_
 from slimtask.bench.fuzz_user import Findings, User, example_of
@@ -72,6 +72,7 @@ def _check_pruning(user: User, inputs: Sequence[Tensor], found: Findings, folder
     found.figures["constructs"] = outcomes(net, labels, done, found.refusals.get("prune"))
     if done is None:
         return None
+    check_apart(done.model, net, found)
     _note("pruned", done, found)
     truth = found.run("generator", lambda: ignore_removed_(user.network().eval(), done.plan))
     only_certified = [
@@ -103,6 +104,7 @@ def _check_zeros(user: User, inputs: Sequence[Tensor], groups: Sequence[Group], 
     check_damage("remove_zeros", dead, net, before, inputs, found)
     if done is None:
         return
+    check_apart(done.model, net, found)
     _note("zeros", done, found)
     check_result("outputs without zeros", dead().eval(), done, net, inputs, found)
     _check_complete(net, groups, killed, done, found)

@@ -13,8 +13,6 @@ from typing import Any, Literal
 
 from torch import nn
 
-from slimtask.bench.fuzz_truth import PlanLike
-
 Fate = Literal["shrunk", "whole", "refused", "failed"]
 ENOUGH = 3  # networks with a construct from which on it is judged
 MAY_BE_REFUSED: Mapping[str, str] = {}
@@ -29,11 +27,10 @@ def outcomes(
     """
     if done is None:
         return [(label, "refused" if refused is not None else "failed") for label, _ in labels]
-    plan: PlanLike = done.plan
-    return [(label, "shrunk" if _shrank(net, place, plan) else "whole") for label, place in labels]
+    return [(label, "shrunk" if _shrank(net, place, done.plan) else "whole") for label, place in labels]
 
 
-def _shrank(net: nn.Module, place: str, plan: PlanLike) -> bool:
+def _shrank(net: nn.Module, place: str, plan: Any) -> bool:
     """Return whether the layer that a part is about writes fewer channels, or any layer of it if none is."""
     if not place or place.startswith("heads."):
         return bool(plan.layers or plan.tensors)

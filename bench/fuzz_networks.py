@@ -114,7 +114,7 @@ def menu_of(r: Random, seed: int, only: Sequence[str] = ()) -> Menu:
         forms = ODD_FORMS if r.random() < 0.3 else PLAIN_FORMS
         count = r.randint(2, 4)
         many = [[*CLASSIC, "ConvBlock", "Residual"] if r.random() < 0.4 else [*BLOCKS] for _ in range(count)]
-        return Menu(places=tuple(many), heads=[*ALL_HEADS, "MapsHead"], forms=[*forms])
+        return Menu(places=tuple(many), heads=[*(kind.__name__ for kind in HEADS * 3), *ALL_HEADS], forms=[*forms])
     blocks = [name for name in only if name in BLOCKS]
     places: list[Sequence[str]] = [blocks] * r.randint(1, 2) if blocks else []
     if blocks != ["Unsure"] and r.random() < 0.7:

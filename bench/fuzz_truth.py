@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,36 +18,6 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 TOLERANCE = 1e-5
-
-
-class _LayerCut(Protocol):
-    @property
-    def module(self) -> str: ...
-    @property
-    def outputs(self) -> tuple[int, ...] | None: ...
-    @property
-    def inputs(self) -> tuple[int, ...] | None: ...
-
-
-class _TensorCut(Protocol):
-    @property
-    def tensor(self) -> str: ...
-    @property
-    def axis(self) -> int: ...
-    @property
-    def kept(self) -> tuple[int, ...]: ...
-
-
-class PlanLike(Protocol):
-    """What is read of a plan: which entries of which layers and tensors stay."""
-
-    @property
-    def layers(self) -> Sequence[_LayerCut]:
-        """Return the cuts of layers."""
-
-    @property
-    def tensors(self) -> Sequence[_TensorCut]:
-        """Return the cuts of single tensors."""
 
 
 def leaves(output: Any, place: str = "") -> dict[str, Any]:
@@ -67,6 +37,11 @@ def leaves(output: Any, place: str = "") -> dict[str, Any]:
     else:
         items = [(f".{key}", value) for key, value in vars(output).items()]
     return {key: leaf for inner, value in items for key, leaf in leaves(value, f"{place}{inner}").items()}
+
+
+def kinds(output: Any) -> dict[str, Any]:
+    """Return the type of every leaf of an output, of a tensor that of its elements."""
+    return {key: leaf.dtype if isinstance(leaf, Tensor) else type(leaf) for key, leaf in leaves(output).items()}
 
 
 @dataclasses.dataclass
@@ -137,8 +112,11 @@ def plainly() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def ignore_removed_(net: nn.Module, plan: PlanLike) -> nn.Module:
+def ignore_removed_(net: nn.Module, plan: Any) -> nn.Module:
     """Return ``net``, a dense network, in which what the plan removes is zero where written and where read, in place.
+
+    Of a plan only the ``layers`` (``module``, kept ``outputs`` and ``inputs``) and ``tensors`` (``tensor``, ``axis``,
+    ``kept``) are read. A tensor that two modules share is zero for both.
 
     A LayerNorm, GroupNorm or RMSNorm over removed channels becomes a module that sees only the others.
     """
