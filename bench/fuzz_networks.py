@@ -76,7 +76,7 @@ class FuzzNet(nn.Module):
         count = 1 if self.form == "tensor" else r.randint(2, 3)
         self.taps = [len(shapes) - 1, *(r.randrange(len(shapes)) for _ in range(count - 1))]
         self.heads = nn.ModuleList(ALL_HEADS[r.choice(menu.heads)](r, shapes[tap]) for tap in self.taps)
-        self.extra = nn.Conv2d(shapes[-1][1], 3, 1) if self.form == "aux" else None
+        self.aux_head = nn.Conv2d(shapes[-1][1], 3, 1) if self.form == "aux" else None
 
     def forward(self, x: Tensor, aux: bool = False) -> Any:
         """Return the heads' outputs in the network's form; with ``aux`` those of a head for training too."""
@@ -86,7 +86,7 @@ class FuzzNet(nn.Module):
             maps.append(x)
         found = [head(maps[tap]) for head, tap in zip(self.heads, self.taps, strict=True)]
         made = FORMS[self.form](found, maps)
-        return (made, self.extra(maps[-1])) if aux and self.extra is not None else made
+        return (made, self.aux_head(maps[-1])) if aux and self.aux_head is not None else made
 
 
 class Chain(nn.Sequential):

@@ -52,7 +52,7 @@ def check_result(
 ) -> None:  # fmt: skip
     """The result must give the same kinds of outputs, and in float64 the same values, on every input and way."""
     ways: list[Call] = [(x, {}, check if index != 1 else "other path") for index, x in enumerate(inputs)]
-    if getattr(net, "extra", None) is not None:
+    if getattr(net, "aux_head", None) is not None:
         ways.append((inputs[0], {"aux": True}, "other path"))
     worst, smaller = 0.0, _Kept(done.model)
     for wide in (False, True):
@@ -61,7 +61,7 @@ def check_result(
             try:
                 got = _outputs(done.model, x, keywords, wide=wide)
             except Exception as error:
-                found.expect(way == "other path" and _named(done, ("more", "extra")), way, in_words(error))
+                found.expect(way == "other path" and _named(done, ("second_stage", "aux_head")), way, in_words(error))
                 continue
             if not (values and wide):
                 same = kinds(expected) == kinds(got)

@@ -256,12 +256,12 @@ class Unsure(nn.Module):
         super().__init__()
         if into != IMAGE:
             raise ValueError("only the first block sees the image")
-        self.first, self.more, self.last = conv(r, into, out), conv(r, out, out), ConvBlock(r, out, width(r))
+        self.first, self.second_stage, self.last = conv(r, into, out), conv(r, out, out), ConvBlock(r, out, width(r))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the maps of one stage or two."""
         y = self.first(x)
         if x.mean() > 1:
-            y = self.more(y.relu())
+            y = self.second_stage(y.relu())
         made: Tensor = self.last(y)
         return made
