@@ -66,10 +66,9 @@ def share(net: nn.Module, smaller: nn.Module) -> None:
 
 def lean(net: nn.Module, smaller: nn.Module) -> None:
     """Let a hook of the result read a tensor of the user's."""
-    bias = first_conv(net).bias if first_conv(net).bias is not None else first_conv(net).weight.flatten()
-    first_conv(smaller).register_forward_hook(
-        lambda module, args, output: output + 0 * output + bias[0] - bias[0].item()
-    )
+    theirs = first_conv(net).weight
+    was = float(theirs.flatten()[0])
+    first_conv(smaller).register_forward_hook(lambda module, args, output: output + (theirs.flatten()[0] - was))
 
 
 def flat(net: nn.Module, smaller: nn.Module) -> None:
@@ -85,7 +84,7 @@ WRONG: dict[str, tuple[str, Change]] = {
     "a mode of the user": ("damage", lambda net, smaller: net.train(not net.training)),
     "an attribute of the user": ("damage", lambda net, smaller: setattr(net, "cache", torch.empty(1, device="meta"))),
     "memory of both": ("shares memory", share),
-    "memory that nothing holds": ("shares memory", lean),
+    "memory that a hook reads": ("shares memory", lean),
 }
 
 
