@@ -66,7 +66,7 @@ def share(net: nn.Module, smaller: nn.Module) -> None:
 
 def lean(net: nn.Module, smaller: nn.Module) -> None:
     """Let a hook of the result read a tensor of the user's."""
-    theirs = first_conv(net).weight
+    theirs = first_conv(net).weight.detach()
     was = float(theirs.flatten()[0])
     first_conv(smaller).register_forward_hook(lambda module, args, output: output + (theirs.flatten()[0] - was))
 
