@@ -34,11 +34,16 @@ def look(model: nn.Module, example: Inputs, see: See[T], *, compute: bool | None
             raise
         except Exception as error:
             failure = error
-    told = first_line(failure) if isinstance(failure, RuntimeError) else f"{type(failure).__name__}: {failure}"
-    raise InputError(
+    raise InputError(not_run(model, failure)) from None
+
+
+def not_run(model: nn.Module, error: Exception) -> str:
+    """Return the sentence that says that ``model`` raised ``error`` on the example."""
+    told = first_line(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {first_line(error)}"
+    return (
         f"{type(model).__name__} does not run on the example input ({told}); check the input's shape and what the "
         "network expects."
-    ) from None
+    )
 
 
 def _seen(model: nn.Module, example: Inputs, see: See[T], real: bool) -> T:

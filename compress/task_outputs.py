@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slimtask.compress.branches import keep_norms_
 from slimtask.compress.contents import independent_copy
-from slimtask.compress.look import look
+from slimtask.compress.look import look, not_run
 from slimtask.errors import InputError, nearest
 from slimtask.tasks import Frozen
 
@@ -124,10 +124,13 @@ def unneeded_modules(model: nn.Module, tasks: Sequence[str], example: Tensor) ->
         return tuple(f"heads.{name}" for name in specified if name not in tasks)
     probe = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
     model = independent_copy(model).eval()
-    candidates = _without_gradient(model, tasks, probe)
+    try:
+        candidates = _without_gradient(model, tasks, probe)
+        with torch.no_grad():
+            expected = _call(model, probe, tasks)
+    except Exception as error:
+        raise InputError(not_run(model, error)) from error
     modules = dict(model.named_modules())
-    with torch.no_grad():
-        expected = _call(model, probe, tasks)
     found = []
     for name in candidates:
         parent, _, leaf = name.rpartition(".")
