@@ -23,7 +23,9 @@ class Snapshot:
 
     def difference(self, other: Snapshot) -> list[str]:
         """Return what differs, in words; empty if nothing does."""
-        found = [f"module {a[0]!r}: {k}" for a, b in zip(self.modules, other.modules, strict=False) for k in _keys(a, b)]
+        found = [
+            f"module {a[0]!r}: {k}" for a, b in zip(self.modules, other.modules, strict=False) for k in _keys(a, b)
+        ]
         if len(self.modules) != len(other.modules):
             found.append("modules came or went")
         for what in ("tensors", "containers"):
@@ -50,7 +52,9 @@ def _container(item: Any) -> Any:
 def _module(name: str, module: nn.Module) -> tuple[str, dict[str, Any]]:
     facts: dict[str, Any] = {"identity": id(module), "class": id(type(module)), "training": module.training}
     facts |= {f"attribute {key}": id(value) for key, value in vars(module).items()}
-    facts |= {f"hooks {key}": [id(hook) for hook in getattr(module, key).values()] for key in _HOOKS if _is_table(module, key)}
+    facts |= {
+        f"hooks {key}": [id(hook) for hook in getattr(module, key).values()] for key in _HOOKS if _is_table(module, key)
+    }
     return name, facts
 
 
@@ -65,8 +69,11 @@ def _keys(one: tuple[str, dict[str, Any]], other: tuple[str, dict[str, Any]]) ->
 
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one.isnan(), other.isnan()) and (
-            torch.equal(one.nan_to_num(), other.nan_to_num())
+        return (
+            one.shape == other.shape
+            and one.dtype == other.dtype
+            and torch.equal(one.isnan(), other.isnan())
+            and (torch.equal(one.nan_to_num(), other.nan_to_num()))
         )
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(_same, one, other))
