@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slimtask.cli.common import JsonOption, console, emit, interruptible, table, words, working
+from slimtask.cli.common import JsonOption, console, emit, interruptible, show_unreached, table, words, working
 from slimtask.cli.finetune import (
     DistilOption,
     FinetuneOption,
@@ -341,6 +341,7 @@ def _show_proof(proof: Any) -> None:
     )
     for refusal in proof.refused:
         console.print(f"  {refusal.group} ({refusal.channels} channels): {refusal.reason}", markup=False)
+    show_unreached(proof.unreached)
 
 
 def _onnx(path: Path, out: Path, budget: dict[str, float], align: int, json_path: Path | None) -> None:
