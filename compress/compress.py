@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +46,12 @@ def compress(
     loss: Loss | None = None,
     vote: str | None = None,
     seed: int = 0,
+    also: Sequence[Inputs] = (),
 ) -> Compressed:
     """Return a smaller copy of ``model`` with plan and certificate; ``model`` is left as it is.
 
-    ``example`` is a valid input: one tensor, a tuple of positional or a dictionary of keyword arguments. ``criterion``
+    ``example`` is a valid input: one tensor, a tuple of positional or a dictionary of keyword arguments; ``also`` are
+    further ones, that reach parts which it does not. ``criterion``
     "zeros" removes what the weights have made dead, and the network computes the same; any other one (see
     ``score_channels``) removes the channels of lowest score until ``budget`` is met, see ``prune`` for the further
     arguments. Each group keeps a multiple of ``align`` channels, or one of the counts that
@@ -71,10 +73,11 @@ def compress(
             loss=loss,
             vote=vote,
             seed=seed,
+            also=also,
         )
     if budget is not None or vote is not None:
         raise InputError("zeros are removed without budget or vote; take another criterion, 'l2' say, to meet one.")
-    compressed = remove_zeros(model, example, align=align)
+    compressed = remove_zeros(model, example, align=align, also=also)
     if not compressed.plan:
         raise InputError(_nothing(model, example, align, compressed))
     return compressed
@@ -96,7 +99,7 @@ def compress_checkpoint(
     """
     model, example = rebuild(checkpoint, factory), example_input(checkpoint)
     if dense_is_fine:
-        compressed = remove_zeros(model, example, align=align)
+        compressed = remove_zeros(model, example, align=align, also=checkpoint.further())
     else:
         compressed = compress(model, example, align=align, **choices)
     aligned = align if isinstance(align, int) else "auto"

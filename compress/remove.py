@@ -77,13 +77,15 @@ def remove_channels(
     why: str = "low score",
     also: Sequence[Inputs] = (),
     thorough: bool = True,
+    analysis: Analysis | None = None,
 ) -> Compressed:
     """Return a copy of ``model`` with, of each of its ``groups``, only the channels where ``keep[g]`` is true.
 
     ``keep[g]`` is boolean, [channels of group g]. The removed channels need not be zero: the certificate compares with
     the dense network in which they are masked (``masked.py``). Groups that are refused, or without which the network's
     code does not run, stay whole and are named. A large network is certified sooner, on fewer inputs, if that need not
-    be ``thorough``. Raises CheckFailed if the networks differ.
+    be ``thorough``. ``analysis`` is that of ``model`` on these inputs, if there is one already. Raises CheckFailed if
+    the networks differ.
     """
     dense, example = _on_cpu(model, example)
     refused = [Refusal(group=g.name, channels=g.channels, reason=g.refused) for g in groups if g.refused]
@@ -92,9 +94,8 @@ def remove_channels(
         for group, stays in zip(groups, keep, strict=True)
         if group.refused is None
     ]
-    return _certified(
-        model, dense, analyse(dense, example, also), cuts, example, refused, masked=True, also=also, thorough=thorough
-    )
+    analysis = analysis or analyse(dense, example, also)
+    return _certified(model, dense, analysis, cuts, example, refused, masked=True, also=also, thorough=thorough)
 
 
 def _certified(

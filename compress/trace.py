@@ -115,7 +115,7 @@ def _pass(model: nn.Module, example: Inputs, real: bool, training: bool) -> Tape
         try:
             model.train(training)
             if not real:
-                _empty_(model)
+                empty_(model)
                 example = map_tensors(meta_like, example)
             recorder = _Recorder(named_tensors(model), passes)
             sites = SiteRecorder(passes, recorder.ref)
@@ -133,7 +133,7 @@ def _pass(model: nn.Module, example: Inputs, real: bool, training: bool) -> Tape
     return tape
 
 
-def _empty_(model: nn.Module) -> None:
+def empty_(model: nn.Module) -> None:
     """Move every tensor that the network reaches to the meta device, in place; tied ones stay tied."""
     moved: dict[int, Tensor] = {}
     originals = []  # alive while ids are compared
