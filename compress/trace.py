@@ -8,7 +8,6 @@ not hold is Python: no source is parsed, no code rewritten.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -91,8 +90,7 @@ def shared_copy(model: nn.Module) -> nn.Module:
     Cutting gives a module new tensors, so the original stays as it is and the copy costs only what is cut. Such a copy
     is never run here: what runs, runs apart.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    return independent_copy(model, sharing=(*model.parameters(), *model.buffers()))
 
 
 @contextlib.contextmanager

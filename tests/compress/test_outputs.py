@@ -15,7 +15,7 @@ from slimtask.compress.outputs import named_leaves, named_outputs
 from slimtask.errors import InputError
 
 X, Y = torch.zeros(1), torch.ones(2)
-Both = namedtuple("Both", "x y")  # noqa: PYI024
+Both = namedtuple("Both", "x y")
 
 
 @dataclasses.dataclass
