@@ -8,6 +8,7 @@ their caches and overwrite their weights, while the parent's stay as they are. W
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import pickle
@@ -65,6 +66,7 @@ def _answer(function: Callable[[], Any], reader: int, writer: int) -> None:
     try:
         import torch
 
+        gc.disable()  # a collection would touch, and so copy, every object of the parent
         os.close(reader)
         torch.set_num_threads(1)  # the threads of the parent are not here, and waiting for them would never end
         before = set(sys.modules)

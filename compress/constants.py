@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from slimtask.compress.affine import affine, as_numpy, per_index
 from slimtask.compress.axes import Array, Mixed, align, move, squeeze_equal
 from slimtask.compress.tape import Operation, Ref, Tape
 
@@ -134,7 +135,7 @@ class _Evaluator:
             if tensor is None or tensor.numel() > _LARGEST_TABLE or not tensor.is_floating_point():
                 found = np.full((), np.nan)
             else:
-                found = squeeze_equal(_numpy(tensor))
+                found = squeeze_equal(as_numpy(tensor))
             self._values[ref.number] = found
         return align(found, len(ref.shape)) if found.ndim != len(ref.shape) else found
 
@@ -205,7 +206,7 @@ class _Evaluator:
             if groups > 1:
                 return None
             taps = taps.transpose(0, 1)
-        out = _affine(taps.flatten(2), known, self._bias(bias, len(taps)), groups)
+        out = affine(taps.flatten(2), known, self._bias(bias, len(taps)), groups)
         return out.reshape([-1 if axis == 1 else 1 for axis in range(len(x.shape))])
 
     def _bias(self, ref: Ref | None, size: int) -> Array:
@@ -229,7 +230,7 @@ class _Evaluator:
         vector = per_index(self._of(x), len(x.shape) - 1, x.shape[-1])
         self._read(name, vector)
         weight = self._tensors[name].detach()
-        out = _affine(weight.unsqueeze(2), vector, self._bias(bias, len(weight)), 1)
+        out = affine(weight.unsqueeze(2), vector, self._bias(bias, len(weight)), 1)
         return out.reshape([1] * (len(x.shape) - 1) + [-1])
 
     def _bmm(self, op: Operation) -> Array:
@@ -284,42 +285,3 @@ class _Evaluator:
             for a, r in zip(arrays, refs, strict=True)
         ]
         return np.concatenate(parts, axis=axis)
-
-
-def per_index(array: Array, axis: int, size: int) -> Array:
-    """Return the value at each index of ``axis``, [size]; NaN where it differs along any other axis."""
-    flat = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
-    steady = (flat == flat[:, :1]).all(axis=1)
-    return np.broadcast_to(np.where(steady, flat[:, 0], np.nan), (size,)).copy()
-
-
-def _affine(weight: Tensor, inputs: Array, bias: Array, groups: int) -> Array:
-    """Return the constant outputs of a layer, [outputs]; ``weight`` is [outputs, inputs of one group, taps].
-
-    An output is known if each input that its weights do not ignore is.
-    """
-    outputs, width = weight.shape[:2]
-    unknown = np.isnan(inputs)
-    if unknown.all():
-        dead = dead_slices(weight, 0)
-        return np.where(dead, bias, np.nan)
-    alive = (weight != 0).any(dim=2).cpu().numpy().reshape(groups, outputs // groups, width)
-    sums = _numpy(weight.double().sum(dim=2)).reshape(groups, outputs // groups, width)
-    blurred = (alive & unknown.reshape(groups, 1, width)).any(axis=2).ravel()
-    total = (sums * np.nan_to_num(inputs).reshape(groups, 1, width)).sum(axis=2).ravel()
-    return np.where(blurred, np.nan, total + bias)
-
-
-def dead_slices(weight: Tensor, axis: int) -> Array:
-    """Return for each index of ``axis`` whether the whole slice of ``weight`` is exactly zero."""
-    flat = weight.detach().transpose(0, axis).flatten(1)
-    dead = (flat[:, 0] == 0).cpu().numpy().copy()
-    candidates = np.flatnonzero(dead)
-    if len(candidates):
-        dead[candidates] = (flat[torch.from_numpy(candidates).to(flat.device)] == 0).all(dim=1).cpu().numpy()
-    return dead
-
-
-def _numpy(tensor: Tensor) -> Array:
-    array: Array = tensor.detach().double().cpu().numpy()
-    return array

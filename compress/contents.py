@@ -70,13 +70,13 @@ def tensors_in(root: Any) -> list[Tensor]:
     return [item for item in reachable(root) if isinstance(item, Tensor)]
 
 
-def independent_copy(model: nn.Module, share: Iterable[Tensor] = ()) -> nn.Module:
-    """Return a copy of ``model`` that shares nothing with it: tensors, attributes, and the closures of its hooks.
+def independent_copy(model: nn.Module, *, sharing: Iterable[Any] = ()) -> nn.Module:
+    """Return a copy of ``model`` that shares nothing with it but ``sharing``: no attribute, no closure of its hooks.
 
-    Only the tensors ``share`` are those of the original. Locks are made anew; what cannot be copied and holds neither tensors nor modules (a file, a pool of threads) is
+    Locks are made anew; what cannot be copied and holds neither tensors nor modules (a file, a pool of threads) is
     shared. Raises InputError that names the attribute if something else cannot be copied.
     """
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in share}
+    shared: dict[int, Any] = {id(item): item for item in sharing}
     while True:
         memo: dict[int, Any] = dict(shared)
         functions = _prepare_(memo, model)

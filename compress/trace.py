@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -90,16 +91,21 @@ def shared_copy(model: nn.Module) -> nn.Module:
     Cutting gives a module new tensors, so the original stays as it is and the copy costs only what is cut. Such a copy
     is never run here: what runs, runs apart.
     """
-    return independent_copy(model, share=(*model.parameters(), *model.buffers()))
+    return independent_copy(model, sharing=(*model.parameters(), *model.buffers()))
 
 
 @contextlib.contextmanager
 def plain_attention() -> Iterator[None]:
-    """Return a context without the fused fast path of nn.TransformerEncoderLayer, which hides its operations."""
+    """Return a context in which attention is made of its plain operations, the same ones on every device.
+
+    Without it nn.TransformerEncoderLayer takes a fused path, and scaled_dot_product_attention is one call on the CPU
+    but many on the meta device, so that places counted on a tape would not be those of a real pass.
+    """
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
 

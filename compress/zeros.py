@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from slimtask.compress.affine import dead_slices
 from slimtask.compress.axes import Array
-from slimtask.compress.constants import dead_slices
 from slimtask.compress.cuts import slice_axis
 from slimtask.compress.groups import Group, Member
 

@@ -126,7 +126,7 @@ def test_a_copy_that_reaches_a_global_is_refused_by_name() -> None:
         certify(net, independent_copy(net), certificate_inputs(net, IMAGE))
     with pytest.raises(CheckFailed, match="not self-contained"):
         remove_zeros(dead(net), IMAGE)
-    assert float(net.scale) == 2.0
+    assert net.scale.item() == 2.0
 
 
 def test_a_hook_that_closes_over_the_network_is_copied_with_it() -> None:

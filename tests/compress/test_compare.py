@@ -57,7 +57,9 @@ def test_outputs_must_be_the_same_ones() -> None:
 
 def test_a_reference_that_is_never_finite_is_no_proof() -> None:
     comparison = Comparison()
-    comparison.add_({"a": T([NAN]), "b": T([NAN]), "c": torch.zeros(0)}, {"a": T([NAN]), "b": T([NAN]), "c": torch.zeros(0)})
+    comparison.add_(
+        {"a": T([NAN]), "b": T([NAN]), "c": torch.zeros(0)}, {"a": T([NAN]), "b": T([NAN]), "c": torch.zeros(0)}
+    )
     comparison.add_({"a": T([NAN]), "b": T([1.0])}, {"a": T([NAN]), "b": T([1.0])})
     comparison.finish_()
     assert [comparison.worst[name].max_rel for name in "abc"] == [INF, 0.0, 0.0]

@@ -75,7 +75,8 @@ def test_a_product_of_two_activations() -> None:
     net = Calls(lambda x: x.mT @ (x + 1))
     op = next(op for op in record(net, x, compute=True).operations if op.name == "bmm")
     places = [
-        KeptPlace(module="", place=op.place, name="bmm", operand=n, axis=axis, keep=KEEP) for n, axis in ((0, 2), (1, 1))
+        KeptPlace(module="", place=op.place, name="bmm", operand=n, axis=axis, keep=KEEP)
+        for n, axis in ((0, 2), (1, 1))
     ]
     passes = Passes(net)
     with torch.no_grad(), passes.followed(), KeptPlaces(places, passes):
