@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from slimtask.bench.zoo_models import randomise_
-from slimtask.bench.zoo_wild import timm_families
+from slimtask.bench.zoo_wild import (
+    own_decoding,
+    own_sharing,
+    segmentation_families,
+    timm_families,
+    transformers_families,
+)
 from slimtask.compress.inputs import Inputs
 from slimtask.errors import InputError, nearest
+
+OWN: dict[str, Callable[[], nn.Module]] = {
+    "BiFPN": own_decoding.BiFpn,
+    "cross-stitch": own_sharing.CrossStitch,
+    "cross-task attention": own_decoding.CrossTask,
+    "FiLM": own_sharing.Film,
+    "hard sharing": own_sharing.HardSharing,
+    "hooked DPT": own_decoding.HookedDpt,
+    "MTAN": own_sharing.Mtan,
+    "NDDR-CNN": own_sharing.Nddr,
+    "PAD-Net": own_decoding.PadNet,
+    "Panoptic FPN": own_decoding.PanopticFpn,
+    "recurrent refinement": own_sharing.Recurrent,
+    "YOLOP": own_decoding.Yolop,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +50,18 @@ class Subject:
     counted: bool = True
 
 
+SOURCES: dict[str, Mapping[str, Any]] = {
+    "timm": timm_families.FAMILIES,
+    "smp": segmentation_families.SEGMENTATION,
+    "transformers": transformers_families.FAMILIES,
+    "torchvision": segmentation_families.DETECTORS,
+    "own": OWN,
+}
+
+
 def names() -> list[str]:
     """Return the name of every network, ``source/family``."""
-    return [f"timm/{_slug(family)}" for family in timm_families.FAMILIES]
+    return [f"{source}/{_slug(family)}" for source, families in SOURCES.items() for family in families]
 
 
 def subject(name: str, seed: int = 0) -> Subject:
@@ -38,17 +70,31 @@ def subject(name: str, seed: int = 0) -> Subject:
         raise InputError(f"there is no network '{name}' in the wild zoo{nearest(name, names())}.")
     torch.manual_seed(seed)
     random.seed(seed)
-    found = _build(name)
+    source, _, slug = name.partition("/")
+    found = _build(source, next(family for family in SOURCES[source] if _slug(family) == slug))
     randomise_(found.model.eval(), seed)
     return found
 
 
-def _build(name: str) -> Subject:
-    _, _, slug = name.partition("/")
-    family = next(each for each in timm_families.FAMILIES if _slug(each) == slug)
-    model, size = timm_families.build(family)
-    return Subject(model=model, example=torch.zeros(1, 3, size, size))
+def _build(source: str, family: str) -> Subject:
+    if source == "timm":
+        model, size = timm_families.build(family)
+        return Subject(model=model, example=torch.zeros(1, 3, size, size))
+    if source == "own":
+        return Subject(model=OWN[family](), example=_own_example(family))
+    build = {
+        "smp": segmentation_families.build_segmentation,
+        "transformers": transformers_families.build,
+        "torchvision": segmentation_families.build_detector,
+    }[source]
+    model, example = build(family)
+    return Subject(model=model, example=example, counted=source != "torchvision")
+
+
+def _own_example(family: str) -> Inputs:
+    image = torch.zeros(1, 3, 64, 64)
+    return {"image": image, "task": torch.zeros(1, 3)} if family == "FiLM" else image
 
 
 def _slug(family: str) -> str:
-    return re.sub("[^a-z0-9]+", "-", family.lower()).strip("-")
+    return re.sub("[^a-z0-9]+", "-", family.lower().replace("+", "-plus")).strip("-")
