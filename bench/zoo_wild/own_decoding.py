@@ -120,7 +120,7 @@ class Yolop(nn.Module):
     def _boxes(self, level: int, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
         raw = self.detect[level](x).view(batch, self.anchors, self.outputs, height, width).permute(0, 1, 3, 4, 2)
-        if self.grids[level].shape[2:4] != raw.shape[2:4] or self.grids[level].device != raw.device:
+        if self.grids[level].shape[2:4] != raw.shape[2:4]:
             rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
             self.grids[level] = torch.stack([columns, rows], dim=2).view(1, 1, height, width, 2).to(raw)
         y, sizes = raw.sigmoid(), self.get_buffer("sizes")[level].view(1, self.anchors, 1, 1, 2)

@@ -77,7 +77,8 @@ class CrossStitch(nn.Module):
         self.columns = nn.ModuleList(
             nn.ModuleList(Residual(a, b, 2) for a, b in zip((3, *widths), widths, strict=False)) for _ in range(2)
         )
-        self.stitches = nn.ParameterList(torch.eye(2)[:, :, None].repeat(1, 1, width) for width in widths)
+        mixed = torch.eye(2)[:, :, None]
+        self.stitches = nn.ParameterList(mixed + 0.1 * torch.randn(2, 2, width) for width in widths)
         self.heads = nn.ModuleList([nn.Conv2d(widths[-1], 6, 1), nn.Conv2d(widths[-1], 1, 1)])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

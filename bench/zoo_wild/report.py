@@ -14,6 +14,7 @@ from slimtask.bench.zoo_table import Cell, facts, number, table, text
 Row = Mapping[str, Any]
 POINTS = 0.03  # so much less than torch-pruning may slimtask remove, as a share of the parameters
 SLOW = 10.0  # CPU seconds
+AGREES = 1e-4  # relative difference from the dense network with zeros, in float32
 KINDS = ("wrong", "traceback", "damage", "timeout")
 
 
@@ -55,7 +56,18 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
             found |= {f"median_{key}": round(median(times), 2), f"max_{key}": max(times)}
             slow = {row["name"]: row["slimtask"][key] for row in rows if row.get("slimtask", {}).get(key, 0) > SLOW}
             found[f"over_{SLOW:.0f}_{key}"] = slow
-    return found | {"reasons": _reasons(ours)}
+    return found | {"zeroed": _zeroed(rows), "reasons": _reasons(ours)}
+
+
+def _zeroed(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return how many agree with the dense network in which zeros stand for what is gone, who does not, and why not."""
+    told = {row["name"]: row["slimtask"].get("zeroed_rel_error") for row in rows if _status(row) == "pass"}
+    numbers = {name: error for name, error in told.items() if isinstance(error, float)}
+    return {
+        "agree": sum(error <= AGREES for error in numbers.values()),
+        "differ": {name: error for name, error in numbers.items() if error > AGREES},
+        "not_compared": {name: why for name, why in told.items() if isinstance(why, str)},
+    }
 
 
 def lead(row: Row) -> float:
@@ -113,6 +125,12 @@ def _lines(found: Row) -> Iterator[str]:
             f"Both slimtask and torch-pruning take {found['both_take']}; in {found['share_not_behind']:.1%} of them "
             f"slimtask removes at least torch-pruning's share less {POINTS * 100:.0f} points."
         )
+    zeroed = found["zeroed"]
+    differ = ", ".join(f"{name} ({error:.1e})" for name, error in zeroed["differ"].items()) or "none"
+    yield (
+        f"Beside the certificate, the dense network with zeros where weights are gone: {zeroed['agree']} agree within "
+        f"{AGREES:.0e}, {len(zeroed['not_compared'])} cannot be compared, different: {differ}."
+    )
     if found["behind"]:
         yield "Behind by more: " + ", ".join(f"{k} ({a:.1%}, {b:.1%})" for k, (a, b) in found["behind"].items()) + "."
     for key, what in (("seconds_analysis", "Analysis"), ("seconds", "All of it, with the certificate")):

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from slimtask.bench.zoo_models import noise_like
-from slimtask.bench.zoo_steps import Row
+from slimtask.bench.zoo_steps import Row, warm_up
 from slimtask.bench.zoo_wild.outputs import complaint
 from slimtask.bench.zoo_wild.snapshot import differences, snapshot
 from slimtask.bench.zoo_wild.subjects import Subject
+from slimtask.bench.zoo_wild.zeroed import rel_error
 from slimtask.compress.budget import Budget
 from slimtask.compress.certify import Refusal
 from slimtask.compress.cost import count_parameters
@@ -30,6 +31,7 @@ KEEP = 0.5
 def halve(what: Subject, row: Row) -> None:
     """Remove half of every group by l2, layer by layer, and write what came of it into ``row``."""
     model = as_left_by_a_user_(what.model)
+    warm_up()
     before = snapshot(model)
     row.set(status="fail", kind="wrong", reason="no verdict")
     groups = _analysed(model, what, row)
@@ -45,9 +47,11 @@ def halve(what: Subject, row: Row) -> None:
     damage = differences(before, snapshot(model))
     if done is not None:
         row.set(**_figures(model, done, groups))
+    if damage:  # and a damaged network is nothing to compare with
+        said = f" (and: {row.values['reason']})" if done is None else ""
+        row.set(status="fail", kind="damage", reason=f"{len(damage)} places: {'; '.join(damage[:3])}"[:600] + said)
+    elif done is not None:
         row.set(**_verdict(what, done))
-    if damage:
-        row.set(status="fail", kind="damage", reason=f"{len(damage)} places: {'; '.join(damage[:3])}"[:600])
 
 
 def as_left_by_a_user_(model: nn.Module) -> nn.Module:
@@ -98,7 +102,13 @@ def _verdict(what: Subject, done: Compressed) -> dict[str, Any]:
     with torch.no_grad():
         dense, smaller = call(what.model.eval(), fresh), call(done.model.eval(), fresh)
     wrong = complaint(dense, smaller, counted=what.counted)
-    return {"status": "fail" if wrong else "pass", "kind": "wrong" if wrong else "", "reason": wrong}
+    zeroed = rel_error(what.model, done.model, fresh)
+    return {
+        "status": "fail" if wrong else "pass",
+        "kind": "wrong" if wrong else "",
+        "reason": wrong,
+        "zeroed_rel_error": zeroed if isinstance(zeroed, str) else _finite(zeroed),
+    }
 
 
 def _refusal(group: Group) -> Refusal:

@@ -72,8 +72,17 @@ def subject(name: str, seed: int = 0) -> Subject:
     random.seed(seed)
     source, _, slug = name.partition("/")
     found = _build(source, next(family for family in SOURCES[source] if _slug(family) == slug))
-    randomise_(found.model.eval(), seed)
+    _vary_(randomise_(found.model.eval(), seed), seed)
     return found
+
+
+def _vary_(model: nn.Module, seed: int) -> None:
+    """Give parameters of two axes and more that are one number everywhere, scales of a map say, a little noise."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
 def _build(source: str, family: str) -> Subject:
