@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """The tools and networks that were run; the second tool on the second network fails."""
     found: list[tuple[str, str]] = []
 
-    def run(tool: str, name: str, timeout_seconds: float) -> dict[str, Any]:
+    def run(tool: str, name: str, cpu_seconds: int) -> dict[str, Any]:
         found.append((tool, name))
         good = "pass" if tool == "slimtask" else "runs"
         return {"status": "fail" if name == B else good, "kind": "wrong", "reason": "", "share": 0.5}
@@ -63,7 +64,12 @@ def test_an_unknown_network_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ended", "kind"), [("took longer than 3 seconds", "timeout"), ("killed by signal 9", "traceback")]
+    ("ended", "kind"),
+    [
+        ("took longer than 30 seconds", "timeout"),
+        (f"killed by signal {int(signal.SIGXCPU)}", "timeout"),
+        ("killed by signal 9", "traceback"),
+    ],
 )
 def test_a_process_that_ends_early_is_a_fail(ended: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(module: str, arguments: list[str], log: Path, timeout_seconds: float) -> str:
@@ -71,5 +77,5 @@ def test_a_process_that_ends_early_is_a_fail(ended: str, kind: str, monkeypatch:
         return ended
 
     monkeypatch.setattr(command, "run_module", crash)
-    row = command.run_tool("slimtask", A, 3.0)
+    row = command.run_tool("slimtask", A, 3)
     assert row == {"params_before": 7, "status": "fail", "kind": kind, "reason": f"removal: {ended}"}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from slimtask.bench.processes import run_module
 from slimtask.bench.zoo_wild import peer, slim, steps
 from slimtask.bench.zoo_wild.peer import heads_of, output_layers, tell_attention_
 from slimtask.bench.zoo_wild.subjects import Subject, subject
@@ -61,6 +62,13 @@ def test_how_it_ends_is_the_status(
     row = run("slimtask", tmp_path)
     assert (row["status"], row["kind"]) == (status, kind)
     assert str(error) in row["reason"]
+
+
+def test_a_step_that_takes_too_long_is_a_timeout(tmp_path: Path) -> None:
+    given = ["slimtask", NAME, str(tmp_path), "--cpu-seconds", "1"]
+    assert run_module("slimtask.bench.zoo_wild.steps", given, tmp_path / "log.txt", 300.0) == ""
+    row = json.loads((tmp_path / "row.json").read_text())
+    assert (row["status"], row["kind"]) == ("fail", "timeout")
 
 
 def test_damage_to_the_users_network_is_a_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
