@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from slimtask.bench.zoo_models import randomise_
 from slimtask.bench.zoo_wild import (
@@ -36,6 +36,9 @@ OWN: dict[str, Callable[[], nn.Module]] = {
     "recurrent refinement": own_sharing.Recurrent,
     "YOLOP": own_decoding.Yolop,
 }
+
+
+_SMALL = 100_000  # entries; rows of larger weights differ anyway
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +80,20 @@ def subject(name: str, seed: int = 0) -> Subject:
 
 
 def _vary_(model: nn.Module, seed: int) -> None:
-    """Give parameters of two axes and more that are one number everywhere, scales of a map say, a little noise."""
+    """Change entries of small parameters a little until no two of one are equal, so that each is known by its value."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim > 1 and parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            while 1 < parameter.numel() <= _SMALL and bool((again := _repeated(parameter)).any()):
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator) * again)
+
+
+def _repeated(values: Tensor) -> Tensor:
+    """Return where an entry equals one before it."""
+    ordered, places = values.flatten().sort()
+    again = torch.zeros(values.numel(), dtype=torch.bool)
+    again[places[1:]] = ordered[1:] == ordered[:-1]
+    return again.view(values.shape)
 
 
 def _build(source: str, family: str) -> Subject:
