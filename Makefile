@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The pair the project is tested with; torchvision needs the torch it was built for.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: demo demo-result test lint types check gpu delta camvid optimizer zoo zoo-exact realised methods relationship fuzz-compress clean
+.PHONY: demo demo-result test lint types check gpu delta camvid optimizer zoo zoo-exact zoo-wild realised methods relationship fuzz-compress clean
 
 demo: $(STAMP)  ## the whole chain on generated scenes -> runs/demo/report.html and report.json
 	rm -rf runs/demo
@@ -46,6 +46,11 @@ zoo: $(STAMP)  ## half the channels of all 97 float models of torchvision -> doc
 
 zoo-exact: $(STAMP)  ## channels killed at random, removed exactly, on torchvision's convolutional models -> docs/results/zoo_exact.json
 	$(BIN)/python -m slimtask.bench.zoo --exact $(if $(MODELS),--models $(MODELS) --json runs/zoo_exact.json,--json docs/results/zoo_exact.json)
+
+RESUME ?= --resume
+zoo-wild: $(STAMP)  ## half the channels of 170 networks of other families, beside torch-pruning -> docs/results/zoo_wild.json; goes on where it was stopped, RESUME= begins anew, ONLY=slimtask: only that side (two hours)
+	$(BIN)/pip install --quiet --editable '.[zoo]'
+	$(BIN)/python -m slimtask.bench.zoo_wild $(RESUME) $(if $(ONLY),--only $(ONLY)) $(if $(MODELS),--models $(MODELS) --json runs/zoo_wild.json,--json docs/results/zoo_wild.json)
 
 realised: $(STAMP)  ## how much of a FLOP ratio becomes speed, against torch-pruning -> docs/results/realised.json (a quarter of an hour, on a quiet machine)
 	$(BIN)/python -m slimtask.bench.realised --rounds 40 --table-seconds 45 --json docs/results/realised.json

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,11 +22,11 @@ from typing import Any
 from slimtask.bench.environment import environment
 from slimtask.bench.processes import in_parallel, run_module
 from slimtask.bench.zoo_models import convolutional_names, model_names
+from slimtask.bench.zoo_table import Cell, facts, number, table, text
 from slimtask.errors import InputError, nearest
 from slimtask.files import read_json, write_json, write_text
 
 _ALONE = ("vit_h_14", "regnet_y_128gf", "vit_l_16", "vit_l_32", "convnext_large")  # over 150 million parameters
-Cell = Callable[[Mapping[str, Any]], str]
 _STEPS = {False: ("prune", "reload"), True: ("exact",)}
 
 
@@ -85,44 +85,32 @@ def markdown(result: Mapping[str, Any]) -> str:
     """Return the result as a Markdown page: summary, one table, machine and versions."""
     exact = any("killed" in row for row in result["models"])
     columns = _EXACT_COLUMNS if exact else _COLUMNS
-    cells = [[cell(row) for cell in columns.values()] for row in result["models"]]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in [[*columns], ["---"] * len(columns), *cells])
-    facts = "\n".join(f"- {name}: {value}" for name, value in {**result["machine"], **result["versions"]}.items())
     counts = ", ".join(f"{count} {name}" for name, count in result["summary"]["counts"].items())
     title = "Exact removal of dead channels" if exact else "The models of torchvision, half their channels removed"
-    return f"# {title}\n\n`{result['command']}`\n\n{counts}.\n\n{table}\n\n## Machine and versions\n\n{facts}\n"
+    page = [f"# {title}", f"`{result['command']}`", f"{counts}.", table(columns, result["models"])]
+    return "\n\n".join([*page, facts(result["machine"], result["versions"])])
 
 
-def _number(key: str, form: str) -> Cell:
-    """Return the cell that shows the number under ``key``, a dash where there is none."""
-
-    def cell(row: Mapping[str, Any]) -> str:
-        value = row.get(key)
-        return "-" if value is None or isinstance(value, str) else format(value, form)
-
-    return cell
-
-
-_NAMED: dict[str, Cell] = {"model": lambda row: row["name"], "status": lambda row: row["status"]}
-_SIZES: dict[str, Cell] = {"parameters": _number("params_before", ","), "left": _number("params_ratio", ".2f")}
-_PROOF: dict[str, Cell] = {"certificate": _number("certificate_max_rel_error", ".1e")}
-_REASON: dict[str, Cell] = {"reason": lambda row: str(row["reason"]).replace("|", "\\|")[:200]}
+_NAMED: dict[str, Cell] = {"model": text("name"), "status": text("status")}
+_SIZES: dict[str, Cell] = {"parameters": number("params_before", ","), "left": number("params_ratio", ".2f")}
+_PROOF: dict[str, Cell] = {"certificate": number("certificate_max_rel_error", ".1e")}
+_REASON: dict[str, Cell] = {"reason": text("reason")}
 _COLUMNS: dict[str, Cell] = {
     **_NAMED,
-    "s": _number("seconds", ".2f"),
-    "peak MB": _number("peak_mb", ".0f"),
+    "s": number("seconds", ".2f"),
+    "peak MB": number("peak_mb", ".0f"),
     **_SIZES,
-    "FLOP ratio": _number("flops_ratio", ".2f"),
+    "FLOP ratio": number("flops_ratio", ".2f"),
     "open / refused groups": lambda row: f"{row.get('groups_open', '-')} / {row.get('groups_refused', '-')}",
     **_PROOF,
-    "ONNX": _number("onnx_rel_error", ".1e"),
+    "ONNX": number("onnx_rel_error", ".1e"),
     **_REASON,
 }
 _EXACT_COLUMNS: dict[str, Cell] = {
     **_NAMED,
-    "s": _number("seconds", ".1f"),
+    "s": number("seconds", ".1f"),
     **_SIZES,
-    "channels removed": _number("channels_removed", ","),
+    "channels removed": number("channels_removed", ","),
     "of killed": lambda row: format(sum(kind["channels"] for kind in row.get("killed", {}).values()), ","),
     **_PROOF,
     **_REASON,

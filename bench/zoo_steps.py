@@ -78,7 +78,7 @@ class Row:
 def prune(name: str, folder: Path) -> None:
     """Remove half of every group that may lose channels, certify it, and leave checkpoint, input and outputs."""
     row, model, example = _built(name, folder)
-    _warm_up()
+    warm_up()
     with row.part("analysis and removal"):
         groups, keep = _measured_removal(model, example, row)
     with row.part("certificate"):
@@ -142,7 +142,7 @@ def _measured_removal(model: nn.Module, example: Inputs, row: Row) -> tuple[tupl
     return groups, keep
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
     """Load what a first removal loads, so that neither its seconds nor its memory are taken for the model's."""
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)).eval()
     analysis = analyse(net, torch.zeros(1, 3, 8, 8))
