@@ -109,7 +109,7 @@ def _measured_removal(model: nn.Module, example: Inputs, row: Row) -> tuple[tupl
     Scoring and choosing are timed apart. Peak memory is that of either part above what the process held before it.
     """
     started = time.perf_counter()
-    with PeakMemory() as analysis:
+    with PeakMemory() as first:
         analysis = analyse(model, example)
     groups = analysis.groups
     seconds = time.perf_counter() - started
@@ -135,7 +135,7 @@ def _measured_removal(model: nn.Module, example: Inputs, row: Row) -> tuple[tupl
     row.set(
         seconds=round(seconds, 3),
         scoring_seconds=round(scoring, 3),
-        peak_mb=round(max(analysis.peak_bytes, removal.peak_bytes) / 1e6, 1),
+        peak_mb=round(max(first.peak_bytes, removal.peak_bytes) / 1e6, 1),
         params_after=count_parameters(smaller),
         lost=[{"group": cut.group.name, "reason": why} for cut, why in fitted.lost],
     )

@@ -12,11 +12,13 @@ from torch import nn
 from slimtask.compress.axes import Array
 from slimtask.compress.coupler import Coupling
 from slimtask.compress.coupling import couple
-from slimtask.compress.groups import Group, Member, groups_of
-from slimtask.compress.inputs import Inputs, map_tensors
+from slimtask.compress.cuts import axis_of
+from slimtask.compress.further import further_tapes, training_tape
+from slimtask.compress.groups import Group, groups_of
+from slimtask.compress.inputs import Inputs
 from slimtask.compress.surgery import Cut
 from slimtask.compress.tape import Tape
-from slimtask.compress.trace import record, shared_copy, try_record, unused
+from slimtask.compress.trace import record, shared_copy, unused
 from slimtask.compress.twins import become_twins_, has_twin
 
 
@@ -24,8 +26,8 @@ from slimtask.compress.twins import become_twins_, has_twin
 class Analysis:
     """What is known of a network: ``model`` (a copy that shares its tensors, sliceable twins in place), tapes, groups.
 
-    ``tapes`` are those of the example and of every further input, in evaluation, then of a pass in training if that
-    reaches parameters that they do not; the first ``evaluated`` are in evaluation.
+    ``tapes`` are those of the example, of every further input, and of passes that reach parameters which they do not;
+    the first ``evaluated`` are in evaluation, what comes behind is in training.
     """
 
     model: nn.Module
@@ -58,44 +60,19 @@ class Analysis:
         return ~gone[self.coupling.classes]
 
 
-def axis_of(member: Member, model: nn.Module) -> tuple[str, int]:
-    """Return the tensor, by name, and the axis of it that the member's entries count."""
-    from slimtask.compress.cuts import slice_axis
-
-    if member.kind == "parameter":
-        return member.parameter, member.axis
-    prefix = f"{member.module}." if member.module else ""
-    module = model.get_submodule(member.module)
-    if member.kind in ("batchnorm", "layernorm"):
-        leaf = "weight" if getattr(module, "weight", None) is not None else "running_mean"
-        return f"{prefix}{leaf}", 0
-    return f"{prefix}weight", slice_axis(module, member.side)
-
-
 def analyse(model: nn.Module, example: Inputs, also: Sequence[Inputs] = ()) -> Analysis:
     """Return the Analysis of ``model`` on ``example`` and the further inputs ``also``; nothing of the caller's is run.
 
-    A network that has parts for training only (auxiliary heads) is traced once more in training mode, so that they
-    are cut along. Raises InputError if it does not run on an input, or has no layer to cut.
+    Parts that these inputs do not reach (a head for training, one behind a switch, a branch that looks at values) are
+    looked for, see ``further.py``, so that they are cut along. Raises InputError if it does not run on an input, or has no layer to cut.
     """
     if any(has_twin(module) for module in model.modules()):
         model = shared_copy(model)
         become_twins_(model)
     tapes = [record(model, inputs) for inputs in (example, *also)]
+    tapes += further_tapes(model, tapes, example)
     evaluated = len(tapes)
-    tapes += _training_tape(model, tapes, example)
+    tapes += training_tape(model, tapes, example)
     coupling = couple(*tapes)
     groups = groups_of(model, coupling)
     return Analysis(model=model, tapes=tuple(tapes), evaluated=evaluated, coupling=coupling, groups=groups)
-
-
-def _training_tape(model: nn.Module, tapes: Sequence[Tape], example: Inputs) -> list[Tape]:
-    """Return the tape in training mode if that runs and reads parameters that evaluation does not."""
-    idle = set.intersection(*(set(unused(tape, model)) for tape in tapes))
-    if not idle or tapes[0].computed:
-        return []
-    pair = map_tensors(lambda x: torch.cat([x, x]) if x.ndim else x, example)  # BatchNorm needs more than one value
-    trained = try_record(model, pair, compute=False, training=True)
-    if trained.failure is not None or not idle - set(unused(trained, model)):
-        return []
-    return [trained]

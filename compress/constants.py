@@ -120,7 +120,7 @@ class _Evaluator:
         return moved[:1] if moved is not None and op.name.endswith("_with_indices") else moved or []
 
     def _write(self, op: Operation, output: Ref, array: Array) -> None:
-        if op.name.endswith("_"):  # another view of what was written to is no longer known
+        if op.name.endswith("_") or "out" in op.kwargs:  # another view of what was written to is no longer known
             for other in self._alias.get(self._tape.storages[output.number], ()):
                 if other != output.number:
                     self._values[other] = np.full((), np.nan)
@@ -147,7 +147,8 @@ class _Evaluator:
             arrays = list(np.broadcast_arrays(*arrays))
         tensors = iter([torch.from_numpy(array.copy()) for array in arrays])
         args = [next(tensors) if isinstance(arg, Ref) else arg for arg in op.args]
-        result: Array = getattr(torch.ops.aten, name)(*args, **op.kwargs).numpy()
+        named = {key: value for key, value in op.kwargs.items() if key != "out"}
+        result: Array = getattr(torch.ops.aten, name)(*args, **named).numpy()
         unknown = np.isnan(arrays[0])
         zero = arrays[0] == 0
         for array in arrays[1:]:

@@ -49,8 +49,8 @@ class Coupling:
         """Return which indices of ``axis`` stay, boolean [size]; None if the axis has no label, so that all do."""
         for layer in self.values[tape].get(ref.number, []):
             if axis < layer.ndim and varies(layer, axis):
-                mask: Array = kept[layer]
-                return mask.any(axis=tuple(i for i in range(mask.ndim) if i != axis))
+                mask: Array = np.asarray(kept[layer].any(axis=tuple(i for i in range(layer.ndim) if i != axis)))
+                return mask
         return None
 
 

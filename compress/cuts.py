@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from slimtask.compress.groups import Member
 from slimtask.errors import InputError
 from slimtask.tasks import Frozen
 
@@ -79,6 +80,18 @@ def slice_axis(module: nn.Module, side: Literal["out", "in"]) -> int:
     """Return the axis of the module's weight that runs over its outputs or its inputs."""
     transposed = isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1
     return int((side == "in") != transposed)
+
+
+def axis_of(member: Member, model: nn.Module) -> tuple[str, int]:
+    """Return the tensor of ``model``, by name, and the axis of it that the member's entries count."""
+    if member.kind == "parameter":
+        return member.parameter, member.axis
+    prefix = f"{member.module}." if member.module else ""
+    module = model.get_submodule(member.module)
+    if member.kind in ("batchnorm", "layernorm"):
+        leaf = "weight" if getattr(module, "weight", None) is not None else "running_mean"
+        return f"{prefix}{leaf}", 0
+    return f"{prefix}weight", slice_axis(module, member.side)
 
 
 def slice_(module: nn.Module, names: Sequence[str], axis: int, index: Tensor | None) -> None:

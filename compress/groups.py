@@ -42,15 +42,14 @@ class Group:
     """Channels that are coupled: ``producers`` write them, ``consumers`` read them.
 
     ``refused`` says why no channel of the group may be removed (it is a task's output, or a construct in between is
-    not understood); None means that they may. ``normalised`` names a LayerNorm over the channels: removing one, even
-    a dead one, changes the others.
-    """
+    not understood); None means that they may. ``normalised`` names a LayerNorm over the channels: removing one, XX"""
 
     name: str
     channels: int
     members: tuple[Member, ...]
     refused: str | None = None
     normalised: str | None = None
+    contracted: bool = False
 
     @property
     def producers(self) -> tuple[Member, ...]:
@@ -167,6 +166,7 @@ class _Builder:
             members=members,
             refused=refused,
             normalised=next((self._norms[c] for c in channels if c in self._norms), None),
+            contracted=not self._read.isdisjoint(channels),
         )
 
 

@@ -12,8 +12,12 @@ from slimtask.compress.labels import Layers, along
 from slimtask.compress.operands import operands, vector_at
 from slimtask.compress.tape import Operation, Ref
 
-_NEW = ("zeros", "ones", "full", "empty", "arange", "linspace", "rand", "randn", "empty_strided", "scalar_tensor")
-_NEW = (*_NEW, *(f"new_{kind}" for kind in ("zeros", "ones", "full", "empty", "empty_strided")))
+# fmt: off
+_NEW = (
+    "zeros", "ones", "full", "empty", "arange", "linspace", "rand", "randn", "empty_strided", "scalar_tensor",
+    "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided",
+)
+# fmt: on
 
 
 @rule(*_NEW)
@@ -71,16 +75,16 @@ def _pad(c: Coupler, op: Operation) -> list[Layers]:
     """Channels padded on are new ones: what they meet says whether they go."""
     x, pads, ndim = op.args[0], op.args[1], len(op.args[0].shape)
     around = {ndim - 1 - i // 2: (pads[i], pads[i + 1]) for i in range(0, len(pads), 2)}
-    result = []
+    result: Layers = []
     for layer in c.of(x):
         wide = [axis for axis in varying(layer) if any(around.get(axis, (0, 0)))]
         if len(wide) == 1 == len(varying(layer)) and min(around[wide[0]]) >= 0:
-            left, right = (c.labels.fresh([n + 1])[0].ravel()[:n] if n else [] for n in around[wide[0]])
-            layer = vector_at(np.concatenate([left, layer.ravel(), right]).astype(np.int64), wide[0], ndim)
+            left, right = (c.labels.fresh([n + 2])[0].ravel()[:n] for n in around[wide[0]])
+            result.append(vector_at(np.concatenate([left, layer.ravel(), right]), wide[0], ndim))
         elif wide:
             c.labels.pin(layer, "'constant_pad_nd' runs over them")
-            continue
-        result.append(layer)
+        else:
+            result.append(layer)
     return [result]
 
 

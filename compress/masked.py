@@ -29,21 +29,20 @@ def kept_places(analysis: Analysis, cuts: Sequence[Cut]) -> list[KeptPlace]:
     Products are none of them: what a masked channel adds to a product is zero.
     """
     kept = analysis.kept(cuts)
-    places = []
+    places: dict[tuple[str, str, int, int], KeptPlace] = {}
     for reading in analysis.coupling.readings:
         keep, op = kept[reading.labels], reading.operation
         if reading.tape < analysis.evaluated and not keep.all() and op.name in REDUCTIONS | ALONG:
-            places.append(
-                KeptPlace(
-                    module=op.module,
-                    turn=op.turn,
-                    name=op.name,
-                    operand=reading.operand,
-                    axis=reading.axis,
-                    keep=torch.from_numpy(keep),
-                )
+            place = KeptPlace(
+                module=op.module,
+                turn=op.turn,
+                name=op.name,
+                operand=reading.operand,
+                axis=reading.axis,
+                keep=torch.from_numpy(keep),
             )
-    return places
+            places.setdefault((op.module, op.name, op.turn, reading.operand), place)  # passes share most of them
+    return list(places.values())
 
 
 def _zero_(module: nn.Module, member: Member, dropped: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The coupling rules of what runs over channels: norms, means, sums, softmax. The channels that stay are all it sees."""
+"""The coupling rules of what runs over channels: norms, means, sums, softmax. What stays is all that they see."""
 
 from __future__ import annotations
 
@@ -97,11 +97,12 @@ def _softmax(c: Coupler, op: Operation) -> list[Layers]:
     axis = op.args[1] % max(len(x.shape), 1)
     result = []
     for layer in c.of(x):
-        if varies(layer, axis) and len(varying(layer)) == 1:
+        if varies(layer, axis) and len(varying(layer)) > 1:
+            result.append(c.labels.tie_along(layer, axis))
+            continue
+        if varies(layer, axis):
             c.labels.normalise(layer, f"'{op.name.strip('_')}' in '{op.module or 'the network'}'")
             c.read(op, 0, axis, layer)
-        elif varies(layer, axis):
-            layer = c.labels.tie_along(layer, axis)
         result.append(layer)
     return [result for _ in op.outputs]
 
@@ -142,7 +143,8 @@ def _layer_norm(c: Coupler, op: Operation) -> list[Layers]:
         if over and len(shape) > 1:
             c.labels.pin(layer, "a normalisation runs over them and other axes at once")
         elif over and len(varying(layer)) > 1:  # within each head
-            layer = c.labels.tie_along(layer, over[0])
+            layers.append(c.labels.tie_along(layer, over[0]))
+            continue
         elif over:
             c.labels.normalise(layer, _norm_name(c, op, 2))
             c.read(op, 0, over[0], layer)
@@ -166,7 +168,6 @@ def _group_norm(c: Coupler, op: Operation) -> list[Layers]:
     elif channels is not None and groups != x.shape[1]:
         units = np.broadcast_to(channels, [x.shape[1] if i == 1 else 1 for i in range(ndim)]).reshape(groups, -1)
         c.labels.tie(units, units[:, :1])
-        c.labels.note_read(channels)
     vectors = [_per_channel(c, ref, ndim) for ref in op.args[1:3] if isinstance(ref, Ref)]
     result = c.labels.elementwise([(layers, x.shape), *vectors])
     return [result, *([] for _ in op.outputs[1:])]

@@ -147,8 +147,12 @@ class SiteRecorder(TorchFunctionMode):
         return tree_map(lambda x: self._ref(x) if isinstance(x, Tensor) else plain(x), tree)
 
 
-_PLAIN = (type(None), bool, int, float, complex, str, slice, type(...), torch.dtype, torch.device, torch.layout)
-_PLAIN = (*_PLAIN, torch.memory_format)
+# fmt: off
+_PLAIN: tuple[type, ...] = (
+    type(None), bool, int, float, complex, str, slice, type(...), torch.dtype, torch.device, torch.layout,
+    torch.memory_format,
+)
+# fmt: on
 
 
 def plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def try_record(model: nn.Module, example: Inputs, *, compute: bool | None = None
             example = map_tensors(Tensor.cpu, example)
         subject = model if FORKS else independent_copy(model)
         try:
-            tape = apart(lambda subject=subject, real=real: _pass(subject, example, real, training))  # type: ignore[misc]
+            tape = apart(partial(_pass, subject, example, real, training))
         except RuntimeError as error:
             tape = Tape(failure=Failure("RuntimeError", first_line(error), ""))
         if tape.failure is None:
@@ -60,7 +61,7 @@ def refuse_unfit(model: nn.Module) -> None:
     """Raise InputError, with what to give instead, for a network that has no code or no sizes of its own."""
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
-            f"{type(model).__name__} is TorchScript, whose code cannot be followed; give the nn.Module that was scripted."
+            f"{type(model).__name__} is TorchScript, whose code cannot be followed; give the module that was scripted."
         )
     if isinstance(model, torch.fx.GraphModule):
         raise InputError(
@@ -156,7 +157,7 @@ def empty_(model: nn.Module) -> None:
     for tensor in tensors_in(model):  # caches, tables kept as attributes, what hooks hold
         if id(tensor) not in mine and tensor.device.type != "meta":
             with contextlib.suppress(RuntimeError):
-                torch.utils.swap_tensors(tensor, meta_like(tensor.detach()))
+                torch.utils.swap_tensors(tensor, meta_like(tensor.detach()))  # type: ignore[no-untyped-call]
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

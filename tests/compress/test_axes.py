@@ -90,6 +90,7 @@ def test_any_view_carries_any_array_as_numpy_does(old: list[int], data: Any) -> 
     got = reshape(array, old, new)
     assert np.array_equal(np.broadcast_to(got, new), np.broadcast_to(array, old).reshape(new))
 
+
 def test_nan_equals_itself_when_axes_are_squeezed() -> None:
     assert squeeze_equal(np.full((2, 3), np.nan)).shape == (1, 1)
     assert squeeze_equal(np.array([[1.0, np.nan], [1.0, np.nan]])).shape == (1, 2)
