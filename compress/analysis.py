@@ -64,7 +64,8 @@ def analyse(model: nn.Module, example: Inputs, also: Sequence[Inputs] = ()) -> A
     """Return the Analysis of ``model`` on ``example`` and the further inputs ``also``; nothing of the caller's is run.
 
     Parts that these inputs do not reach (a head for training, one behind a switch, a branch that looks at values) are
-    looked for, see ``further.py``, so that they are cut along. Raises InputError if it does not run on an input, or has no layer to cut.
+    looked for, see ``further.py``, so that they are cut along. Raises InputError if the network does not run on an
+    input, or has no layer to cut.
     """
     if any(has_twin(module) for module in model.modules()):
         model = shared_copy(model)

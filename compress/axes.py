@@ -285,7 +285,11 @@ MOVES: dict[str, Move] = {
         _positional,
     ),
     **dict.fromkeys(
-        ("mean", "sum", "amax", "amin", "max", "min", "var", "std", "any", "all", "prod", "logsumexp", "argmax"),
+        (
+            *("mean", "sum", "amax", "amin", "max", "min", "var", "std", "any", "all", "prod", "logsumexp", "argmax"),
+            *("argmin", "var_mean", "std_mean", "nansum", "median", "mode", "kthvalue", "aminmax", "norm"),
+            "count_nonzero",
+        ),
         _reduce,
     ),
     "linalg_vector_norm": _reduce,

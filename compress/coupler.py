@@ -45,6 +45,19 @@ class Coupling:
                     sizes[axis] = int(mask.any(axis=others).sum())
         return tuple(sizes)
 
+    def counts(self, tape: int, ref: Ref, kept: Array) -> dict[int, tuple[int, int]]:
+        """Return by axis how many channels lie along it, and how many of them stay, where some go."""
+        found = {}
+        for layer in self.values[tape].get(ref.number, []):
+            for axis in varying(layer):
+                others = tuple(i for i in range(layer.ndim) if i != axis)
+                mask = kept[layer].any(axis=others)
+                lines = np.moveaxis(layer, axis, 0).reshape(layer.shape[axis], -1)
+                first = np.unique(lines, axis=0, return_index=True)[1]
+                if not mask.all():
+                    found[axis] = (len(first), int(mask[first].sum()))
+        return found
+
     def kept_along(self, tape: int, ref: Ref, axis: int, kept: Array) -> Array | None:
         """Return which indices of ``axis`` stay, boolean [size]; None if the axis has no label, so that all do."""
         for layer in self.values[tape].get(ref.number, []):
@@ -140,9 +153,9 @@ class Coupler:
     def _apart(self, layers: Layers) -> Layers:
         """Return the layers that share no axis with another; a view that lays one over another pins both.
 
-        Copies along an axis (of an expanded tensor, of one that the code makes) stay whole beside channels.
+        Places (taps of a kernel, copies along an expanded axis) stay whole beside channels.
         """
-        layers = sorted(layers, key=self.labels.is_fresh)
+        layers = sorted(layers, key=self.labels.is_weak)
         alone: Layers = []
         lost: set[int] = set()
         for index, layer in enumerate(layers):
@@ -151,7 +164,7 @@ class Coupler:
                     continue
                 self.labels.pin(layer, "they are flattened with others")
                 lost.add(index)
-                if not self.labels.is_fresh(layer):
+                if not self.labels.is_weak(layer):
                     self.labels.pin(other, "they are flattened with others")
                     lost.add(next(i for i, one in enumerate(layers) if one is other))
         alone = [layer for index, layer in enumerate(layers) if index not in lost]

@@ -27,7 +27,7 @@ def size_fixes(coupling: Coupling, kept: Array) -> tuple[dict[str, ModuleSizes],
 
     ``kept`` [atoms] says what stays. Fixes are absolute: a module that finds its sizes by itself is none the worse.
     """
-    needs: dict[str, dict[int, SizeFix | None]] = {}
+    needs: dict[str, dict[str, SizeFix | None]] = {}
     broken: set[str] = set()
     for index, tape in enumerate(coupling.tapes):
         for site in tape.sites:
@@ -37,14 +37,14 @@ def size_fixes(coupling: Coupling, kept: Array) -> tuple[dict[str, ModuleSizes],
                 broken.add(site.module)
                 continue
             known = needs.setdefault(site.module, {})
-            if site.ordinal in known and known[site.ordinal] != fix:
+            if site.at in known and known[site.at] != fix:
                 broken.add(site.module)
-            known.setdefault(site.ordinal, fix)
+            known.setdefault(site.at, fix)
     found = {}
     for module, fixes in needs.items():
         wanted = tuple(fix for fix in fixes.values() if fix is not None)
         if wanted and module not in broken:
-            found[module] = ModuleSizes(module=module, fixes=tuple(sorted(wanted, key=lambda fix: fix.ordinal)))
+            found[module] = ModuleSizes(module=module, fixes=tuple(sorted(wanted, key=lambda fix: fix.at)))
     return found, broken
 
 
@@ -64,23 +64,18 @@ def _fix(coupling: Coupling, tape: int, site: Site, kept: Array) -> SizeFix | No
     values = _RULES[site.kind](coupling, tape, site, kept)
     if values is None:
         return None
-    return SizeFix(ordinal=site.ordinal, kind=site.kind, values=tuple(sorted(values.items())))  # type: ignore[arg-type]
+    return SizeFix(at=site.at, kind=site.kind, values=tuple(sorted(values.items())))  # type: ignore[arg-type]
 
 
 def _shape(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | None:
     assert site.source is not None
-    left = coupling.shape(tape, site.source, kept)
-    return {
-        axis: (old,) for axis, (old, new) in enumerate(zip(site.source.shape, left, strict=True)) if old != new
-    } or None
+    return coupling.counts(tape, site.source, kept) or None
 
 
 def _view(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | None:
     if not site.outputs or any(isinstance(argument, str) for argument in site.arguments):
         return None
-    output = site.outputs[0]
-    left = coupling.shape(tape, output, kept)
-    return {axis: (new,) for axis, (old, new) in enumerate(zip(output.shape, left, strict=True)) if old != new} or None
+    return coupling.counts(tape, site.outputs[0], kept) or None
 
 
 def _split(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | None:

@@ -42,7 +42,9 @@ class Group:
     """Channels that are coupled: ``producers`` write them, ``consumers`` read them.
 
     ``refused`` says why no channel of the group may be removed (it is a task's output, or a construct in between is
-    not understood); None means that they may. ``normalised`` names a LayerNorm over the channels: removing one, XX"""
+    not understood); None means that they may. ``normalised`` names a norm, mean or softmax over the channels: removing
+    one, even a dead one, changes the others. ``contracted`` says that a product of two activations sums over them.
+    """
 
     name: str
     channels: int

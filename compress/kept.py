@@ -24,7 +24,7 @@ REDUCTIONS = frozenset((
 ))
 ALONG = frozenset((
     "_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "native_layer_norm", "native_group_norm",
-    "_fused_rms_norm",
+    "_fused_rms_norm", "native_batch_norm", "_native_batch_norm_legit", "logcumsumexp",
 ))
 PRODUCTS = frozenset((
     "mm", "bmm", "addmm", "baddbmm", "mv", "dot", "_scaled_dot_product_flash_attention_for_cpu",
@@ -38,7 +38,7 @@ PRODUCTS = frozenset((
 class KeptPlace:
     """One ATen call of a pass, numbered as on a tape, that takes an operand only where ``keep`` is true along ``axis``.
 
-    ``module``, ``name`` and ``turn`` are those of ``tape.Operation``; ``operand`` is its position among the call's arguments. A
+    ``module``, ``name`` and ``turn`` are those of ``tape.Operation``; ``operand`` is its place among the arguments. A
     call that keeps the axis (a norm, a softmax) gives zeros where ``keep`` is false.
     """
 

@@ -50,7 +50,7 @@ class Labels:
     _inputs: list[Ints] = field(default_factory=list)
     _outputs: list[Ints] = field(default_factory=list)
     _read: list[Ints] = field(default_factory=list)
-    _fresh: set[int] = field(default_factory=set)
+    _weak: set[int] = field(default_factory=set)
 
     def leaf(self, tensor: str, shape: Sequence[int]) -> Layers:
         """Return fresh labels for every axis of a parameter or buffer."""
@@ -58,6 +58,8 @@ class Labels:
         for axis, size in enumerate(shape):
             if size > 1:
                 self.axes.append(Axis(tensor, axis, self.count, size))
+                if len(shape) >= 4 and axis >= 2:  # taps of a kernel, places of a map
+                    self._weak.update(range(self.count, self.count + size))
                 layers.append(self.axes[-1].atoms.reshape([size if i == axis else 1 for i in range(len(shape))]))
                 self.count += size
         return layers
@@ -68,14 +70,14 @@ class Labels:
         for axis, size in enumerate(shape):
             if size > 1:
                 atoms = np.arange(self.count, self.count + size)
-                self._fresh.update(range(self.count, self.count + size))
+                self._weak.update(range(self.count, self.count + size))
                 layers.append(atoms.reshape([size if i == axis else 1 for i in range(len(shape))]))
                 self.count += size
         return layers
 
-    def is_fresh(self, layer: Array) -> bool:
-        """Return whether the layer's labels are those of a tensor that the network makes."""
-        return int(layer.max()) in self._fresh
+    def is_weak(self, layer: Array) -> bool:
+        """Return whether the layer's labels are those of places: taps, copies, a tensor that the network makes."""
+        return int(layer.max()) in self._weak
 
     def product(self, layer: Array) -> None:
         """Record that one axis was viewed as several: what stays must be a box, the same along all but one of them."""

@@ -37,7 +37,7 @@ def _deformable(c: Coupler, op: Operation) -> list[Layers]:
 
 
 def _convolve(c: Coupler, x: Ref, weight: Ref, bias: Ref | None, *, transposed: bool, groups: int) -> Layers:
-    layers, weights = c.of(x), [_one_tap(c, layer) for layer in c.of(weight)]
+    layers, weights = c.of(x), _kernel(c, c.of(weight))
     reads, writes = along(weights, int(not transposed)), along(weights, int(transposed))
     channels = along(layers, 1)
     result = [layer for layer in layers if varying(layer) == {0}]
@@ -58,6 +58,17 @@ def _convolve(c: Coupler, x: Ref, weight: Ref, bias: Ref | None, *, transposed: 
     if offsets is not None and out is not None:
         c.labels.tie(offsets, out)
     return result if out is None else [*result, vector_at(out, 1, len(x.shape))]
+
+
+def _kernel(c: Coupler, layers: Layers) -> Layers:
+    """Return the labels of a kernel that has one for its outputs and one for its inputs; others are pinned."""
+    found = []
+    for layer in (_one_tap(c, layer) for layer in layers):
+        if len(varying(layer)) > 1:
+            c.labels.pin(layer, "they are inputs and outputs of a kernel at once")
+        elif varying(layer):
+            found.append(layer)
+    return found
 
 
 def _one_tap(c: Coupler, layer: Array) -> Array:

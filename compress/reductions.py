@@ -114,10 +114,13 @@ def _batch_norm(c: Coupler, op: Operation) -> list[Layers]:
     vectors = [_per_channel(c, ref, len(x.shape)) for ref in op.args[1:5] if isinstance(ref, Ref)]
     layers = []
     for layer in c.of(x):
-        if varying(layer) - {0, 1} and _takes_statistics(op):
-            c.labels.pin(layer, "a normalisation runs over them")
-        else:
-            layers.append(layer)
+        if varying(layer) - {0, 1} and _takes_statistics(op):  # a kernel that is standardised over its inputs
+            if len(varying(layer)) > 1:
+                c.labels.pin(layer, "a normalisation runs over them")
+                continue
+            c.labels.normalise(layer, _norm_name(c, op, len(op.args)))
+            c.read(op, 0, next(iter(varying(layer))), layer)
+        layers.append(layer)
     result = c.labels.elementwise([(layers, x.shape), *vectors])
     return [result, *([] for _ in op.outputs[1:])]
 

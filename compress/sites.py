@@ -1,7 +1,7 @@
 """The calls in a network's own code that tell or take sizes: ``x.shape``, ``x.view(...)``, ``x[:, :n]``, ``zeros(n)``.
 
-A network that loses channels may repeat their number anywhere in its code. Such calls are counted as they happen, per
-pass through the module that makes them, so that ``sized.py`` can answer each of them as the cut network needs.
+A network that loses channels may repeat their number anywhere in its code. Such calls are known by their place in the
+code of the module that makes them, so that ``sized.py`` can answer each of them as the cut network needs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from functools import lru_cache
+from itertools import islice
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -110,6 +112,20 @@ def owner_of(frame: FrameType | None) -> nn.Module | None:
     return module if below.f_code is getattr(forward, "__code__", None) else None
 
 
+def place_of(frame: FrameType) -> str:
+    """Return where in its function a frame stands: name, line behind the first, column, e.g. ``forward:4:12``.
+
+    A call that a cache spares in a later pass does not move the others, as a number in order would.
+    """
+    return _place(frame.f_code, frame.f_lasti)
+
+
+@lru_cache(maxsize=4096)
+def _place(code: CodeType, instruction: int) -> str:
+    line, _, column, _ = next(islice(code.co_positions(), instruction // 2, None), (None, None, None, None))
+    return f"{code.co_name}:{(line or 0) - code.co_firstlineno}:{-1 if column is None else column}"
+
+
 class SiteRecorder(TorchFunctionMode):
     """Notes every call of ``KINDS`` that a module's own code makes, with the values that it reads and makes."""
 
@@ -121,10 +137,12 @@ class SiteRecorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         kind, name = kind_of_call(func)
-        module = owner_of(sys._getframe(1)) if kind else None
+        frame = sys._getframe(1)
+        module = owner_of(frame) if kind else None
         if module is None:
             return func(*args, **kwargs)
-        ordinal = self._passes.count("site")
+        place = place_of(frame)
+        turn = self._passes.count(f"site {place}")
         source = args[0] if args and isinstance(args[0], Tensor) else None
         before = None if source is None else self._ref(source)
         result = func(*args, **kwargs)
@@ -132,7 +150,7 @@ class SiteRecorder(TorchFunctionMode):
         self.sites.append(
             Site(
                 module=self._passes.name_of(module),
-                ordinal=ordinal,
+                at=f"{place}#{turn}",
                 kind=kind,
                 function=name,
                 source=before,

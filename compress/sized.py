@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from slimtask.compress.sites import kind_of_call
+from slimtask.compress.sites import kind_of_call, place_of
 from slimtask.tasks import Frozen
 
 Kind = Literal["shape", "view", "split", "index", "factory", "norm", "groups", "pad"]
@@ -24,14 +23,14 @@ _CALL = nn.Module._call_impl.__code__
 
 
 class SizeFix(Frozen):
-    """The answer to the call number ``ordinal`` that tells or takes a size in one pass through a module.
+    """The answer to the call that tells or takes a size ``at`` a place of a module's code (``sites.place_of``, #turn).
 
-    ``values`` are by axis: the dense size of a "shape"; the size that is left in a "view"; the parts of a "split"; the
-    positions of an "index" (one for a number); the indices that stay of a "factory"'s new tensor; left and right of a
-    "pad"; the number of "groups" (axis 0); none for a "norm", whose shape is its input's.
+    ``values`` are by axis: (dense, left), the channels of a "shape" or a "view", whose size is a multiple of them; the
+    parts of a "split"; the positions of an "index" (one for a number); the indices that stay of a "factory"'s new
+    tensor; left and right of a "pad"; the number of "groups" (axis 0); none for a "norm", whose shape is its input's.
     """
 
-    ordinal: int = Field(ge=0)
+    at: str
     kind: Kind
     values: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
@@ -44,18 +43,19 @@ class ModuleSizes(Frozen):
 
     def then(self, later: ModuleSizes) -> ModuleSizes:
         """Return the fixes after a second cut, whose own were made on the network after the first."""
-        fixes = {fix.ordinal: fix for fix in self.fixes}
+        fixes = {fix.at: fix for fix in self.fixes}
         for fix in later.fixes:
-            before = fixes.get(fix.ordinal)
-            fixes[fix.ordinal] = fix if before is None else _compose(before, fix)
-        return ModuleSizes(module=self.module, fixes=tuple(fixes[ordinal] for ordinal in sorted(fixes)))
+            before = fixes.get(fix.at)
+            fixes[fix.at] = fix if before is None else _compose(before, fix)
+        return ModuleSizes(module=self.module, fixes=tuple(fixes[at] for at in sorted(fixes)))
 
 
 def _compose(first: SizeFix, second: SizeFix) -> SizeFix:
     """Return one answer: a shape stays the dense one, indices are those of the first that the second keeps."""
     before, after = dict(first.values), dict(second.values)
-    if first.kind == "shape":
-        merged = {**after, **before}
+    if first.kind in ("shape", "view"):
+        spans = {axis: (before[axis][0], left) for axis, (_, left) in after.items() if axis in before}
+        merged = {**before, **after, **spans}
     elif first.kind == "factory":
         picked = {axis: tuple(before[axis][i] for i in kept) for axis, kept in after.items() if axis in before}
         merged = {**before, **after, **picked}
@@ -67,7 +67,7 @@ def _compose(first: SizeFix, second: SizeFix) -> SizeFix:
 class Sized:
     """Mixed in before a module's own class: its forward with the answers of its fixes."""
 
-    _slimtask_sizes: dict[int, SizeFix]
+    _slimtask_sizes: dict[str, SizeFix]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the module's own forward does."""
@@ -83,7 +83,7 @@ def hold_sizes_(module: nn.Module, sizes: ModuleSizes) -> None:
     known = getattr(module, "_slimtask_sizes", None)
     if known:
         sizes = ModuleSizes(module=sizes.module, fixes=tuple(known.values())).then(sizes)
-    module._slimtask_sizes = {fix.ordinal: fix for fix in sizes.fixes}  # type: ignore[assignment]
+    module._slimtask_sizes = {fix.at: fix for fix in sizes.fixes}  # type: ignore[assignment]
     original = type(module)
     if not issubclass(original, Sized):
         if original not in _made:
@@ -97,17 +97,20 @@ def can_hold(module: nn.Module) -> bool:
 
 
 class _Answers(TorchFunctionMode):
-    def __init__(self, fixes: Mapping[int, SizeFix], module: object) -> None:
+    def __init__(self, fixes: Mapping[str, SizeFix], module: object) -> None:
         super().__init__()
-        self._fixes, self._module, self._count = fixes, module, 0
+        self._fixes, self._module = fixes, module
+        self._turns: dict[str, int] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         kind, name = kind_of_call(func)
         if not kind or not self._is_own():
             return func(*args, **kwargs)
-        fix = self._fixes.get(self._count)
-        self._count += 1
+        place = place_of(sys._getframe(1))
+        turn = self._turns.get(place, 0)
+        self._turns[place] = turn + 1
+        fix = self._fixes.get(f"{place}#{turn}")
         if fix is None or fix.kind != kind:
             return func(*args, **kwargs)
         return _ANSWERS[kind](dict(fix.values), name, func, args, kwargs)
@@ -129,9 +132,16 @@ Answer = Callable[[Values, str, Any, tuple[Any, ...], dict[str, Any]], Any]
 def _shape(values: Values, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     told = func(*args, **kwargs)
     if isinstance(told, torch.Size | tuple):
-        return torch.Size(values[axis][0] if axis in values else size for axis, size in enumerate(told))
+        return torch.Size(
+            _scaled(size, *values[axis][::-1]) if axis in values else size for axis, size in enumerate(told)
+        )
     dim = kwargs.get("dim", args[1] if len(args) > 1 else 0) % args[0].ndim
-    return values[dim][0] if dim in values else told
+    return _scaled(told, *values[dim][::-1]) if dim in values else told
+
+
+def _scaled(size: int, before: int, after: int) -> int:
+    """Return a size that is a multiple of ``before`` channels for ``after`` of them; one that is none stays."""
+    return size // before * after if size % before == 0 else size
 
 
 def _view(values: Values, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -139,9 +149,9 @@ def _view(values: Values, name: str, func: Any, args: tuple[Any, ...], kwargs: d
     given = args[first:] or tuple(kwargs[key] for key in ("size", "shape", "sizes") if key in kwargs)
     sizes = list(given[0]) if isinstance(given[0], tuple | list) else list(given)
     shift = args[1] % args[0].ndim if name == "unflatten" else 0
-    for axis, (size,) in values.items():
+    for axis, (dense, left) in values.items():
         if sizes[axis - shift] != -1:
-            sizes[axis - shift] = size
+            sizes[axis - shift] = _scaled(sizes[axis - shift], dense, left)
     return func(*args[:first], tuple(sizes))
 
 

@@ -20,7 +20,7 @@ class Ref:
 class Operation:
     """One ATen call; tensors among its arguments and outputs are Refs.
 
-    ``name`` is without namespace and overload, e.g. ``convolution``; ``pointwise`` as PyTorch tags it. ``module`` is the
+    ``name`` is without namespace and overload, e.g. ``convolution``; ``pointwise`` as PyTorch has it. ``module`` is the
     innermost module that was running, ``place`` how many operations of this pass through it went before, ``turn`` how
     many of the same name.
     """
@@ -43,12 +43,12 @@ class Operation:
 class Site:
     """One call that tells or takes sizes (``x.shape``, ``x.view(...)``, ``x[:, :n]``), made by code of ``module``.
 
-    ``ordinal`` counts such calls in one pass through the module; ``kind`` is a key of ``sites.KINDS``. ``arguments`` are
-    those behind ``source``, tensors among them as Refs.
+    ``at`` is where in the code, see ``sites.place_of``; ``kind`` is of ``sites.KINDS``. ``arguments`` are those
+    behind ``source``, tensors among them as Refs.
     """
 
     module: str
-    ordinal: int
+    at: str
     kind: str
     function: str
     source: Ref | None
