@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +134,7 @@ class SiteRecorder(TorchFunctionMode):
         self._passes, self._ref = passes, ref
         self.sites: list[Site] = []
 
+    @no_type_check
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         kind, name = kind_of_call(func)

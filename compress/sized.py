@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, no_type_check
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,7 @@ class Sized:
 
     _slimtask_sizes: dict[str, SizeFix]
 
+    @no_type_check
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the module's own forward does."""
         with _Answers(self._slimtask_sizes, self):
@@ -102,6 +103,7 @@ class _Answers(TorchFunctionMode):
         self._fixes, self._module = fixes, module
         self._turns: dict[str, int] = {}
 
+    @no_type_check
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         kind, name = kind_of_call(func)
@@ -115,6 +117,7 @@ class _Answers(TorchFunctionMode):
             return func(*args, **kwargs)
         return _ANSWERS[kind](dict(fix.values), name, func, args, kwargs)
 
+    @no_type_check
     def _is_own(self) -> bool:
         """Return whether the call comes from the module's own forward, not from a module or a hook that it calls."""
         frame = sys._getframe(2)
