@@ -12,6 +12,7 @@ import gc
 import importlib
 import os
 import pickle
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -51,14 +52,23 @@ def apart(function: Callable[[], T]) -> T:
     finally:
         status = os.waitpid(child, 0)[1]
     if not answer:
-        raise RuntimeError(f"the process that ran it ended with status {status}")
-    good, value, imported = pickle.loads(answer)  # written by this module, in a process forked from this one
+        raise RuntimeError(f"the process that ran it {_ended(status)}")
+    try:
+        good, value, imported = pickle.loads(answer)  # written by this module, in a process forked from this one
+    except Exception as error:
+        raise RuntimeError(f"its answer cannot be read ({first_line(error)})") from error
     for name in imported:  # else every further process would read them anew
         with contextlib.suppress(Exception):
             importlib.import_module(name)
     if good:
         return value  # type: ignore[no-any-return]
     raise value
+
+
+def _ended(status: int) -> str:
+    """Return in words how a process ended that gave no answer."""
+    code = os.waitstatus_to_exitcode(status)
+    return f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit status {code}"
 
 
 def _answer(function: Callable[[], Any], reader: int, writer: int) -> None:
@@ -89,5 +99,8 @@ def _pickled(good: bool, value: Any, before: set[str]) -> bytes:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, its type if it says nothing; at most 300 characters."""
-    lines = str(error).strip().splitlines()
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # what it says is code of the user's, too
+        lines = []
     return lines[0][:300] if lines else type(error).__name__

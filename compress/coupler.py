@@ -51,7 +51,7 @@ class Coupling:
         for layer in self.values[tape].get(ref.number, []):
             for axis in varying(layer):
                 others = tuple(i for i in range(layer.ndim) if i != axis)
-                mask = kept[layer].any(axis=others)
+                mask = np.asarray(kept[layer].any(axis=others))
                 lines = np.moveaxis(layer, axis, 0).reshape(layer.shape[axis], -1)
                 first = np.unique(lines, axis=0, return_index=True)[1]
                 if not mask.all():
@@ -143,6 +143,10 @@ class Coupler:
             return self.elementwise(op)
         self.pin_all(op, f"'{op.name.strip('_')}' mixes them")
         return []
+
+    def alike(self, one: Ref, other: Ref) -> None:
+        """Tie the labels of two values of which the code makes one as large as the other."""
+        self.labels.elementwise([(self.of(one), one.shape), (self.of(other), other.shape)])
 
     def pin_all(self, op: Operation, why: str) -> None:
         """Pin every label that ``op`` reads."""

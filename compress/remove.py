@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -120,9 +120,16 @@ def _certified(
     inputs = certificate_inputs(dense, example, also=also, seed=1, thorough=thorough)
     unreached = unreached_modules(dense, analysis.tapes)
 
+    told = {sizes.module for sizes in fitted.sizes}
+
     def attempt(chosen: Sequence[Cut]) -> Compressed | str:
+        found = made(chosen, told)
+        more = {sizes.module for sizes in sizes_of(analysis, chosen)} - told if isinstance(found, str) else set()
+        return made(chosen, told | more) if more else found  # a slice of the right length may be the wrong one
+
+    def made(chosen: Sequence[Cut], told: Collection[str]) -> Compressed | str:
         try:
-            smaller, plan = _cut(dense, [*chosen, *whole], sizes_of(analysis, chosen, fitted))
+            smaller, plan = _cut(dense, [*chosen, *whole], sizes_of(analysis, chosen, told))
             found = kept_places(analysis, chosen) if masked else []
             certificate = certify(
                 model,
