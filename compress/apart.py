@@ -16,6 +16,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, TypeVar
 
 from slimtask.errors import SlimtaskError
@@ -79,7 +80,7 @@ def _answer(function: Callable[[], Any], reader: int, writer: int) -> None:
         gc.disable()  # a collection would touch, and so copy, every object of the parent
         os.close(reader)
         torch.set_num_threads(1)  # the threads of the parent are not here, and waiting for them would never end
-        before = set(sys.modules)
+        before = len(sys.modules)  # their number alone: looking at each would copy the pages that they lie in
         try:
             answer = _pickled(True, function(), before)
         except SlimtaskError as error:
@@ -92,8 +93,9 @@ def _answer(function: Callable[[], Any], reader: int, writer: int) -> None:
         os._exit(0)
 
 
-def _pickled(good: bool, value: Any, before: set[str]) -> bytes:
-    imported = [name for name in sys.modules if name not in before and name.startswith("torch.")]
+def _pickled(good: bool, value: Any, before: int) -> bytes:
+    new = islice(sys.modules, before, None) if len(sys.modules) > before else ()
+    imported = [name for name in new if name.startswith("torch.")]
     return pickle.dumps((good, value, imported))
 
 

@@ -18,6 +18,7 @@ from slimtask.errors import InputError
 
 _ATOMS = (type, types.ModuleType, str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, range)
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
+_CACHED = type(functools.lru_cache(lambda: None))
 _STATE = (nn.Module, Tensor, dict, list, set)
 _MOST = 1_000_000
 
@@ -78,8 +79,8 @@ def tensors_in(root: Any) -> list[Tensor]:
 def independent_copy(model: nn.Module, *, sharing: Iterable[Any] = ()) -> nn.Module:
     """Return a copy of ``model`` that shares nothing with it but ``sharing``: no attribute, no closure of its hooks.
 
-    Locks are made anew; what cannot be copied and holds neither tensors nor modules (a file, a pool of threads) is
-    shared. Raises InputError that names the attribute if something else cannot be copied.
+    Locks and caches of functions are made anew; what cannot be copied and holds neither tensors nor modules (a file, a
+    pool of threads) is shared. Raises InputError that names the attribute if something else cannot be copied.
     """
     shared: dict[int, Any] = {id(item): item for item in sharing}
     while True:
@@ -103,7 +104,7 @@ def independent_copy(model: nn.Module, *, sharing: Iterable[Any] = ()) -> nn.Mod
 
 def _prepare_(memo: dict[int, Any], model: nn.Module) -> list[tuple[types.FunctionType, types.FunctionType]]:
     """Enter into ``memo`` the copies that ``copy.deepcopy`` would not make; return functions with empty closures."""
-    functions = []
+    functions, caches = [], []
     for item in reachable(model):
         if id(item) in memo:
             continue
@@ -114,6 +115,11 @@ def _prepare_(memo: dict[int, Any], model: nn.Module) -> list[tuple[types.Functi
         elif isinstance(item, types.FunctionType) and any(isinstance(x, _STATE) for x in _within(_held(item))):
             memo[id(item)] = _unbound(item)
             functions.append((item, memo[id(item)]))
+        elif isinstance(item, _CACHED):
+            caches.append(item)
+    for cached in caches:  # empty ones, for what a copy computes is not the user's to keep
+        function = memo.get(id(cached.__wrapped__), cached.__wrapped__)
+        memo[id(cached)] = functools.lru_cache(**cached.cache_parameters())(function)
     return functions
 
 

@@ -225,14 +225,21 @@ class Memoised(Plain):
         return super().features(x) + self.table(x.shape[-1]).to(x.device)
 
 
-class Everything(Frozen, Warm, Hooked, Merging, FirstBatch, Maximum, Locked, Indexed, Memoised):
-    """All of it at once, one on top of the other, in training and before its first batch, with a module twice."""
+class Everything(Frozen, Warm, Hooked, Merging, Maximum, Locked, Indexed, Memoised):
+    """One on top of the other, in training, with modules twice; it can be followed without values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = self.block
+        self.layers = [self.stem, self.block]
+
+
+class OnValues(Frozen, Warm, Hooked, FirstBatch, Maximum, Locked, Memoised):
+    """One on top of the other, in training, before its first batch, which it asks for: only values say what it does."""
 
     def __init__(self) -> None:
         super().__init__()
         self.act.ready.zero_()
-        self.again = self.block
-        self.layers = [self.stem, self.block]
 
 
 class Broken(CachedGrid):
