@@ -30,7 +30,6 @@ from slimtask.compress.unreached import unreached_modules
 from slimtask.compress.zeros import find_dead
 from slimtask.errors import CheckFailed, SlimtaskError
 
-
 _SMALL = 5_000_000  # parameters
 _ATTEMPTS = {True: 24, False: 8}
 
