@@ -171,6 +171,8 @@ def _cut(dense: nn.Module, cuts: Sequence[Cut], sizes: Sequence[ModuleSizes]) ->
 def _closed(group: Group) -> str | None:
     """Return why even dead channels of the group must stay, None if they may go."""
     if group.refused is None and group.normalised is not None:
+        if group.normalised.startswith("'"):  # no module, an operation: 'softmax' in a module
+            return f"{group.normalised} is taken over all of them, dead or not"
         return f"the normalisation '{group.normalised}' takes its mean over them"
     return group.refused
 
