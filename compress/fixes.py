@@ -159,8 +159,12 @@ def _axes(site: Site) -> list[Any]:
     assert site.source is not None
     index = site.arguments[0] if site.arguments else None
     entries = full_index(tuple(index) if isinstance(index, list) else index, len(site.source.shape))
-    if any(isinstance(entry, Ref) and len(entry.shape) > 1 for entry in entries):
-        raise Contradiction  # a mask may stand for several axes
+    tensors = [entry for entry in entries if isinstance(entry, Ref)]
+    if any(len(tensor.shape) > 1 for tensor in tensors):
+        gone = len(tensors) + sum(isinstance(entry, int) for entry in entries) - entries.count(None)
+        numbered = len(site.source.shape) - gone + max(len(tensor.shape) for tensor in tensors)
+        if not site.outputs or len(site.outputs[0].shape) != numbered:
+            raise Contradiction  # a mask, which stands for several axes
     return [entry for entry in entries if entry is not None]
 
 

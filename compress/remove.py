@@ -14,6 +14,7 @@ from slimtask.compress.attempts import largest
 from slimtask.compress.certify import Certificate, Refusal, certify
 from slimtask.compress.constants import agreed, read_constants
 from slimtask.compress.contents import independent_copy
+from slimtask.compress.cost import count_parameters
 from slimtask.compress.counts import Align, check_align
 from slimtask.compress.fitting import fit, sizes_of
 from slimtask.compress.fold import absorb_, plan_fold
@@ -28,6 +29,9 @@ from slimtask.compress.trace import named_tensors, refuse_unfit
 from slimtask.compress.unreached import unreached_modules
 from slimtask.compress.zeros import find_dead
 from slimtask.errors import CheckFailed, SlimtaskError
+
+_SMALL = 5_000_000  # parameters
+_ATTEMPTS = {True: 24, False: 8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +149,7 @@ def _certified(
             return f"the cut cannot be made ({type(error).__name__}: {first_line(error)})"
         return Compressed(model=smaller, plan=plan, certificate=certificate) if certificate else certificate.complaint
 
-    done, back = largest(fitted.good, attempt)
+    done, back = largest(fitted.good, attempt, _ATTEMPTS[count_parameters(dense) < _SMALL])
     if isinstance(done, str):
         raise CheckFailed(f"the removal is not exact ({done}); nothing was written.")
     refused += [_refusal(cut, reason) for cut, reason in back]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
@@ -137,7 +137,7 @@ def place_of(frame: FrameType) -> str:
 @lru_cache(maxsize=4096)
 def _place(code: CodeType, instruction: int) -> str:
     line, _, column, _ = next(islice(code.co_positions(), instruction // 2, None), (None, None, None, None))
-    return f"{code.co_name}:{(line or 0) - code.co_firstlineno}:{-1 if column is None else column}"
+    return f"{code.co_qualname}:{(line or 0) - code.co_firstlineno}:{-1 if column is None else column}"
 
 
 class SiteRecorder(TorchFunctionMode):
@@ -148,6 +148,7 @@ class SiteRecorder(TorchFunctionMode):
         self._passes, self._ref = passes, ref
         self.sites: list[Site] = []
 
+    @no_type_check
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         kind, name = kind_of_call(func)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, no_type_check
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,7 @@ def sized_class(original: type) -> type:
     return _made[original]
 
 
+@no_type_check
 def run_told(module: Any, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what the forward of ``original`` gives on a module whose calls are answered."""
     with _Answers(module._slimtask_sizes, module):
@@ -128,6 +129,7 @@ class _Answers(TorchFunctionMode):
         self._fixes, self._module = fixes, module
         self._turns: dict[str, int] = {}
 
+    @no_type_check
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         kind, name = kind_of_call(func)
@@ -143,13 +145,14 @@ class _Answers(TorchFunctionMode):
             args = tuple(kwargs.pop(key) for key in ("input", "self", "tensor") if key in kwargs)
         return _ANSWERS[kind](dict(fix.values), name, func, args, kwargs)
 
+    @no_type_check
     def _is_own(self) -> bool:
         """Return whether the call comes from the module's own forward, not from a module or a hook that it calls."""
         frame = sys._getframe(2)
         while frame is not None and frame.f_code is not _CALL:
             if frame.f_code is run_told.__code__:
                 return frame.f_locals.get("module") is self._module
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         return False
 
 
