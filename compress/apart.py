@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from slimtask.errors import SlimtaskError
 
 T = TypeVar("T")
+_LENGTH = 8
 FORKS = sys.platform == "linux"
 
 
@@ -44,14 +45,14 @@ def apart(function: Callable[[], T]) -> T:
         _answer(function, reader, writer)
     os.close(writer)
     try:
-        with os.fdopen(reader, "rb") as pipe:
-            answer = pipe.read()
+        with os.fdopen(reader, "rb") as pipe:  # not to its end: a process that user code started may hold it open
+            answer = pipe.read(int.from_bytes(pipe.read(_LENGTH), "big"))
     except BaseException:
         with contextlib.suppress(OSError):
             os.kill(child, 9)
         raise
     finally:
-        status = os.waitpid(child, 0)[1]
+        status = _waited(child)
     if not answer:
         raise RuntimeError(f"the process that ran it {_ended(status)}")
     try:
@@ -64,6 +65,14 @@ def apart(function: Callable[[], T]) -> T:
     if good:
         return value  # type: ignore[no-any-return]
     raise value
+
+
+def _waited(child: int) -> int:
+    """Return the status with which a process ended, 0 where the caller's process does not keep such."""
+    try:
+        return os.waitpid(child, 0)[1]
+    except ChildProcessError:  # SIGCHLD is ignored
+        return 0
 
 
 def _ended(status: int) -> str:
@@ -88,7 +97,7 @@ def _answer(function: Callable[[], Any], reader: int, writer: int) -> None:
         except BaseException as error:
             answer = _pickled(False, RuntimeError(f"{type(error).__name__}: {first_line(error)}"), before)
         with os.fdopen(writer, "wb") as pipe:
-            pipe.write(answer)
+            pipe.write(len(answer).to_bytes(_LENGTH, "big") + answer)
     finally:
         os._exit(0)
 
