@@ -176,6 +176,7 @@ class HardCoded(nn.Module):
         super().__init__()
         self.first, self.out = ConvBlock(r, into, out), out
         self.how = r.choice(("view", "mean", "max", "softmax", "pixel shuffle", "norm", "unshuffle"))
+        self.over_channels = self.how in ("mean", "softmax", "norm")
         last = {"view": out // 4, "mean": 2 * out, "max": out // 2, "pixel shuffle": out // 4, "unshuffle": 4 * out}
         self.last = nn.Conv2d(last.get(self.how, out), out, 1)
 
@@ -215,6 +216,7 @@ class InPlace(nn.Module):
         self.register_buffer("offset", torch.randn(out))
         self.matrix = nn.Parameter(torch.randn(out, out) / out**0.5)
         self.how = r.choice(("linear", "matmul", "einsum", "conv", "standardised", "addcmul"))
+        self.over_channels = self.how == "standardised"
         self.mix = nn.Parameter(torch.rand(2))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,79 +3,90 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from slimtask.architectures import register
-from slimtask.bench.fuzz_awkward import (
-    Attention,
-    ConvNext,
-    Encoder,
-    HardCoded,
-    InPlace,
-    PackedAttention,
-    Shared,
-    Slices,
-    TwoPaths,
+from slimtask.bench import (
+    fuzz_attention,
+    fuzz_awkward,
+    fuzz_blocks,
+    fuzz_constructs,
+    fuzz_rearranged,
+    fuzz_stateful,
+    fuzz_weights,
 )
-from slimtask.bench.fuzz_blocks import (
-    Concat,
-    ConvBlock,
-    Depthwise,
-    Gated,
-    Grouped,
-    Pooled,
-    Random,
-    Residual,
-    Shuffle,
-    SqueezeExcite,
-    Transposed,
-    conv,
-    width,
-)
+from slimtask.bench.fuzz_blocks import Random, conv, width
+from slimtask.bench.fuzz_outputs import FORMS, HEADS, ODD_FORMS, ODD_HEADS, PLAIN_FORMS
+from slimtask.errors import InputError, nearest
 from slimtask.tasks import TaskSpec
 
 ARCHITECTURE = "fuzz"
-BLOCKS: tuple[type[nn.Module], ...] = (
-    ConvBlock, ConvBlock, Depthwise, Grouped, Transposed, Residual, Residual, Concat, SqueezeExcite, Gated, Shuffle,
-    Pooled, ConvNext, Attention, PackedAttention, Encoder, Shared, Slices, HardCoded, InPlace, TwoPaths,
-)  # fmt: skip
+Make = Callable[..., nn.Module]
+
+
+def _blocks_of(*modules: Any) -> dict[str, Make]:
+    """Return the public blocks of modules: classes made from a Random and the channels that come in and go out."""
+    return {
+        name: kind
+        for module in modules
+        for name, kind in vars(module).items()
+        if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ == module.__name__
+        if not name.startswith("_")
+    }
+
+
+CLASSIC = _blocks_of(fuzz_blocks, fuzz_awkward)
+CONSTRUCTS = _blocks_of(fuzz_constructs, fuzz_rearranged, fuzz_attention, fuzz_weights, fuzz_stateful)
+BLOCKS: dict[str, Make] = {**CLASSIC, **CONSTRUCTS}
+ALL_HEADS: dict[str, Make] = {kind.__name__: kind for kind in (*HEADS, *ODD_HEADS)}
+PLAIN: tuple[str, ...] = ("ConvBlock", "Depthwise", "Residual")
+NAMES: tuple[str, ...] = (*CONSTRUCTS, *(kind.__name__ for kind in ODD_HEADS), *ODD_FORMS)  # of the constructs
 _SMALLEST_MAP = 6
 _CHAINS = 8  # one network in so many is a plain chain, where it is known what must go
+_TRIES = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Menu:
+    """What a network is drawn from: one list of block names per place, the heads, the forms of the outputs."""
+
+    places: tuple[Sequence[str], ...]
+    heads: Sequence[str]
+    forms: Sequence[str]
 
 
 class FuzzNet(nn.Module):
     """Blocks in a row and one to three heads on the last maps or on earlier ones."""
 
-    def __init__(self, r: Random, side: int) -> None:
+    def __init__(self, r: Random, side: int, menu: Menu) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
         x = torch.zeros(1, 3, side, side)
         shapes = []
-        for _ in range(r.randint(2, 5)):
-            block, x = _fitting_block(r, x)
+        for names in menu.places:
+            block, x = _fitting_block(r, x, names)
             self.blocks.append(block)
             shapes.append(x.shape)
-        self.form = r.choice(("tensor", "dict", "tuple", "nested"))
+        self.form = r.choice(menu.forms)
         count = 1 if self.form == "tensor" else r.randint(2, 3)
         self.taps = [len(shapes) - 1, *(r.randrange(len(shapes)) for _ in range(count - 1))]
-        self.heads = nn.ModuleList(_head(r, shapes[tap]) for tap in self.taps)
+        self.heads = nn.ModuleList(ALL_HEADS[r.choice(menu.heads)](r, shapes[tap]) for tap in self.taps)
+        self.aux_head = nn.Conv2d(shapes[-1][1], 3, 1) if self.form == "aux" else None
 
-    def forward(self, x: Tensor) -> Any:
-        """Return the heads' outputs: a tensor, a dict, a tuple, or a dict with a tuple in it."""
+    def forward(self, x: Tensor, aux: bool = False) -> Any:
+        """Return the heads' outputs in the network's form; with ``aux`` those of a head for training too."""
         maps = []
         for block in self.blocks:
             x = block(x)
             maps.append(x)
         found = [head(maps[tap]) for head, tap in zip(self.heads, self.taps, strict=True)]
-        if self.form == "tensor":
-            return found[0]
-        if self.form == "tuple":
-            return tuple(found)
-        named = {f"task{index}": output for index, output in enumerate(found)}
-        return named if self.form == "dict" else {"all": tuple(found[1:]), "first": found[0]}
+        made = FORMS[self.form](found, maps)
+        return (made, self.aux_head(maps[-1])) if aux and self.aux_head is not None else made
 
 
 class Chain(nn.Sequential):
@@ -91,40 +102,89 @@ class Chain(nn.Sequential):
         super().__init__(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(into, 4))
 
 
-def _fitting_block(r: Random, x: Tensor) -> tuple[nn.Module, Tensor]:
-    """Return a random block that runs on ``x`` and leaves maps of a size to go on with, and what it makes of ``x``."""
-    while True:
+def menu_of(r: Random, seed: int, only: Sequence[str] = ()) -> Menu:
+    """Return what network ``seed`` is drawn from: ``only`` these names, or one construct in turn, or all of them.
+
+    Of the networks that are drawn from everything a half has one construct between plain blocks, so that what fails is
+    known by its name, and every construct has its turn.
+    """
+    if not only and seed % 2:
+        only = (NAMES[seed // 2 % len(NAMES)],)
+    elif not only:
+        forms = ODD_FORMS if r.random() < 0.3 else PLAIN_FORMS
+        count = r.randint(2, 4)
+        many = [[*CLASSIC, "ConvBlock", "Residual"] if r.random() < 0.4 else [*BLOCKS] for _ in range(count)]
+        return Menu(places=tuple(many), heads=[*(kind.__name__ for kind in HEADS * 3), *ALL_HEADS], forms=[*forms])
+    blocks = [name for name in only if name in BLOCKS]
+    places: list[Sequence[str]] = [blocks] * r.randint(1, 2) if blocks else []
+    if blocks != ["Unsure"] and r.random() < 0.7:
+        places = [PLAIN, *places]
+    return Menu(
+        places=(*places, PLAIN),
+        heads=[name for name in only if name in ALL_HEADS] or [kind.__name__ for kind in HEADS],
+        forms=[name for name in only if name in FORMS] or [*PLAIN_FORMS],
+    )
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise InputError unless each of ``names`` is a block, a head or a form of outputs."""
+    known = (*BLOCKS, *ALL_HEADS, *FORMS)
+    for name in names:
+        if name not in known:
+            raise InputError(f"there is no construct '{name}'{nearest(name, known)}.")
+
+
+def make_block(r: Random, name: str, into: int, out: int, size: tuple[int, int]) -> nn.Module:
+    """Return a block that reads ``into`` channels of maps of ``size``; only some are made for one size."""
+    kind = BLOCKS[name]
+    return kind(r, into, out, size) if getattr(kind, "sized", False) else kind(r, into, out)
+
+
+def _fitting_block(r: Random, x: Tensor, names: Sequence[str]) -> tuple[nn.Module, Tensor]:
+    """Return a random block that runs on ``x`` and leaves maps of a size to go on with, and what it makes of ``x``.
+
+    The block that is returned has not run: it is made a second time.
+    """
+    for _ in range(_TRIES):
+        name, out = r.choice(names), width(r)
+        chance, noise = r.getstate(), torch.get_rng_state()
         try:
-            block = r.choice(BLOCKS)(r, x.shape[1], width(r))
             with torch.no_grad():
-                y = block.eval()(x.clone())
+                y = make_block(r, name, x.shape[1], out, (x.shape[2], x.shape[3])).eval()(x.clone())
         except RuntimeError:
             continue  # e.g. reflection wider than the map, channels that the groups do not divide
         except ValueError:
             continue
         if min(y.shape[-2:]) >= _SMALLEST_MAP:
-            return block, y
+            r.setstate(chance)
+            torch.set_rng_state(noise)
+            return make_block(r, name, x.shape[1], out, (x.shape[2], x.shape[3])), y
+    return _fitting_block(r, x, PLAIN)
 
 
-def _head(r: Random, shape: torch.Size) -> nn.Module:
-    channels = shape[1]
-    kind = r.choice(("flatten", "pool", "maps", "maps"))
-    if kind == "flatten":
-        half = (shape[2] // 2, shape[3] // 2)  # fixed, for the exporter knows no adaptive maximum
-        return nn.Sequential(nn.MaxPool2d(half), nn.Flatten(), nn.Linear(channels * 4, 5))
-    if kind == "pool":
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(channels, 5))
-    return nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
-
-
-def network(seed: int) -> nn.Module:
-    """Return network ``seed`` in eval mode, with no trivial weights."""
+def network(seed: int, only: Sequence[str] = ()) -> nn.Module:
+    """Return network ``seed`` in eval mode, never run, no weight trivial; ``only`` names what it is drawn from."""
     r = random.Random(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         side = side_of(seed)
-        net = (Chain if seed % _CHAINS == 0 else FuzzNet)(r, side)
+        net = Chain(r, side) if not only and seed % _CHAINS == 0 else FuzzNet(r, side, menu_of(r, seed, only))
         return _randomise_(net.eval())
+
+
+def labels_of(net: nn.Module) -> list[tuple[str, str]]:
+    """Return what the network is made of, ``(label, name of the module or "" for the whole network)``."""
+    if not isinstance(net, FuzzNet):
+        return [(type(net).__name__, "")]
+    parts = [(label_of(block), f"blocks.{index}") for index, block in enumerate(net.blocks)]
+    heads = [(type(head).__name__, f"heads.{index}") for index, head in enumerate(net.heads)]
+    return [*parts, *heads, (net.form, "")]
+
+
+def label_of(block: nn.Module) -> str:
+    """Return a block's class, and how it is written if it may be in several ways."""
+    how = getattr(block, "how", "")
+    return f"{type(block).__name__}({how})" if isinstance(how, str) and how else type(block).__name__
 
 
 def side_of(seed: int) -> int:

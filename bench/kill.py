@@ -37,7 +37,7 @@ def kill_half_(
     generator = torch.Generator().manual_seed(seed)
     done = []
     for group in groups:
-        if group.refused is not None or group.normalised is not None or group.channels < 2:
+        if group.refused is not None or group.normalised is not None or group.contracted or group.channels < 2:
             continue
         kind = kinds[int(torch.randint(len(kinds), (), generator=generator))]
         dead = torch.zeros(group.channels, dtype=torch.bool)
@@ -63,13 +63,13 @@ def kill_(model: nn.Module, group: Group, dead: Bool[Tensor, " channels"], kind:
 
 def _tensors(member: Member, module: nn.Module, kind: Kind) -> list[tuple[Tensor, int]]:
     """Return the tensors to zero of one member and the axis of each."""
+    if member.kind == "parameter":
+        tensor = getattr(module, member.parameter.rpartition(".")[2])
+        return [(tensor, member.axis)] if tensor.is_floating_point() else []
     if kind == "readers":
         weight = module.weight
         assert isinstance(weight, Tensor)
         return [(weight, slice_axis(module, "in"))]
-    if member.kind == "parameter":
-        tensor = getattr(module, member.parameter.rpartition(".")[2])
-        return [(tensor, member.axis)] if tensor.is_floating_point() else []
     names = [("weight", slice_axis(module, "out"))] if member.kind in _FILTERS else []
     if member.kind not in _FILTERS and kind in ("gamma", "beta"):
         names.append(("weight", 0))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from slimtask.compress.contents import independent_copy
 from slimtask.compress.cost import count_parameters
 from slimtask.compress.inputs import Inputs, call, named_outputs, tensors_of
 from slimtask.compress.trace import plain_attention
@@ -32,11 +33,11 @@ class _Flat(nn.Module):
 
 
 def export_any(model: nn.Module, inputs: Inputs, path: Path) -> Path:
-    """Return ``path`` after exporting there ``model`` of ``inputs`` (one tensor or a tuple) at fixed sizes."""
+    """Return ``path`` after exporting there ``model`` (a copy) of ``inputs`` (a tensor or a tuple) at fixed sizes."""
     with warnings.catch_warnings(), plain_attention(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _Flat(model), tuple(tensors_of(inputs)), dynamo=True, opset_version=OPSET, verbose=False
+            _Flat(independent_copy(model)), tuple(tensors_of(inputs)), dynamo=True, opset_version=OPSET, verbose=False
         )
         assert program is not None
         program.save(path, external_data=count_parameters(model) > _LARGEST_SINGLE_FILE)
@@ -60,7 +61,7 @@ def onnx_rel_error(model: nn.Module, inputs: Inputs, folder: Path) -> float:
     """Return the largest difference between network and graph, relative to the largest value of each output."""
     path = export_any(model, inputs, folder / "network.onnx")
     with torch.no_grad():
-        expected = named_outputs(call(model.eval(), inputs))
+        expected = named_outputs(call(independent_copy(model).eval(), inputs))
     got = dict(zip(expected, map(torch.from_numpy, run_onnx(path, inputs)), strict=True))
     return largest_rel_error(expected, got)
 

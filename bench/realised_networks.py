@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
 from slimtask.bench.latency_table import measure_table
+from slimtask.compress.contents import independent_copy
 from slimtask.compress.cost import count_flops, count_parameters
 from slimtask.compress.groups import Group, find_groups
 from slimtask.compress.importance import score_channels
@@ -177,7 +178,11 @@ def cut(what: Subject, keep: Sequence[Bool[Tensor, " _channels"]]) -> nn.Module:
 
 
 def export(model: nn.Module, example: Tensor, path: Path) -> Path:
-    """Return ``path`` after writing the network there as one ONNX file (opset 20) with its weights inside."""
+    """Return ``path`` after writing the network in eval mode there as one ONNX file (opset 20) with its weights.
+
+    A copy is what the exporter runs: it leaves tensors without values in what a network keeps of a pass.
+    """
+    model = independent_copy(model).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(model, (example,), dynamo=True, opset_version=20, verbose=False)

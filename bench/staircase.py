@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -41,14 +42,16 @@ def measured_counts(
     threads: int | None = None,
     table_seconds: float | int = 60.0,
     progress: Callable[[int, int], None] | None = None,
+    **further: Any,
 ) -> dict[str, tuple[int, ...]]:
     """Return by group the rising counts for which no larger one is as fast, under ONNX Runtime on this processor.
 
     That is the ``align`` of ``compress``, for zeros and for budgets alike. No count is below ``least_share`` of the
     group's channels. A group that no measured layer depends on is left out. The layers are timed as in
-    ``measure_table``, for ``table_seconds`` at most. Raises InputError if nothing may be removed.
+    ``measure_table``, for ``table_seconds`` at most. ``further`` goes to ``find_groups``. Raises InputError if nothing
+    may be removed.
     """
-    groups = find_groups(model, example)
+    groups = find_groups(model, example, **further)
     if all(group.refused is not None for group in groups):
         raise InputError(nothing_prunable(model, groups))
     specs = layer_specs(model, groups, example)

@@ -16,9 +16,10 @@ from slimtask.bench.environment import environment
 from slimtask.bench.report.findings import best_level
 from slimtask.bench.report.schema import CertificateSummary, Engine, Latency, LayerWidth, Level, Report
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.certify import Certificate, certificate_inputs, certify
+from slimtask.compress.certify import Certificate, certify
 from slimtask.compress.compress import Cost, compress_checkpoint, cost, example_input
 from slimtask.compress.plan import GroupCut
+from slimtask.compress.probes import certificate_inputs
 from slimtask.compress.rebuild import rebuild
 from slimtask.errors import InputError
 from slimtask.export.bundle import FUSED, Bundle

@@ -24,14 +24,16 @@ from slimtask.bench.memory import PeakMemory
 from slimtask.bench.onnx_check import export_any, largest_rel_error, run_onnx
 from slimtask.bench.zoo_models import ARCHITECTURE, dense, example_of, fresh, noise_like
 from slimtask.checkpoint import Architecture, Checkpoint, json_safe
+from slimtask.compress.analysis import analyse
 from slimtask.compress.budget import Budget, choose
 from slimtask.compress.cost import count_flops, count_parameters
+from slimtask.compress.fitting import fit
 from slimtask.compress.groups import Group, find_groups
 from slimtask.compress.importance import score_channels
 from slimtask.compress.inputs import Inputs, call, named_outputs, tensors_of
 from slimtask.compress.rebuild import rebuild
 from slimtask.compress.remove import Compressed, remove_channels, remove_zeros
-from slimtask.compress.surgery import Cut, make_cut, survivable
+from slimtask.compress.surgery import Cut, make_cut
 from slimtask.errors import CheckFailed, SlimtaskError
 from slimtask.files import read_json, write_json
 from slimtask.tasks import Preprocessing
@@ -107,8 +109,9 @@ def _measured_removal(model: nn.Module, example: Inputs, row: Row) -> tuple[tupl
     Scoring and choosing are timed apart. Peak memory is that of either part above what the process held before it.
     """
     started = time.perf_counter()
-    with PeakMemory() as analysis:
-        groups = find_groups(model, example)
+    with PeakMemory() as first:
+        analysis = analyse(model, example)
+    groups = analysis.groups
     seconds = time.perf_counter() - started
     reasons = Counter(group.refused for group in groups if group.refused)
     row.set(
@@ -126,15 +129,15 @@ def _measured_removal(model: nn.Module, example: Inputs, row: Row) -> tuple[tupl
             for group, stays in zip(groups, keep, strict=True)
             if group.refused is None
         ]
-        good, lost = survivable(model, cuts, example)
-        smaller, _ = make_cut(model, good)
+        fitted = fit(analysis, cuts, example)
+        smaller, _ = make_cut(model, fitted.good, fitted.sizes)
     seconds += time.perf_counter() - started
     row.set(
         seconds=round(seconds, 3),
         scoring_seconds=round(scoring, 3),
-        peak_mb=round(max(analysis.peak_bytes, removal.peak_bytes) / 1e6, 1),
+        peak_mb=round(max(first.peak_bytes, removal.peak_bytes) / 1e6, 1),
         params_after=count_parameters(smaller),
-        lost=[{"group": cut.group.name, "reason": why} for cut, why in lost],
+        lost=[{"group": cut.group.name, "reason": why} for cut, why in fitted.lost],
     )
     return groups, keep
 
@@ -142,9 +145,9 @@ def _measured_removal(model: nn.Module, example: Inputs, row: Row) -> tuple[tupl
 def warm_up() -> None:
     """Load what a first removal loads, so that neither its seconds nor its memory are taken for the model's."""
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)).eval()
-    groups = find_groups(net, torch.zeros(1, 3, 8, 8))
-    cuts = [Cut(group=g, keep=torch.arange(4) < 2, reasons={}) for g in groups if g.refused is None]
-    make_cut(net, survivable(net, cuts, torch.zeros(1, 3, 8, 8))[0])
+    analysis = analyse(net, torch.zeros(1, 3, 8, 8))
+    cuts = [Cut(group=g, keep=torch.arange(4) < 2, reasons={}) for g in analysis.groups if g.refused is None]
+    make_cut(net, fit(analysis, cuts, torch.zeros(1, 3, 8, 8)).good)
 
 
 def _certified(done: Compressed, model: nn.Module) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slimtask.compress.trace import Operation, Ref
+from slimtask.compress.tape import Operation, Ref
 
 Array = NDArray[Any]
 Shape = Sequence[int]
@@ -68,14 +68,6 @@ def reshape(array: Array, old: Shape, new: Shape) -> Array:
     return squeeze_equal(parts[0])
 
 
-def merges(array: Array, old: Shape, new: Shape) -> bool:
-    """Return whether the view merges two or more axes along which the array varies."""
-    return any(
-        len(after) < len(before) and sum(varies(array, axis) for axis in before) > 1
-        for before, after in _blocks(old, new)
-    )
-
-
 def _blocks(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
     """Return the finest matching of axes of ``old`` to axes of ``new`` with equal products, in order."""
     blocks: list[tuple[list[int], list[int]]] = []
@@ -110,7 +102,7 @@ def move(op: Operation, array: Array, source: Ref) -> list[Array] | None:
 
     ``source`` is the argument the array belongs to, the operation's first tensor. Raises Mixed.
     """
-    rule = _MOVES.get(op.name)
+    rule = MOVES.get(op.name)
     return None if rule is None else rule(op, array, source)
 
 
@@ -247,7 +239,7 @@ def _repeat(op: Operation, array: Array, source: Ref) -> list[Array]:
     return [wide]
 
 
-_MOVES: dict[str, Move] = {
+MOVES: dict[str, Move] = {
     **dict.fromkeys(
         (
             "alias",
@@ -293,7 +285,11 @@ _MOVES: dict[str, Move] = {
         _positional,
     ),
     **dict.fromkeys(
-        ("mean", "sum", "amax", "amin", "max", "min", "var", "std", "any", "all", "prod", "logsumexp", "argmax"),
+        (
+            *("mean", "sum", "amax", "amin", "max", "min", "var", "std", "any", "all", "prod", "logsumexp", "argmax"),
+            *("argmin", "var_mean", "std_mean", "nansum", "median", "mode", "kthvalue", "aminmax", "norm"),
+            "count_nonzero",
+        ),
         _reduce,
     ),
     "linalg_vector_norm": _reduce,

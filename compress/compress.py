@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from slimtask.compress.cost import count_flops, count_parameters
 from slimtask.compress.counts import Align
 from slimtask.compress.groups import find_groups
 from slimtask.compress.inputs import Inputs
+from slimtask.compress.nothing import dead_that_stay, folding_hint
 from slimtask.compress.prune import nothing_prunable, prune
 from slimtask.compress.rebuild import Edit, rebuild
 from slimtask.compress.remove import Compressed, remove_zeros
@@ -45,10 +46,12 @@ def compress(
     loss: Loss | None = None,
     vote: str | None = None,
     seed: int = 0,
+    also: Sequence[Inputs] = (),
 ) -> Compressed:
     """Return a smaller copy of ``model`` with plan and certificate; ``model`` is left as it is.
 
-    ``example`` is a valid input: one tensor, a tuple of positional or a dictionary of keyword arguments. ``criterion``
+    ``example`` is a valid input: one tensor, a tuple of positional or a dictionary of keyword arguments; ``also`` are
+    further ones, that reach parts which it does not. ``criterion``
     "zeros" removes what the weights have made dead, and the network computes the same; any other one (see
     ``score_channels``) removes the channels of lowest score until ``budget`` is met, see ``prune`` for the further
     arguments. Each group keeps a multiple of ``align`` channels, or one of the counts that
@@ -70,10 +73,11 @@ def compress(
             loss=loss,
             vote=vote,
             seed=seed,
+            also=also,
         )
     if budget is not None or vote is not None:
         raise InputError("zeros are removed without budget or vote; take another criterion, 'l2' say, to meet one.")
-    compressed = remove_zeros(model, example, align=align)
+    compressed = remove_zeros(model, example, align=align, also=also)
     if not compressed.plan:
         raise InputError(_nothing(model, example, align, compressed))
     return compressed
@@ -95,7 +99,7 @@ def compress_checkpoint(
     """
     model, example = rebuild(checkpoint, factory), example_input(checkpoint)
     if dense_is_fine:
-        compressed = remove_zeros(model, example, align=align)
+        compressed = remove_zeros(model, example, align=align, also=checkpoint.further())
     else:
         compressed = compress(model, example, align=align, **choices)
     aligned = align if isinstance(align, int) else "auto"
@@ -153,9 +157,12 @@ def cost(model: nn.Module, example: Inputs) -> Cost:
 def _nothing(model: nn.Module, example: Inputs, align: Align, tried: Compressed) -> str:
     """Return why nothing could be removed: the alignment, that every group is fixed, or that nothing is dead."""
     groups, refused = tried.plan.groups, tried.certificate.refused
+    hint = folding_hint(model)
     found = find_groups(model, example)
     if all(group.refused is not None for group in found):
-        return nothing_prunable(model, found)
+        stay, _ = dead_that_stay(model, found, refused)
+        told = f" {stay} of their channels are dead." if stay else ""
+        return f"{nothing_prunable(model, found)}{told}"
     total = sum(group.before for group in groups)
     dead = sum(group.before - group.after for group in remove_zeros(model, example).plan.groups) if align != 1 else 0
     if dead and not isinstance(align, int):
@@ -168,8 +175,12 @@ def _nothing(model: nn.Module, example: Inputs, align: Align, tried: Compressed)
             f"nothing can be removed in blocks of {align} channels: {dead} of {total} channels are dead, but no group "
             f"has a whole block of them; align to 1 to remove them all the same."
         )
+    stay, reasons = dead_that_stay(model, found, refused)
+    if stay:
+        total = sum(group.channels for group in found)
+        return f"nothing can be removed: {stay} of {total} channels are dead, but they stay: {reasons}.{hint}"
     return (
         f"nothing can be removed: none of the {total} channels in {len(groups)} removable groups is dead "
         f"({len(refused)} groups are fixed); train with a sparsity section first, or remove channels that still count "
-        "under a budget (--keep, --params, --flops)."
+        f"under a budget (--keep, --params, --flops).{hint}"
     )

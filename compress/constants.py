@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from slimtask.compress.affine import affine, as_numpy, per_index
 from slimtask.compress.axes import Array, Mixed, align, move, squeeze_equal
-from slimtask.compress.trace import Operation, Ref, Tape
+from slimtask.compress.tape import Operation, Ref, Tape
 
 # What may be evaluated on known values: unknown in, unknown out.
 # fmt: off
@@ -50,12 +51,23 @@ def read_constants(tape: Tape, tensors: Mapping[str, Tensor]) -> dict[str, Array
     return _Evaluator(tape, tensors).run()
 
 
+def agreed(reads: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Return what several passes agree on of what each layer reads: NaN where they differ."""
+    result = dict(reads[0])
+    for further in reads[1:]:
+        for name, vector in further.items():
+            known = result.get(name)
+            result[name] = vector if known is None else np.where(known == vector, vector, np.nan)
+    return result
+
+
 class _Evaluator:
     def __init__(self, tape: Tape, tensors: Mapping[str, Tensor]) -> None:
         self._tape = tape
         self._tensors = tensors
         self._values: dict[int, Array] = {}
         self._weights: dict[int, str] = {}  # values that are the transpose of a weight
+        self._copies: dict[int, int] = {}  # values that are a weight, or its transpose, in another type
         self._rows: set[int] = set()  # values whose last axis sums to one
         self._reads: dict[str, Array] = {}
         self._alias: dict[int, list[int]] = {}
@@ -69,6 +81,8 @@ class _Evaluator:
             "native_batch_norm": self._batch_norm,
             "_native_batch_norm_legit_no_training": self._batch_norm,
             "cudnn_batch_norm": self._batch_norm,
+            "_to_copy": self._copied,
+            "repeat": self._repeat,
         }
         for number, storage in tape.storages.items():
             self._alias.setdefault(storage, []).append(number)
@@ -76,14 +90,18 @@ class _Evaluator:
     def run(self) -> dict[str, Array]:
         for op in self._tape.operations:
             first = op.args[0] if op.args and isinstance(op.args[0], Ref) else None
-            if op.name == "t" and first is not None and first.number in self._tape.leaves:
-                self._weights[op.outputs[0].number] = self._tape.leaves[first.number]
+            if op.name == "t" and first is not None and (name := self._leaf(first)) is not None:
+                self._weights[op.outputs[0].number] = name
                 continue
             results = self._apply(op, first)
             for output, array in zip_longest(op.outputs, results):
                 self._write(op, output, np.full((), np.nan) if array is None else array)
             self._follow_rows(op, first)
         return self._reads
+
+    def _leaf(self, ref: Ref) -> str | None:
+        """Return the name of the parameter or buffer that a value is, itself or in another type."""
+        return self._tape.leaves.get(self._copies.get(ref.number, ref.number))
 
     def _apply(self, op: Operation, first: Ref | None) -> Sequence[Array]:
         rule = self._rules.get(op.name)
@@ -102,7 +120,7 @@ class _Evaluator:
         return moved[:1] if moved is not None and op.name.endswith("_with_indices") else moved or []
 
     def _write(self, op: Operation, output: Ref, array: Array) -> None:
-        if op.name.endswith("_"):  # another view of what was written to is no longer known
+        if op.name.endswith("_") or "out" in op.kwargs:  # another view of what was written to is no longer known
             for other in self._alias.get(self._tape.storages[output.number], ()):
                 if other != output.number:
                     self._values[other] = np.full((), np.nan)
@@ -117,7 +135,7 @@ class _Evaluator:
             if tensor is None or tensor.numel() > _LARGEST_TABLE or not tensor.is_floating_point():
                 found = np.full((), np.nan)
             else:
-                found = squeeze_equal(_numpy(tensor))
+                found = squeeze_equal(as_numpy(tensor))
             self._values[ref.number] = found
         return align(found, len(ref.shape)) if found.ndim != len(ref.shape) else found
 
@@ -129,7 +147,8 @@ class _Evaluator:
             arrays = list(np.broadcast_arrays(*arrays))
         tensors = iter([torch.from_numpy(array.copy()) for array in arrays])
         args = [next(tensors) if isinstance(arg, Ref) else arg for arg in op.args]
-        result: Array = getattr(torch.ops.aten, name)(*args, **op.kwargs).numpy()
+        named = {key: value for key, value in op.kwargs.items() if key != "out"}
+        result: Array = getattr(torch.ops.aten, name)(*args, **named).numpy()
         unknown = np.isnan(arrays[0])
         zero = arrays[0] == 0
         for array in arrays[1:]:
@@ -176,7 +195,7 @@ class _Evaluator:
     def _convolution(self, op: Operation) -> Array | None:
         x, weight, bias = op.args[:3]
         padding, transposed, groups = op.args[4], op.args[6], op.args[8]
-        name = self._tape.leaves.get(weight.number)
+        name = self._leaf(weight)
         if name is None:
             return None
         vector = per_index(self._of(x), 1, x.shape[1])
@@ -188,7 +207,7 @@ class _Evaluator:
             if groups > 1:
                 return None
             taps = taps.transpose(0, 1)
-        out = _affine(taps.flatten(2), known, self._bias(bias, len(taps)), groups)
+        out = affine(taps.flatten(2), known, self._bias(bias, len(taps)), groups)
         return out.reshape([-1 if axis == 1 else 1 for axis in range(len(x.shape))])
 
     def _bias(self, ref: Ref | None, size: int) -> Array:
@@ -201,18 +220,18 @@ class _Evaluator:
         return self._product(op.args[1], op.args[2], op.args[0])
 
     def _product(self, x: Ref, b: Ref, bias: Ref | None) -> Array | None:
-        name = self._weights.get(b.number)
+        name = self._weights.get(self._copies.get(b.number, b.number))
         return self._layer(x, name, bias) if name is not None else None
 
     def _linear(self, op: Operation) -> Array | None:
-        name = self._tape.leaves.get(op.args[1].number)
+        name = self._leaf(op.args[1])
         return None if name is None else self._layer(op.args[0], name, op.argument(2, "bias"))
 
     def _layer(self, x: Ref, name: str, bias: Ref | None) -> Array:
         vector = per_index(self._of(x), len(x.shape) - 1, x.shape[-1])
         self._read(name, vector)
         weight = self._tensors[name].detach()
-        out = _affine(weight.unsqueeze(2), vector, self._bias(bias, len(weight)), 1)
+        out = affine(weight.unsqueeze(2), vector, self._bias(bias, len(weight)), 1)
         return out.reshape([1] * (len(x.shape) - 1) + [-1])
 
     def _bmm(self, op: Operation) -> Array:
@@ -236,8 +255,26 @@ class _Evaluator:
         )
         shape = [-1 if axis == 1 else 1 for axis in range(ndim)]
         gamma, beta, mean, var = (array.reshape(shape) for array in (gamma, beta, mean, var))
-        scaled = (self._of(x) - mean) / np.sqrt(var + eps) * gamma
-        return np.where(gamma == 0, 0.0, np.nan if training else scaled) + beta
+        if training:  # a map less its own mean: zero where the map is one number, whatever number that is
+            steady = ~np.isnan(per_index(self._of(x), 1, x.shape[1])).reshape(shape)
+            scaled = np.where(steady & ~np.isnan(gamma), 0.0, np.nan)
+        else:
+            scaled = (self._of(x) - mean) / np.sqrt(var + eps) * gamma
+        return np.where(gamma == 0, 0.0, scaled) + beta
+
+    def _copied(self, op: Operation) -> Array:
+        """Return the value once more; a copy of a weight in another type (autocast) reads as the weight."""
+        source, output = op.args[0], op.outputs[0]
+        for table in (self._tape.leaves, self._weights):
+            if source.number in table:
+                self._copies[output.number] = source.number
+        self._copies.update({output.number: self._copies[source.number]} if source.number in self._copies else {})
+        return self._of(source)
+
+    def _repeat(self, op: Operation) -> Array:
+        source, times = op.args[0], op.args[1]
+        array = np.broadcast_to(align(self._of(source), len(source.shape)), source.shape)
+        return np.tile(array, times)
 
     def _cat(self, op: Operation) -> Array:
         refs = [ref for ref in op.args[0] if ref.shape != (0,)]
@@ -249,42 +286,3 @@ class _Evaluator:
             for a, r in zip(arrays, refs, strict=True)
         ]
         return np.concatenate(parts, axis=axis)
-
-
-def per_index(array: Array, axis: int, size: int) -> Array:
-    """Return the value at each index of ``axis``, [size]; NaN where it differs along any other axis."""
-    flat = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
-    steady = (flat == flat[:, :1]).all(axis=1)
-    return np.broadcast_to(np.where(steady, flat[:, 0], np.nan), (size,)).copy()
-
-
-def _affine(weight: Tensor, inputs: Array, bias: Array, groups: int) -> Array:
-    """Return the constant outputs of a layer, [outputs]; ``weight`` is [outputs, inputs of one group, taps].
-
-    An output is known if each input that its weights do not ignore is.
-    """
-    outputs, width = weight.shape[:2]
-    unknown = np.isnan(inputs)
-    if unknown.all():
-        dead = dead_slices(weight, 0)
-        return np.where(dead, bias, np.nan)
-    alive = (weight != 0).any(dim=2).cpu().numpy().reshape(groups, outputs // groups, width)
-    sums = _numpy(weight.double().sum(dim=2)).reshape(groups, outputs // groups, width)
-    blurred = (alive & unknown.reshape(groups, 1, width)).any(axis=2).ravel()
-    total = (sums * np.nan_to_num(inputs).reshape(groups, 1, width)).sum(axis=2).ravel()
-    return np.where(blurred, np.nan, total + bias)
-
-
-def dead_slices(weight: Tensor, axis: int) -> Array:
-    """Return for each index of ``axis`` whether the whole slice of ``weight`` is exactly zero."""
-    flat = weight.detach().transpose(0, axis).flatten(1)
-    dead = (flat[:, 0] == 0).cpu().numpy().copy()
-    candidates = np.flatnonzero(dead)
-    if len(candidates):
-        dead[candidates] = (flat[torch.from_numpy(candidates).to(flat.device)] == 0).all(dim=1).cpu().numpy()
-    return dead
-
-
-def _numpy(tensor: Tensor) -> Array:
-    array: Array = tensor.detach().double().cpu().numpy()
-    return array

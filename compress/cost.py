@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from slimtask.compress.cuts import slice_axis
 from slimtask.compress.groups import Group, Member
-from slimtask.compress.inputs import Inputs, call
-from slimtask.compress.modes import modes_kept
-from slimtask.compress.trace import plain_attention
+from slimtask.compress.inputs import Inputs
+from slimtask.compress.operations import operation_flops
+from slimtask.compress.trace import record
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -24,12 +24,9 @@ def count_flops(model: nn.Module, example: Inputs) -> int:
     """Return the floating-point operations of one forward pass; one multiply-add counts as two.
 
     Convolutions and matrix products only (torch.utils.flop_counter); element-wise work and resizing are not counted.
+    ``model`` is not run. Raises InputError if it does not run on the example.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with modes_kept(model), plain_attention(), FlopCounterMode(display=False) as counter, torch.no_grad():
-        call(model.eval(), example)
-    return int(counter.get_total_flops())
+    return sum(map(operation_flops, record(model, example).operations))
 
 
 class SizeModel:

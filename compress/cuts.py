@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from slimtask.compress.groups import Member
 from slimtask.errors import InputError
 from slimtask.tasks import Frozen
 
@@ -81,6 +82,18 @@ def slice_axis(module: nn.Module, side: Literal["out", "in"]) -> int:
     return int((side == "in") != transposed)
 
 
+def axis_of(member: Member, model: nn.Module) -> tuple[str, int]:
+    """Return the tensor of ``model``, by name, and the axis of it that the member's entries count."""
+    if member.kind == "parameter":
+        return member.parameter, member.axis
+    prefix = f"{member.module}." if member.module else ""
+    module = model.get_submodule(member.module)
+    if member.kind in ("batchnorm", "layernorm"):
+        leaf = "weight" if getattr(module, "weight", None) is not None else "running_mean"
+        return f"{prefix}{leaf}", 0
+    return f"{prefix}weight", slice_axis(module, member.side)
+
+
 def slice_(module: nn.Module, names: Sequence[str], axis: int, index: Tensor | None) -> None:
     """Keep ``index`` along ``axis`` of the named parameters and buffers, in place."""
     for name in names:
@@ -137,11 +150,48 @@ def _cut_norm_(module: nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupN
     if isinstance(module, nn.LayerNorm):
         module.normalized_shape = (*module.normalized_shape[:-1], size)
     elif isinstance(module, nn.GroupNorm):
-        if module.num_groups == module.num_channels:
-            module.num_groups = size
+        if module.num_groups > 1:  # whole groups went
+            module.num_groups = module.num_groups * size // module.num_channels
         module.num_channels = size
     else:
         module.num_features = size
+
+
+def tied_tensors(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Return by identity the parameters and buffers that several modules hold: (module, name) of each."""
+    holders: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                holders.setdefault(id(tensor), []).append((module, name))
+    return {key: held for key, held in holders.items() if len(held) > 1}
+
+
+def retie_(holders: Mapping[int, Sequence[tuple[nn.Module, str]]]) -> None:
+    """Give all that held one tensor the one that a cut made of it, in place, with the sizes that follow."""
+    for key, held in holders.items():
+        made = next((getattr(module, name) for module, name in held if id(getattr(module, name)) != key), None)
+        for module, name in held if made is not None else ():
+            if getattr(module, name) is not made:
+                setattr(module, name, made)
+                refresh_sizes_(module)
+
+
+def refresh_sizes_(module: nn.Module) -> None:
+    """Set the attributes of a layer that repeat the sizes of its weight, in place."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        return
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = weight.shape
+    elif isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1:
+        module.out_channels, module.in_channels = (weight.shape[slice_axis(module, side)] for side in ("out", "in"))
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = len(weight)
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = (*module.normalized_shape[:-1], weight.shape[-1])
 
 
 def _shrink_groups_(module: nn.modules.conv._ConvNd, kept: Tensor | None) -> None:

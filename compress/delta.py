@@ -5,7 +5,6 @@ EfficientMTL (Shoouri et al., ICCV 2023): the base weights are stored once, and 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from jaxtyping import Bool, Float, Int32, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from slimtask.compress.contents import independent_copy
 from slimtask.compress.delta_file import Stored, read_delta, write_delta
 from slimtask.compress.patterns import Pattern, Shape
 from slimtask.errors import InputError, nearest
@@ -186,7 +186,7 @@ class Delta:
                 "the network from its checkpoint."
             )
         self.check(model)
-        copied = copy.deepcopy(model)
+        copied = independent_copy(model)
         parameters = dict(copied.named_parameters())
         with torch.no_grad():
             for name, change in self.changes.items():

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimtask.compress.apart import first_line
+from slimtask.compress.contents import independent_copy
 from slimtask.compress.inputs import named_outputs
 from slimtask.compress.modes import modes_kept
-from slimtask.errors import InputError
+from slimtask.errors import InputError, SlimtaskError
 
 OwnLoss = Callable[[Any, Any], Tensor]
 Progress = Callable[[int, int, str], None]
@@ -38,7 +40,8 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
 
     They become the plain average over the batches (momentum None); dropout is off, and nothing else changes. A removal
     shifts what the later layers see, so the dense statistics no longer fit (Yu and Huang, ICCV 2019, section 3.4).
-    Raises InputError if there is no batch or no such BatchNorm; the old statistics come back on any error.
+    A copy is what runs. Raises InputError if there is no batch or no such BatchNorm; the old statistics stay on any
+    error.
     """
     norms = batchnorms(model)
     if not norms:
@@ -47,27 +50,26 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
     first = next(supply, None)
     if first is None:
         raise InputError("BatchNorm statistics cannot be estimated from no batch; give at least one.")
-    before = [(norm, norm.momentum, {n: buffer.clone() for n, buffer in norm.named_buffers()}) for norm in norms]
+    work = independent_copy(model).eval()
+    for norm in batchnorms(work):
+        norm.reset_running_stats()
+        norm.momentum, norm.training = None, True
     count = 0
-    with modes_kept(model):
-        model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum, norm.training = None, True
-        try:
-            for batch in chain([first], supply):
-                model(inputs_of(batch, model))
-                count += 1
-        except BaseException as error:
-            for norm, _, buffers in before:
-                norm.load_state_dict(buffers, strict=False)
-            if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
-                raise InputError("BatchNorm needs more than one value per channel; take larger batches.") from error
-            raise
-        finally:
-            for norm, momentum, _ in before:
-                norm.momentum = momentum
+    for batch in chain([first], supply):
+        _run(work, batch)
+        count += 1
+    for norm, estimated in zip(norms, batchnorms(work), strict=True):
+        norm.load_state_dict(dict(estimated.named_buffers()), strict=False)
     return count
+
+
+def _run(model: nn.Module, batch: Any) -> None:
+    try:
+        model(inputs_of(batch, model))
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            raise InputError("BatchNorm needs more than one value per channel; take larger batches.") from error
+        raise
 
 
 def finetune(
@@ -84,7 +86,8 @@ def finetune(
     """Return the loss of every step of training ``model``, in place: by the tasks' own loss, a teacher, or both.
 
     ``loss(outputs, batch)`` is the tasks' own, on the outputs in training mode. ``teacher`` is the dense network, whose
-    outputs are aimed at (Hinton et al., arXiv 1503.02531; here ``output_distance``, which any kind of task has). With
+    outputs are aimed at (Hinton et al., arXiv 1503.02531; here ``output_distance``, which any kind of task has); a copy
+    of it runs. With
     both the sum is alpha * distance + (1 - alpha) * loss. Adam; the rate rises over the first 5 % of the steps to
     ``lr``, then decays by a cosine to zero; BatchNorm as in training. ``batches`` starts over when it ends;
     ``progress(step, steps, text)`` is called after each step. Raises InputError if there is nothing to train or to aim
@@ -103,10 +106,10 @@ def finetune(
         raise InputError("every parameter of the network is frozen (requires_grad is False), so nothing can be tuned.")
     optimiser = torch.optim.Adam(parameters, lr=lr)
     history: list[float] = []
-    with modes_kept(model, *([] if teacher is None else [teacher])), torch.enable_grad():
+    if teacher is not None:
+        teacher = independent_copy(teacher).eval()
+    with modes_kept(model), torch.enable_grad():
         model.train()
-        if teacher is not None:
-            teacher.eval()
         for step, batch in zip(range(steps), _cycle(batches), strict=False):
             for group in optimiser.param_groups:
                 group["lr"] = _rate(step, steps, lr)
@@ -136,10 +139,12 @@ def _aim(model: nn.Module, batch: Any, loss: OwnLoss | None, teacher: nn.Module 
     images = inputs_of(batch, model)
     try:
         outputs = model(images)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # e.g. a detector, which wants targets
+    except SlimtaskError:
+        raise
+    except Exception as error:  # e.g. a detector, which wants targets
         raise InputError(
             f"the network does not run in training mode on images of shape {list(images.shape)} "
-            f"({(str(error).splitlines() or [type(error).__name__])[0]}); tune it in its own training script."
+            f"({first_line(error)}); tune it in its own training script."
         ) from error
     if teacher is None:
         assert loss is not None

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float64, Shaped
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimtask.compress.cuts import channel_sizes
 from slimtask.compress.groups import Group, Member
-from slimtask.compress.inputs import Inputs, call
-from slimtask.compress.modes import modes_kept
+from slimtask.compress.inputs import Inputs
+from slimtask.compress.operations import operation_flops
 from slimtask.compress.slices import FILTERS
-from slimtask.compress.trace import plain_attention
+from slimtask.compress.tape import Ref
+from slimtask.compress.trace import record
 
 
 class FlopModel:
@@ -81,40 +80,19 @@ def _factors(model: nn.Module, name: str) -> tuple[int, int]:
 
 def _work_by_weight(model: nn.Module, example: Inputs) -> tuple[dict[str, int], int]:
     """Return the FLOPs of one forward pass done with each weight, and those done without any."""
-    names = {_memory(parameter): name for name, parameter in model.named_parameters() if parameter.ndim > 1}
-    counter = _Counter(names)
-    with modes_kept(model), torch.no_grad(), plain_attention(), counter:
-        call(model.eval(), example)
-    return counter.work, counter.fixed
-
-
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the FLOPs of each operator under the weight that it was called with."""
-
-    def __init__(self, names: dict[int, str]) -> None:
-        from torch.utils.flop_counter import flop_registry
-
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._names, self._formulas = names, flop_registry
-        self.work: dict[str, int] = {}
-        self.fixed = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        formula: Callable[..., int] | None = self._formulas.get(func._overloadpacket)
-        if formula is not None:
-            flops = formula(*args, **(kwargs or {}), out_val=out)
-            memories = [_memory(argument) for argument in args if isinstance(argument, Tensor)]
-            name = next((self._names[memory] for memory in memories if memory in self._names), None)
-            if name is None:
-                self.fixed += flops
-            else:
-                self.work[name] = self.work.get(name, 0) + flops
-        return out
-
-
-def _memory(tensor: Tensor) -> int:
-    """Return what identifies the memory of a tensor and of its views: a weight is often passed transposed."""
-    return int(tensor.untyped_storage()._cdata)
+    tape = record(model, example)
+    weights = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
+    # by memory, which a weight shares with its views: it is often passed transposed
+    names = {tape.storages[number]: name for number, name in tape.leaves.items() if name in weights}
+    work: dict[str, int] = {}
+    fixed = 0
+    for op in tape.operations:
+        memories = (tape.storages[x.number] for x in op.args if isinstance(x, Ref))
+        name = next((names[memory] for memory in memories if memory in names), None)
+        if not (flops := operation_flops(op)):
+            continue
+        if name is None:
+            fixed += flops
+        else:
+            work[name] = work.get(name, 0) + flops
+    return work, fixed

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from slimtask.compress.inputs import Inputs, batch_size, call, named_outputs
-from slimtask.compress.modes import modes_kept
+from slimtask.compress.look import look, shapes_of
 from slimtask.errors import InputError, nearest
 from slimtask.tasks import TaskSpec, select_tasks
 
@@ -51,12 +50,10 @@ def by_task(outputs: Any, tasks: Sequence[TaskSpec]) -> dict[str, Tensor]:
 
 def check_tasks(model: nn.Module, example: Inputs, tasks: Sequence[TaskSpec]) -> None:
     """Return None if the outputs of ``model`` on ``example`` fit ``tasks`` in name and channels, else InputError."""
-    with modes_kept(model), torch.no_grad():
-        model.eval()
-        outputs = by_task(call(model, example), tasks)
+    shapes = look(model, example, lambda network, x: shapes_of(by_task(call(network, x), tasks)))
     batch = batch_size(example)
     for task in tasks:
-        shape = tuple(outputs[task.name].shape)
+        shape = shapes[task.name]
         wanted = f"[{batch}, {task.channels}{', height, width' if task.dense else ''}]"
         if len(shape) != (4 if task.dense else 2) or shape[:2] != (batch, task.channels):
             raise InputError(

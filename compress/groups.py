@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,11 +11,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from slimtask.compress.coupling import couple
-from slimtask.compress.inputs import Inputs, map_tensors
+from slimtask.compress.coupler import Coupling
+from slimtask.compress.inputs import Inputs
 from slimtask.compress.labels import Axis, Ints, Labels
-from slimtask.compress.trace import Tape, record, shared_copy, unused
-from slimtask.compress.twins import become_twins_, has_twin
 from slimtask.errors import InputError
 
 Kind = Literal["conv", "depthwise", "grouped", "linear", "batchnorm", "layernorm", "parameter"]
@@ -44,8 +42,8 @@ class Group:
     """Channels that are coupled: ``producers`` write them, ``consumers`` read them.
 
     ``refused`` says why no channel of the group may be removed (it is a task's output, or a construct in between is
-    not understood); None means that they may. ``normalised`` names a LayerNorm over the channels: removing one, even
-    a dead one, changes the others.
+    not understood); None means that they may. ``normalised`` names a norm, mean or softmax over the channels: removing
+    one, even a dead one, changes the others. ``contracted`` says that a product of two activations sums over them.
     """
 
     name: str
@@ -53,6 +51,7 @@ class Group:
     members: tuple[Member, ...]
     refused: str | None = None
     normalised: str | None = None
+    contracted: bool = False
 
     @property
     def producers(self) -> tuple[Member, ...]:
@@ -65,44 +64,25 @@ class Group:
         return tuple(member for member in self.members if member.side == "in")
 
 
-def find_groups(model: nn.Module, example: Inputs) -> tuple[Group, ...]:
+def find_groups(model: nn.Module, example: Inputs, also: Sequence[Inputs] = ()) -> tuple[Group, ...]:
     """Return every coupled channel group of ``model``, traced with one forward pass on ``example``.
 
-    ``example`` is a valid input (one tensor, a tuple or a dictionary), e.g. [1, 3, height, width]; nothing is computed.
-    Attention that has a sliceable twin (``twins.py``) is read as its twin. Raises InputError if the network does not
-    run on the example or has no convolution or linear layer.
+    ``example`` is a valid input (one tensor, a tuple or a dictionary), e.g. [1, 3, height, width]; ``also`` are further
+    ones, which reach parts that it does not. Nothing is computed, and ``model`` is not run here. Attention that has a
+    sliceable twin (``twins.py``) is read as its twin. Raises InputError if the network does not run on an input or has
+    no convolution or linear layer.
     """
-    if any(has_twin(module) for module in model.modules()):
-        model = shared_copy(model)
-        become_twins_(model)
-    return groups_of(model, record(model, example), example)
+    from slimtask.compress.analysis import analyse
+
+    return analyse(model, example, also).groups
 
 
-def groups_of(model: nn.Module, tape: Tape, example: Inputs) -> tuple[Group, ...]:
-    """Return every coupled channel group of ``model`` from its tape on ``example``.
-
-    A network that has parts for training only (auxiliary heads) is traced once more in training mode, so that they
-    are cut along. Raises InputError if there is no layer to cut.
-    """
-    labels = couple(tape, *_training_tape(model, tape, example))
-    classes = labels.classes()
-    groups = tuple(_Builder(model, labels, classes).groups())
+def groups_of(model: nn.Module, coupling: Coupling) -> tuple[Group, ...]:
+    """Return every coupled channel group of ``model`` from its coupling. Raises InputError if there is no layer."""
+    groups = tuple(_Builder(model, coupling).groups())
     if not groups:
         raise InputError(f"{type(model).__name__} has no convolution or linear layer, so there is nothing to remove.")
     return groups
-
-
-def _training_tape(model: nn.Module, tape: Tape, example: Inputs) -> list[Tape]:
-    """Return the tape in training mode if that runs and reads parameters that evaluation does not."""
-    idle = unused(tape, model)
-    if not idle or tape.computed:
-        return []
-    pair = map_tensors(lambda x: torch.cat([x, x]) if x.ndim else x, example)  # BatchNorm needs more than one value
-    try:
-        trained = record(model, pair, compute=False, training=True)
-    except InputError:
-        return []
-    return [trained] if len(unused(trained, model)) < len(idle) else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +100,15 @@ class _Slot:
 class _Builder:
     """Gathers channels into groups: those with the same members that share one fate."""
 
-    def __init__(self, model: nn.Module, labels: Labels, classes: Ints) -> None:
+    def __init__(self, model: nn.Module, coupling: Coupling) -> None:
         modules = dict(model.named_modules())
+        labels, classes = coupling.labels, coupling.classes
         self._reasons, self._norms = labels.reasons(classes), labels.normalised(classes)
-        self._slots = [slot for axis in labels.axes if (slot := _slot(axis, modules, classes)) is not None]
+        self._read, self._written = labels.read_classes(classes), labels.written_classes(classes)
+        known = {axis.tensor for axis in labels.axes}
+        self._slots = [
+            slot for axis in labels.axes if (slot := _slot(axis, modules, known, labels, classes)) is not None
+        ]
         self._count = int(classes.max()) + 1
 
     def groups(self) -> Iterator[Group]:
@@ -135,9 +120,14 @@ class _Builder:
         taken: dict[str, int] = {}
         for number, slots in slots_of.items():
             writers = [slot.kind for slot in slots if slot.side == "out"]
-            if not set(writers) - {"batchnorm", "layernorm", "parameter"} and len(writers) in (0, len(slots)):
-                continue  # tables, the network's input: nothing computes them, or nothing reads them
+            bare = not set(writers) - {"batchnorm", "layernorm", "parameter"} and len(writers) in (0, len(slots))
+            if bare and not self._is_computed(slots, number, group_of):
+                continue  # tables, tokens, the network's input: nothing computes them, or nothing reads them
             yield self._group(number, slots, group_of, taken)
+
+    def _is_computed(self, slots: list[_Slot], number: int, group_of: Ints) -> bool:
+        """Return whether a weight writes channels of the group."""
+        return any(not self._written.isdisjoint(s.channels[group_of[s.channels] == number].tolist()) for s in slots)
 
     def _gather(self) -> Ints:
         """Return for every channel the number of its group: channels with the same layers on both sides and one fate.
@@ -166,7 +156,7 @@ class _Builder:
         slots = sorted(slots, key=lambda slot: slot.kind in ("batchnorm", "layernorm", "parameter"))
         members = tuple(_member(slot, group_of[slot.channels] == number, rank) for slot in slots)
         refused = next((self._reasons[c] for c in channels if c in self._reasons), None)
-        if not any(member.side == "in" for member in members):
+        if not any(member.side == "in" for member in members) and self._read.isdisjoint(channels):
             refused = refused or "nothing reads its channels but the network's output"
         name = next(slot.module or slot.parameter or "network" for slot in slots if slot.side == "out")
         taken[name] = taken.get(name, 0) + 1
@@ -176,6 +166,7 @@ class _Builder:
             members=members,
             refused=refused,
             normalised=next((self._norms[c] for c in channels if c in self._norms), None),
+            contracted=not self._read.isdisjoint(channels),
         )
 
 
@@ -192,15 +183,20 @@ def _member(slot: _Slot, inside: np.ndarray, rank: Ints) -> Member:
     )
 
 
-def _slot(axis: Axis, modules: dict[str, nn.Module], classes: Ints) -> _Slot | None:
+def _slot(
+    axis: Axis, modules: dict[str, nn.Module], known: Collection[str], labels: Labels, classes: Ints
+) -> _Slot | None:
     """Return what an axis of a parameter stands for, None if another axis of its module says the same."""
     owner, _, leaf = axis.tensor.rpartition(".")
     module = modules[owner]
     kind = kind_of(module)
     channels = classes[axis.atoms]
-    if kind == "parameter" or not _standard(module, leaf):
+    prefix = f"{owner}." if owner else ""
+    computed = f"{prefix}weight" not in known and f"{prefix}running_mean" not in known  # weight_norm, spectral_norm
+    if kind == "parameter" or computed or not _standard(module, leaf):
+        bare: Side = "in" if labels.reads_only(axis.atoms) else "out"
         return _Slot(
-            module=owner, kind="parameter", side="out", parameter=axis.tensor, axis=axis.axis, channels=channels
+            module=owner, kind="parameter", side=bare, parameter=axis.tensor, axis=axis.axis, channels=channels
         )
     if kind in ("batchnorm", "layernorm"):
         first = leaf == "weight" or (leaf == "running_mean" and getattr(module, "weight", None) is None)

@@ -105,9 +105,17 @@ def _magnitudes(group: Group, modules: dict[str, nn.Module], p: int) -> Float64[
         module = modules[member.module]
         if member.kind in FILTERS:
             return filter_rows(module, member.side).abs().pow(p).sum(dim=1)
-        return _gamma(module, p) if member.kind in NORMS else None
+        return _gamma(module, p) if member.kind in NORMS else _bare(module, member, p)
 
     return _average(group, value)
+
+
+def _bare(module: nn.Module, member: Member, p: int) -> Float[Tensor, " size"] | None:
+    """Return sum |w|^p along the axis of a layer's own parameter; None for a vector, which only shifts or scales."""
+    tensor: Tensor = getattr(module, member.parameter.rpartition(".")[2])
+    if tensor.ndim < 2 or not tensor.is_floating_point():
+        return None
+    return tensor.detach().movedim(member.axis, 0).flatten(1).abs().pow(p).sum(dim=1)
 
 
 def _gammas(group: Group, modules: dict[str, nn.Module], p: int) -> Float64[Tensor, " channels"]:

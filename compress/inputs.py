@@ -1,13 +1,16 @@
-"""A network's inputs and outputs of any form: tensors, tuples, dictionaries and dataclasses of them."""
+"""A network's inputs of any form: tensors, tuples and dictionaries of them; of its outputs, see ``outputs.py``."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from slimtask.compress.outputs import named_outputs
+
+__all__ = ["Inputs", "batch_size", "call", "map_tensors", "meta_like", "named_outputs", "tensors_of"]
 
 Inputs = Any
 """One tensor, a tuple of positional arguments, or a dictionary of keyword arguments."""
@@ -43,26 +46,6 @@ def tensors_of(inputs: Inputs) -> list[Tensor]:
 def batch_size(inputs: Inputs) -> int:
     """Return the first dimension of the first tensor in ``inputs``, 1 if there is none."""
     return next((len(tensor) for tensor in tensors_of(inputs) if tensor.ndim), 1)
-
-
-def named_outputs(outputs: Any) -> dict[str, Tensor]:
-    """Return the tensors of a network's output (tensor, dict, list, tuple, dataclass, None inside) by name."""
-    if isinstance(outputs, Tensor):
-        return {"output": outputs}
-    return {
-        (str(key) if leaf == "output" else f"{key}.{leaf}"): tensor
-        for key, value in _items(outputs)
-        for leaf, tensor in named_outputs(value).items()
-    }
-
-
-def _items(outputs: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(outputs, Mapping):
-        yield from outputs.items()
-    elif dataclasses.is_dataclass(outputs) and not isinstance(outputs, type):
-        yield from ((field.name, getattr(outputs, field.name)) for field in dataclasses.fields(outputs))
-    elif isinstance(outputs, tuple | list):
-        yield from enumerate(outputs)
 
 
 def meta_like(tensor: Tensor) -> Tensor:

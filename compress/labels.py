@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from slimtask.compress.axes import Array, align, varies, varying
+from slimtask.compress.axes import Array, align, squeeze_equal, varies, varying
 
 Ints = NDArray[np.int64]
 Layers = list[Array]
@@ -46,6 +46,11 @@ class Labels:
     _ties: list[tuple[Ints, Ints]] = field(default_factory=list)
     _pins: list[tuple[Ints, str]] = field(default_factory=list)
     _norms: list[tuple[Ints, str]] = field(default_factory=list)
+    _products: dict[tuple[tuple[int, ...], bytes], Array] = field(default_factory=dict)
+    _inputs: list[Ints] = field(default_factory=list)
+    _outputs: list[Ints] = field(default_factory=list)
+    _read: list[Ints] = field(default_factory=list)
+    _weak: set[int] = field(default_factory=set)
 
     def leaf(self, tensor: str, shape: Sequence[int]) -> Layers:
         """Return fresh labels for every axis of a parameter or buffer."""
@@ -53,9 +58,75 @@ class Labels:
         for axis, size in enumerate(shape):
             if size > 1:
                 self.axes.append(Axis(tensor, axis, self.count, size))
+                if len(shape) >= 4 and axis >= 2:  # taps of a kernel, places of a map
+                    self._weak.update(range(self.count, self.count + size))
                 layers.append(self.axes[-1].atoms.reshape([size if i == axis else 1 for i in range(len(shape))]))
                 self.count += size
         return layers
+
+    def fresh(self, shape: Sequence[int]) -> Layers:
+        """Return labels for every axis of a tensor that the network makes: whatever meets them decides."""
+        layers = []
+        for axis, size in enumerate(shape):
+            if size > 1:
+                atoms = np.arange(self.count, self.count + size)
+                self._weak.update(range(self.count, self.count + size))
+                layers.append(atoms.reshape([size if i == axis else 1 for i in range(len(shape))]))
+                self.count += size
+        return layers
+
+    def is_weak(self, layer: Array) -> bool:
+        """Return whether the layer's labels are those of places: taps, copies, a tensor that the network makes."""
+        return int(layer.max()) in self._weak
+
+    def product(self, layer: Array) -> None:
+        """Record that one axis was viewed as several: what stays must be a box, the same along all but one of them."""
+        if len(varying(layer)) > 1:
+            core = np.ascontiguousarray(layer.reshape([size for size in layer.shape if size > 1]))
+            self._products.setdefault((core.shape, core.tobytes()), core)
+
+    def tie_products(self) -> None:
+        """Tie what the views of several axes imply, along the shortest axis first, until nothing more follows."""
+        while self._products:
+            classes = self.classes()
+            open_ = []
+            for layer in self._products.values():
+                axes = sorted(varying(squeeze_equal(classes[layer])), key=lambda axis: layer.shape[axis])
+                if len(axes) > 1:
+                    self.tie_along(layer, axes[0])
+                    open_.append(layer)
+            if not open_:
+                return
+
+    def note_input(self, labels: Array) -> None:
+        """Record that ``labels`` are those by which a weight reads."""
+        self._inputs.append(labels[labels > 0].ravel())
+
+    def note_output(self, labels: Array) -> None:
+        """Record that ``labels`` are those by which a weight writes."""
+        self._outputs.append(labels[labels > 0].ravel())
+
+    def note_read(self, labels: Array) -> None:
+        """Record that something sums over ``labels``: they have a reader that is no weight."""
+        self._read.append(labels[labels > 0].ravel())
+
+    def reads_only(self, atoms: Ints) -> bool:
+        """Return whether the atoms are only ever those by which a weight reads."""
+        return bool(self._marks(self._inputs)[atoms].all() and not self._marks(self._outputs)[atoms].any())
+
+    def read_classes(self, classes: Ints) -> set[int]:
+        """Return the channels that something other than a weight reads."""
+        return set(np.unique(classes[np.concatenate([np.zeros(0, np.int64), *self._read])]).tolist())
+
+    def written_classes(self, classes: Ints) -> set[int]:
+        """Return the channels that a weight writes."""
+        return set(np.unique(classes[np.concatenate([np.zeros(0, np.int64), *self._outputs])]).tolist())
+
+    def _marks(self, records: Sequence[Ints]) -> NDArray[np.bool_]:
+        marks = np.zeros(self.count, bool)
+        for atoms in records:
+            marks[atoms] = True
+        return marks
 
     def tie(self, one: Array, other: Array) -> None:
         """Record that what meets in the broadcast of the two arrays is the same; a label that meets none is pinned."""
@@ -108,7 +179,13 @@ class Labels:
         axes = varying(layer)
         partners = [other for other in others if varying(other) & axes]
         for partner in partners:
-            self.tie(layer, partner)
+            if _is_width_of(partner, layer):  # one number for each place in a head: heads stay whole, so does it
+                self.pin(partner, "they are one for each place in a head")
+                layer = self.tie_along(layer, next(iter(varying(partner))))
+            elif _is_width_of(layer, partner):
+                return None
+            else:
+                self.tie(layer, partner)
         covered = frozenset[int]().union(*(varying(partner) for partner in partners))
         fixed = [axis for axis in axes - covered if shape[axis] > 1]
         if fixed and not partners:
@@ -136,6 +213,16 @@ class Labels:
     def normalised(self, classes: Ints) -> dict[int, str]:
         """Return the first normalisation that lies over each normalised channel."""
         return _first_words(self._norms, classes)
+
+
+def _is_width_of(vector: Array, heads: Array) -> bool:
+    """Return whether ``vector`` lies along the places within a head of ``heads``, labels that vary head by head too."""
+    axes = varying(vector)
+    if len(axes) != 1 or len(varying(heads)) < 2 or not axes < varying(heads):
+        return False
+    axis = next(iter(axes))
+    steps = np.diff(heads, axis=axis)
+    return bool((steps == 1).all())
 
 
 def _first_words(records: Sequence[tuple[Ints, str]], classes: Ints) -> dict[int, str]:

@@ -5,7 +5,6 @@ The union over tasks is DiSparse's rule (CVPR 2022, section 3): an entry goes on
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -15,6 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from slimtask.compress.contents import independent_copy
 from slimtask.compress.mask_file import read_masks, write_masks
 from slimtask.errors import InputError, nearest
 
@@ -110,7 +110,7 @@ class Masks:
 
     def applied(self, model: nn.Module, tasks: Sequence[str] | None = None) -> nn.Module:
         """Return a masked copy of ``model``, which is left as it is. InputError if the masks do not fit it."""
-        masked = copy.deepcopy(model)
+        masked = independent_copy(model)
         self.apply_(masked, tasks)
         return masked
 

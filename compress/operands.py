@@ -2,23 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from slimtask.compress.axes import Array
-from slimtask.compress.trace import Operation, Ref
-
-# element-wise, though PyTorch does not tag them so
-_UNTAGGED = frozenset(("hardswish", "_prelu_kernel", "bernoulli", "uniform", "normal", "exponential"))
-
-
-def is_elementwise(op: Operation) -> bool:
-    """Return whether each entry of the output depends on the entries at its place only; in-place forms count."""
-    if torch.Tag.pointwise in op.op.tags or op.name.removesuffix("_") in _UNTAGGED:
-        return True
-    plain = getattr(torch.ops.aten, op.name.removesuffix("_"), None) if op.name.endswith("_") else None
-    return plain is not None and any(
-        torch.Tag.pointwise in getattr(plain, overload).tags for overload in plain.overloads()
-    )
+from slimtask.compress.tape import Operation, Ref
 
 
 def operands(op: Operation) -> list[Ref]:

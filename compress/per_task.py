@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +11,12 @@ from torch import Tensor, nn
 
 from slimtask.checkpoint import json_safe
 from slimtask.compress.branches import BranchPaths
-from slimtask.compress.certify import Certificate, certificate_inputs, certify
+from slimtask.compress.certify import Certificate, certify
+from slimtask.compress.contents import independent_copy
 from slimtask.compress.masks import Masks
 from slimtask.compress.plan import Plan
 from slimtask.compress.policy import Policy
+from slimtask.compress.probes import certificate_inputs
 from slimtask.compress.remove import remove_zeros
 from slimtask.compress.skip import SkipBlocks, check_skippable, find_block, shortcut_of
 from slimtask.compress.task_outputs import KeepTasks, Selected, task_names, unneeded_modules
@@ -65,15 +66,16 @@ class PathByPath(nn.Module):
     """The dense network under a policy, one whole pass per path: each skipped block returns its shortcut instead.
 
     The reference of the certificate; nothing of it relies on ``skip.py`` or ``branches.py`` doing their work. The
-    passes share ``model``'s tensors.
+    passes share ``model``'s parameters.
     """
 
     def __init__(self, model: nn.Module, policy: Policy, tasks: tuple[str, ...]) -> None:
         super().__init__()
         self.passes = nn.ModuleList()
-        tensors = (*model.parameters(), *model.buffers())
         for members in policy.sharing(policy.blocks[-1], tasks):
-            whole = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+            whole = independent_copy(model)  # what its hooks hold must be its own
+            for own, shared in zip(whole.modules(), model.modules(), strict=True):
+                own._parameters.update(shared._parameters)
             for name in policy.skipped(members):
                 find_block(whole, name).register_forward_hook(_shortcut_instead)
             self.passes.append(Selected(whole, members))
@@ -106,7 +108,7 @@ def task_network(
     (``branches.py``). Raises InputError if the structure does not fit, CheckFailed if the result is not exact.
     """
     device, example = example.device, example.cpu()
-    dense = copy.deepcopy(model).cpu().eval()
+    dense = independent_copy(model).cpu().eval()
     names = task_names(dense, example)
     wanted = _known(names, tasks)
     route = None
@@ -119,7 +121,7 @@ def task_network(
         reference = Selected(dense, wanted)
     unneeded = unneeded_modules(dense, wanted, example)
     keep = KeepTasks(tasks=wanted, unneeded=unneeded) if unneeded or wanted != names else None
-    smaller = copy.deepcopy(dense)
+    smaller = independent_copy(dense)
     for edit in (keep, route):
         if edit is not None:
             edit.apply_(smaller)

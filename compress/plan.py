@@ -16,9 +16,12 @@ from slimtask.compress.cuts import (
     check_layer,
     check_tensor,
     cut_layer_,
+    retie_,
     slice_,
+    tied_tensors,
 )
 from slimtask.compress.groups import Group
+from slimtask.compress.sized import ModuleSizes, can_hold, hold_sizes_
 from slimtask.compress.trace import named_tensors
 from slimtask.compress.twins import adapt_, become_twin_, has_twin, twins_among
 from slimtask.errors import InputError
@@ -38,7 +41,8 @@ class GroupCut(Frozen):
 class Plan(Frozen):
     """A replayable removal of channels: the cut of every touched layer and tensor, explained group by group.
 
-    ``twins`` are modules whose code ties its sizes together and that run as their sliceable twin (``twins.py``).
+    ``twins`` are modules whose code ties its sizes together and that run as their sliceable twin (``twins.py``);
+    ``sizes`` are the answers of those whose code repeats sizes (``sized.py``).
     """
 
     kind: Literal["plan"] = "plan"
@@ -46,6 +50,7 @@ class Plan(Frozen):
     groups: tuple[GroupCut, ...]
     tensors: tuple[TensorCut, ...] = ()
     twins: tuple[str, ...] = ()
+    sizes: tuple[ModuleSizes, ...] = ()
 
     def __bool__(self) -> bool:
         """Return whether anything is cut."""
@@ -62,13 +67,20 @@ class Plan(Frozen):
         for name in self.twins:
             if name not in modules or not has_twin(modules[name]):
                 raise InputError(f"the plan does not fit this network: '{name}' is no attention module that it knows.")
+        for held in self.sizes:
+            if held.module not in modules or not can_hold(modules[held.module]):
+                raise InputError(f"the plan does not fit this network: '{held.module}' has no code to give sizes to.")
         for name in self.twins:
             become_twin_(modules[name])
+        tied = tied_tensors(model)
         for layer in self.layers:
             cut_layer_(modules[layer.module], layer)
         for cut in self.tensors:
             owner, _, leaf = cut.tensor.rpartition(".")
             slice_(modules[owner], (leaf,), cut.axis, torch.tensor(cut.kept, dtype=torch.int64))
+        retie_(tied)
+        for held in self.sizes:
+            hold_sizes_(modules[held.module], held)
         adapt_(model)
 
     def then(self, later: Plan) -> Plan:
@@ -83,11 +95,15 @@ class Plan(Frozen):
             before = tensors.get((cut.tensor, cut.axis))
             kept = cut.kept if before is None else tuple(before.kept[index] for index in cut.kept)
             tensors[cut.tensor, cut.axis] = (before or cut).model_copy(update={"kept": kept})
+        sizes = {held.module: held for held in self.sizes}
+        for held in later.sizes:
+            sizes[held.module] = sizes[held.module].then(held) if held.module in sizes else held
         return Plan(
             layers=tuple(merged),
             groups=(*groups, *befores.values()),
             tensors=tuple(tensors.values()),
             twins=tuple(dict.fromkeys((*self.twins, *later.twins))),
+            sizes=tuple(sizes.values()),
         )
 
     def __str__(self) -> str:

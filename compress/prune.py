@@ -8,14 +8,16 @@ from typing import Any
 
 from torch import nn
 
+from slimtask.compress.analysis import analyse
 from slimtask.compress.budget import Budget, Size, choose
 from slimtask.compress.cost import SizeModel, count_flops, count_parameters
 from slimtask.compress.counts import Align, check_align
 from slimtask.compress.explain import coverage
 from slimtask.compress.flops import FlopModel
-from slimtask.compress.groups import Group, find_groups
+from slimtask.compress.groups import Group
 from slimtask.compress.importance import GRADIENTS, Scores, score_channels, score_channels_per_task
 from slimtask.compress.inputs import Inputs, tensors_of
+from slimtask.compress.nothing import folding_hint
 from slimtask.compress.remove import Compressed, remove_channels
 from slimtask.compress.saliency import Loss
 from slimtask.compress.votes import vote as take_vote
@@ -34,10 +36,12 @@ def prune(
     loss: Loss | None = None,
     vote: str | None = None,
     seed: int = 0,
+    also: Sequence[Inputs] = (),
 ) -> Compressed:
     """Return a copy of ``model`` with the channels of lowest score removed until ``budget`` is met, plan and proof.
 
-    ``example`` is a valid input: one tensor, a tuple or a dictionary. ``criterion`` is one of ``score_channels``; those
+    ``example`` is a valid input: one tensor, a tuple or a dictionary; ``also`` are further ones, that reach parts which
+    it does not. ``criterion`` is one of ``score_channels``; those
     that look at the loss need ``calibration`` batches and ``loss(model, batch)``. With ``vote`` ("all", "min", "mean",
     "max") every task scores on its own and they decide together, see ``votes.py``. ``scope`` and ``align`` (a number,
     or counts by group) as in ``choose``. The certificate compares with the dense network in which the removed channels
@@ -47,7 +51,8 @@ def prune(
     if nothing may be removed (with the coverage) or the budget cannot be met, CheckFailed if the removal is not exact.
     """
     _on_the_cpu(model, example)
-    groups = find_groups(model, example)
+    analysis = analyse(model, example, also)
+    groups = analysis.groups
     check_align(align, groups)
     if all(group.refused is not None for group in groups):
         raise InputError(nothing_prunable(model, groups))
@@ -58,7 +63,8 @@ def prune(
             raise InputError(
                 f"this budget of {budget.of} is met by the network as it is, so nothing is removed; give a smaller one."
             )
-        done = remove_channels(model, example, groups, keep, why=f"of low {vote or criterion} score")
+        why = f"of low {vote or criterion} score"
+        done = remove_channels(model, example, groups, keep, why=why, also=also, analysis=analysis)
         lost = {refusal.group: refusal.reason for refusal in done.certificate.refused}
         again = tuple(replace(group, refused=lost.get(group.name, group.refused)) for group in groups)
         if [group.refused for group in again] == [group.refused for group in groups]:
@@ -80,7 +86,7 @@ def nothing_prunable(model: nn.Module, groups: Sequence[Group]) -> str:
     ]
     return (
         f"nothing can be removed: {coverage(model, groups)}; they are fixed because: {'; '.join(named)}. "
-        "Keep such constructs out of the layers that should shrink."
+        f"Keep such constructs out of the layers that should shrink.{folding_hint(model)}"
     )
 
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from slimtask.compress.certify import Certificate, Refusal, certificate_inputs, certify
-from slimtask.compress.constants import read_constants
+from slimtask.compress.analysis import Analysis, analyse
+from slimtask.compress.apart import first_line
+from slimtask.compress.attempts import largest
+from slimtask.compress.certify import Certificate, Refusal, certify
+from slimtask.compress.constants import agreed, read_constants
+from slimtask.compress.contents import independent_copy
 from slimtask.compress.counts import Align, check_align
-from slimtask.compress.fold import plan_fold
-from slimtask.compress.groups import Group, groups_of
+from slimtask.compress.fitting import fit, sizes_of
+from slimtask.compress.fold import absorb_, plan_fold
+from slimtask.compress.groups import Group
 from slimtask.compress.inputs import Inputs, map_tensors, tensors_of
-from slimtask.compress.masked import masked
+from slimtask.compress.masked import kept_places, mask_
 from slimtask.compress.plan import Plan
-from slimtask.compress.surgery import Cut, make_cut, own_tensors_, survivable
-from slimtask.compress.trace import named_tensors, record, shared_copy, unused
-from slimtask.compress.twins import become_twins_
+from slimtask.compress.probes import certificate_inputs
+from slimtask.compress.sized import ModuleSizes
+from slimtask.compress.surgery import Cut, make_cut
+from slimtask.compress.trace import named_tensors, refuse_unfit
+from slimtask.compress.unreached import unreached_modules
 from slimtask.compress.zeros import find_dead
-from slimtask.errors import CheckFailed
+from slimtask.errors import CheckFailed, SlimtaskError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +39,7 @@ class Compressed:
     certificate: Certificate
 
 
-def remove_zeros(model: nn.Module, example: Inputs, *, align: Align = 1) -> Compressed:
+def remove_zeros(model: nn.Module, example: Inputs, *, align: Align = 1, also: Sequence[Inputs] = ()) -> Compressed:
     """Return a copy of ``model`` without the channels that its weights have made dead; ``model`` is left as it is.
 
     ``example`` is a valid input: one tensor, a tuple of positional or a dictionary of keyword arguments. Each group
@@ -44,15 +50,14 @@ def remove_zeros(model: nn.Module, example: Inputs, *, align: Align = 1) -> Comp
     ``fold.py``). Every removal is checked on several inputs and two sizes; a group whose removal is not exact to 1e-5
     is put back and named in the certificate. Raises CheckFailed if even then the networks differ.
     """
-    dense, example, device = _on_cpu(model, example)
-    working = shared_copy(dense)
-    become_twins_(working)
-    tape = record(working, example)
-    groups = groups_of(working, tape, example)
+    dense, example = _on_cpu(model, example)
+    analysis = analyse(dense, example, also)
+    working, groups = analysis.model, analysis.groups
     check_align(align, groups)
     refused = [Refusal(group=g.name, channels=g.channels, reason=why) for g in groups if (why := _closed(g))]
     open_groups = [group for group in groups if not _closed(group)]
-    dead = find_dead(working, open_groups, read_constants(tape, named_tensors(working)), unused(tape, working))
+    reads = [read_constants(tape, named_tensors(working)) for tape in analysis.tapes[: analysis.evaluated]]
+    dead = find_dead(working, open_groups, agreed(reads), analysis.idle())
     cuts = []
     for group, state in zip(open_groups, dead, strict=True):
         fold = plan_fold(group, state, working, align)
@@ -60,7 +65,7 @@ def remove_zeros(model: nn.Module, example: Inputs, *, align: Align = 1) -> Comp
         if stuck := int(state.silent.sum()):
             why = "dead, but what its readers see is not one constant"
             refused.append(Refusal(group=group.name, channels=stuck, reason=why))
-    return _certified(dense, dense, cuts, example, refused, device)
+    return _certified(model, dense, analysis, cuts, example, refused, masked=False, also=also)
 
 
 def remove_channels(
@@ -70,61 +75,93 @@ def remove_channels(
     keep: Sequence[Tensor],
     *,
     why: str = "low score",
+    also: Sequence[Inputs] = (),
     thorough: bool = True,
+    analysis: Analysis | None = None,
 ) -> Compressed:
     """Return a copy of ``model`` with, of each of its ``groups``, only the channels where ``keep[g]`` is true.
 
     ``keep[g]`` is boolean, [channels of group g]. The removed channels need not be zero: the certificate compares with
     the dense network in which they are masked (``masked.py``). Groups that are refused, or without which the network's
     code does not run, stay whole and are named. A large network is certified sooner, on fewer inputs, if that need not
-    be ``thorough``. Raises CheckFailed if the networks differ.
+    be ``thorough``. ``analysis`` is that of ``model`` on these inputs, if there is one already. Raises CheckFailed if
+    the networks differ.
     """
-    dense, example, device = _on_cpu(model, example)
+    dense, example = _on_cpu(model, example)
     refused = [Refusal(group=g.name, channels=g.channels, reason=g.refused) for g in groups if g.refused]
     cuts = [
         Cut(group=group, keep=stays.cpu(), reasons={why: int((~stays).sum())} if bool((~stays).any()) else {})
         for group, stays in zip(groups, keep, strict=True)
         if group.refused is None
     ]
-    return _certified(dense, None, cuts, example, refused, device, thorough)
+    analysis = analysis or analyse(dense, example, also)
+    return _certified(model, dense, analysis, cuts, example, refused, masked=True, also=also, thorough=thorough)
 
 
 def _certified(
+    model: nn.Module,
     dense: nn.Module,
-    reference: nn.Module | None,
+    analysis: Analysis,
     cuts: Sequence[Cut],
     example: Inputs,
     refused: Sequence[Refusal],
-    device: torch.device,
+    *,
+    masked: bool,
+    also: Sequence[Inputs] = (),
     thorough: bool = True,
 ) -> Compressed:
-    """Return the cut network if it computes what ``reference`` does, the masked dense network if that is None."""
-    good, lost = survivable(dense, cuts, example)
-    kept_whole = [cut for cut in cuts if bool(cut.keep.all())]
-    refused = [*refused, *(_refusal(cut, reason) for cut, reason in lost)]
-    inputs = certificate_inputs(dense, example, seed=1, thorough=thorough)
+    """Return the cut network if it computes what ``model`` does, with what is cut ``masked`` in it if so asked.
+
+    ``dense`` is a copy of ``model`` on the CPU.
+    """
+    fitted = fit(analysis, cuts, example)
+    whole = [cut for cut in cuts if bool(cut.keep.all())]
+    refused = [*refused, *(_refusal(cut, reason) for cut, reason in fitted.lost)]
+    inputs = certificate_inputs(dense, example, also=also, seed=1, thorough=thorough)
+    unreached = unreached_modules(dense, analysis.tapes)
+
+    told = {sizes.module for sizes in fitted.sizes}
 
     def attempt(chosen: Sequence[Cut]) -> Compressed | str:
-        smaller, plan = make_cut(dense, chosen)
-        expected = masked(dense, chosen) if reference is None else reference
-        try:
-            certificate = certify(expected, smaller, inputs, refused=refused)
-        except (RuntimeError, IndexError, ValueError, TypeError) as error:  # what the trace runs differs from this
-            return f"the network does not run without them: {(str(error).splitlines() or [type(error).__name__])[0]}"
-        if not certificate:
-            return f"it changes an output by {certificate.max_rel_error:.1e}"
-        return Compressed(model=smaller, plan=plan, certificate=certificate)
+        found = made(chosen, told)
+        more = {sizes.module for sizes in sizes_of(analysis, chosen)} - told if isinstance(found, str) else set()
+        return made(chosen, told | more) if more else found  # a slice of the right length may be the wrong one
 
-    done = attempt([*good, *kept_whole])
-    if isinstance(done, str):
-        verdicts = [(cut, attempt([cut])) for cut in good]
-        refused += [_refusal(cut, verdict) for cut, verdict in verdicts if isinstance(verdict, str)]
-        done = attempt([*(cut for cut, verdict in verdicts if not isinstance(verdict, str)), *kept_whole])
+    def made(chosen: Sequence[Cut], told: Collection[str]) -> Compressed | str:
+        try:
+            smaller, plan = _cut(dense, [*chosen, *whole], sizes_of(analysis, chosen, told))
+            found = kept_places(analysis, chosen) if masked else []
+            certificate = certify(
+                model,
+                smaller,
+                inputs,
+                mask=(lambda net: mask_(net, chosen)) if masked and chosen else None,
+                places=found,
+                unreached=unreached,
+            )
+        except SlimtaskError as error:
+            return str(error).removesuffix(".").removesuffix("; nothing was written")
+        except Exception as error:  # the plan is of a trace, and the code may not do as traced
+            return f"the cut cannot be made ({type(error).__name__}: {first_line(error)})"
+        return Compressed(model=smaller, plan=plan, certificate=certificate) if certificate else certificate.complaint
+
+    done, back = largest(fitted.good, attempt)
     if isinstance(done, str):
         raise CheckFailed(f"the removal is not exact ({done}); nothing was written.")
-    own_tensors_(done.model, dense)
-    done.model.to(device)
-    return done
+    refused += [_refusal(cut, reason) for cut, reason in back]
+    proof = done.certificate.model_copy(update={"refused": tuple(refused)})
+    return replace(done, model=done.model.to(_device(model, example)), certificate=proof)
+
+
+def _cut(dense: nn.Module, cuts: Sequence[Cut], sizes: Sequence[ModuleSizes]) -> tuple[nn.Module, Plan]:
+    """Return a cut copy of ``dense`` that shares nothing with it, not even closures of hooks, and its plan."""
+    _, plan = make_cut(dense, cuts, sizes)
+    smaller = independent_copy(dense)
+    for cut in cuts:
+        if cut.fold is not None:
+            absorb_(cut.group, cut.fold, smaller)
+    plan.apply_(smaller)
+    return smaller, plan
 
 
 def _closed(group: Group) -> str | None:
@@ -138,10 +175,14 @@ def _refusal(cut: Cut, reason: str) -> Refusal:
     return Refusal(group=cut.group.name, channels=int((~cut.keep).sum()), reason=reason)
 
 
-def _on_cpu(model: nn.Module, example: Inputs) -> tuple[nn.Module, Inputs, torch.device]:
-    """Return the network and the example on the CPU, where no TF32 blurs comparisons, and where they came from."""
-    device = next((tensor.device for tensor in (*model.parameters(), *tensors_of(example))), torch.device("cpu"))
-    if device.type == "cpu":
-        dense = shared_copy(model).eval()
-        return dense, example, device
-    return copy.deepcopy(model).cpu().eval(), map_tensors(Tensor.cpu, example), device
+def _on_cpu(model: nn.Module, example: Inputs) -> tuple[nn.Module, Inputs]:
+    """Return a copy of the network, in evaluation, and the example, on the CPU, where no TF32 blurs comparisons.
+
+    The copy shares nothing with the network, for ``eval()`` may change tensors in place (as LoRA's does).
+    """
+    refuse_unfit(model)
+    return independent_copy(model).cpu().eval(), map_tensors(Tensor.cpu, example)
+
+
+def _device(model: nn.Module, example: Inputs) -> torch.device:
+    return next((tensor.device for tensor in (*model.parameters(), *tensors_of(example))), torch.device("cpu"))

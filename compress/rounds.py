@@ -47,10 +47,10 @@ def compress_in_rounds(
     cuts: list[Compressed] = []
     closed: set[str] = set()
     model = dense
+    further = {"also": choices["also"]} if "also" in choices else {}
     for number in range(1, rounds + 1):
-        share = round_share(
-            budget, _size(dense, example, budget, closed), _size(model, example, budget, closed), number, rounds
-        )
+        before, now = (_size(net, example, budget, closed, further) for net in (dense, model))
+        share = round_share(budget, before, now, number, rounds)
         if rounds > 1 and share >= 1:
             continue
         chosen = budget if rounds == 1 else Budget.model_validate({_field(budget): share})
@@ -78,13 +78,13 @@ def _field(budget: Budget) -> str:
     return {"channels": "keep", "parameters": "params", "FLOPs": "flops"}[budget.of]
 
 
-def _size(model: nn.Module, example: Inputs, budget: Budget, closed: Collection[str]) -> float:
+def _size(model: nn.Module, example: Inputs, budget: Budget, closed: Collection[str], further: dict[str, Any]) -> float:
     """Return what the budget counts of ``model``: parameters, FLOPs, or the channels of the groups that may be cut."""
     if budget.params is not None:
         return float(count_parameters(model))
     if budget.flops is not None:
         return float(count_flops(model, example))
-    groups = find_groups(model, example)
+    groups = find_groups(model, example, **further)
     return float(sum(group.channels for group in groups if group.refused is None and group.name not in closed))
 
 

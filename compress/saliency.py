@@ -9,16 +9,15 @@ Both are taken batch by batch and averaged over the batches: gradients of opposi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
+from slimtask.compress.contents import independent_copy
 from slimtask.compress.groups import Group, Member
-from slimtask.compress.modes import modes_kept
 from slimtask.compress.slices import FILTERS, NORMS, filter_rows, sum_per_channel
 from slimtask.errors import InputError
 
@@ -37,42 +36,31 @@ def gradient_scores(
 ) -> dict[str, list[Float64[Tensor, " _channels"]]]:
     """Return the raw scores of every group per task, or of the summed loss under "total" if ``together``.
 
-    The network runs in eval mode; its weights, gradients, running statistics and flags are as before afterwards.
+    A copy of the network runs, in eval mode, and ``loss`` is given that copy.
     """
     if calibration is None or loss is None:
         raise InputError(f"the criterion '{criterion}' needs calibration batches and a loss; give both or take 'l2'.")
+    model = independent_copy(model).eval()
     modules = dict(model.named_modules())
-    parameters = _parameters(groups, modules)
+    parameters = [parameter.requires_grad_(True) for parameter in _parameters(groups, modules)]
     totals: dict[str, list[Tensor]] = {}
-    batches = 0
-    with differentiable(model, parameters):
+    batches, depends = 0, False
+    with torch.enable_grad():
         for batch in calibration:
             batches += 1
             losses = _losses(loss(model, batch), together)
             for left, (task, value) in zip(range(len(losses) - 1, -1, -1), losses.items(), strict=True):
                 gradients = torch.autograd.grad(value, parameters, retain_graph=left > 0, allow_unused=True)
+                depends = depends or any(gradient is not None for gradient in gradients)
                 products = _products(parameters, gradients)
                 sums = totals.setdefault(task, [torch.zeros(group.channels, dtype=torch.float64) for group in groups])
                 for group, total in zip(groups, sums, strict=True):
                     total.add_(_score(group, modules, products, criterion))
     if not batches:
         raise InputError(f"the criterion '{criterion}' was given no calibration batch; give at least one.")
+    if not depends:
+        raise InputError("the loss does not depend on the network that it is given; let it run its first argument.")
     return {task: [total / batches for total in sums] for task, sums in totals.items()}
-
-
-@contextmanager
-def differentiable(model: nn.Module, parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Return a context in which ``model`` is in eval mode and ``parameters`` take gradients; all flags come back."""
-    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        with modes_kept(model), torch.enable_grad():
-            model.eval()
-            yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
 
 
 def _parameters(groups: Sequence[Group], modules: dict[str, nn.Module]) -> list[Tensor]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
+from slimtask.compress.look import look
 from slimtask.errors import InputError, nearest
 from slimtask.tasks import Frozen
 
@@ -74,10 +74,20 @@ def shortcut_of(block: nn.Module) -> nn.Module:
 
 def check_skippable(model: nn.Module, names: Sequence[str], example: Tensor) -> None:
     """Raise InputError if, on ``example``, the shortcut of a named block is not shaped as the block's output."""
+    wrong = look(model, example, lambda network, x: _unfit(network, names, x))
+    if wrong:
+        raise InputError(
+            f"block '{wrong[0]}' cannot be skipped: it changes the shape of its input and has no "
+            f"{' or '.join(repr(name) for name in SHORTCUTS)} that does so too; execute it for every task."
+        )
+
+
+def _unfit(model: nn.Module, names: Sequence[str], example: Tensor) -> list[str]:
+    """Return the blocks whose shortcut is not shaped as their output, in one pass."""
     wrong: list[str] = []
 
-    def watch(name: str) -> torch.utils.hooks.RemovableHandle:
-        def look(block: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+    def watch(name: str) -> None:
+        def check(block: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
             try:
                 fits = shortcut_of(block)(arguments[0]).shape == output.shape
             except (RuntimeError, AttributeError, IndexError):
@@ -85,21 +95,12 @@ def check_skippable(model: nn.Module, names: Sequence[str], example: Tensor) -> 
             if not fits:
                 wrong.append(name)
 
-        handle: torch.utils.hooks.RemovableHandle = find_block(model, name).register_forward_hook(look)
-        return handle
+        find_block(model, name).register_forward_hook(check)
 
-    handles = [watch(name) for name in names]
-    try:
-        with torch.no_grad():
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if wrong:
-        raise InputError(
-            f"block '{wrong[0]}' cannot be skipped: it changes the shape of its input and has no "
-            f"{' or '.join(repr(name) for name in SHORTCUTS)} that does so too; execute it for every task."
-        )
+    for name in names:
+        watch(name)
+    model(example)
+    return wrong
 
 
 def _reduce_(block: nn.Module) -> None:

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slimtask.compress.branches import keep_norms_
+from slimtask.compress.contents import independent_copy
+from slimtask.compress.look import look, not_run
 from slimtask.errors import InputError, nearest
 from slimtask.tasks import Frozen
 
@@ -96,32 +98,39 @@ def task_names(model: nn.Module, example: Tensor) -> tuple[str, ...]:
     names = _specified(model)
     if names is not None:
         return names
-    was_training = model.training
-    with torch.no_grad():
-        outputs = model.eval()(example)
-    model.train(was_training)
-    if not isinstance(outputs, dict):
+    keys, kind = look(model, example, _keys)
+    if keys is None:
         raise InputError(
-            f"{type(model).__name__} returns a {type(outputs).__name__}, not a dict from task to tensor; "
+            f"{type(model).__name__} returns a {kind}, not a dict from task to tensor; "
             "wrap it so that its forward names the task of every output."
         )
-    return tuple(outputs)
+    return keys
+
+
+def _keys(model: nn.Module, example: Tensor) -> tuple[tuple[str, ...] | None, str]:
+    """Return the keys of the output, None if it is no dict, and its type."""
+    outputs = model(example)
+    return tuple(outputs) if isinstance(outputs, dict) else None, type(outputs).__name__
 
 
 def unneeded_modules(model: nn.Module, tasks: Sequence[str], example: Tensor) -> tuple[str, ...]:
     """Return the outermost modules on which no output of ``tasks`` depends, e.g. the heads of the other tasks.
 
     Found by following gradients from those outputs, and tried out: without them the outputs stay the same, bit by bit.
-    ``model`` must be in eval mode.
+    ``model`` is not run: a copy is, as gradients cannot be had in every process apart.
     """
     specified = _specified(model)
     if specified is not None:
         return tuple(f"heads.{name}" for name in specified if name not in tasks)
     probe = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
-    candidates = _without_gradient(model, tasks, probe)
+    model = independent_copy(model).eval()
+    try:
+        candidates = _without_gradient(model, tasks, probe)
+        with torch.no_grad():
+            expected = _call(model, probe, tasks)
+    except Exception as error:
+        raise InputError(not_run(model, error)) from error
     modules = dict(model.named_modules())
-    with torch.no_grad():
-        expected = _call(model, probe, tasks)
     found = []
     for name in candidates:
         parent, _, leaf = name.rpartition(".")

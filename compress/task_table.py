@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxtyping import Float
@@ -10,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from slimtask.compress.branches import why_not_branch
+from slimtask.compress.contents import independent_copy
 from slimtask.compress.cost import count_flops, count_parameters
 from slimtask.compress.per_task import Structure, SubNetwork, task_network
 from slimtask.compress.policy import Policy
@@ -93,7 +93,6 @@ def task_networks(
     align: int = 1,
 ) -> dict[str, SubNetwork]:
     """Return by name the networks of the TaskTable: "union", every task, "one+other" for the sets. Errors as there."""
-    model = copy.deepcopy(model).eval()
     names = task_names(model, example)
     union = {"union": names} if _has_union(model, structure, names) else {}
     wanted = {**union, **{name: (name,) for name in names}, **{"+".join(chosen): tuple(chosen) for chosen in sets}}
@@ -108,7 +107,8 @@ def tabulate(
     measure: Measure | None = None,
 ) -> TaskTable:
     """Return the TaskTable of the dense ``model`` and the ``networks`` of its tasks."""
-    model = copy.deepcopy(model).eval()
+    if measure is not None:
+        model = independent_copy(model).eval()  # which is what a measurement may run
     dense = _row("dense", task_names(model, example), model, example, measure)
     rows = []
     for name, made in networks.items():

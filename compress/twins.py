@@ -39,7 +39,12 @@ class TwinAttention(_Attributes):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return (attended, weights or None) as ``nn.MultiheadAttention`` does, batched inputs only."""
+        """Return (attended, weights or None) as ``nn.MultiheadAttention`` does, batched or not."""
+        if query.ndim == 2:
+            inputs = _batched(query, key, value, 0 if self.batch_first else 1)
+            padding = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+            x, weights = self.forward(*inputs, padding, need_weights, attn_mask, average_attn_weights, is_causal)
+            return x.squeeze(0 if self.batch_first else 1), None if weights is None else weights.squeeze(0)
         swap = not self.batch_first
         q, k, v = self._project(query, key, value, swap)
         mask = _additive_mask(attn_mask, key_padding_mask, q)
@@ -137,6 +142,12 @@ class TwinGridAttention(_Attributes):
         scores = q @ (k * self.scale_factor).transpose(-1, -2) + self.get_relative_positional_bias()
         attended: Tensor = self.merge((scores.softmax(dim=-1) @ v).transpose(2, 3).flatten(3))
         return attended
+
+
+def _batched(query: Tensor, key: Tensor, value: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the three with a batch of one; one tensor stays one."""
+    wide = {id(x): x.unsqueeze(axis) for x in (query, key, value)}
+    return wide[id(query)], wide[id(key)], wide[id(value)]
 
 
 def _partition(x: Tensor, window: Sequence[int]) -> Tensor:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
+from slimtask.compress.affine import dead_slices
 from slimtask.compress.axes import Array
-from slimtask.compress.constants import dead_slices
-from slimtask.compress.cuts import slice_axis
+from slimtask.compress.cuts import axis_of
 from slimtask.compress.groups import Group, Member
 
-Dead = Callable[[Member, int], Tensor]
+Dead = Callable[[Member], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +40,16 @@ def find_dead(
     ``idle`` names the parameters that evaluation never uses: what their layers read in training has no say.
     """
     reads = {**reads, **{name: np.zeros(1) for name in idle}}
-    modules = dict(model.named_modules())
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     cache: dict[tuple[str, int], Tensor] = {}
 
-    def dead(member: Member, axis: int) -> Tensor:
-        key = (member.module, axis)
+    def dead(member: Member) -> Tensor:
+        key = axis_of(member, model)
         if key not in cache:
-            cache[key] = zero_entries(_weight(modules[member.module]), axis)
+            cache[key] = zero_entries(tensors[key[0]], key[1])
         return cache[key]
 
-    return [_deadness(group, modules, reads, dead) for group in groups]
+    return [_deadness(group, reads, dead) for group in groups]
 
 
 def zero_entries(weight: Tensor, axis: int) -> Bool[Tensor, " entries"]:
@@ -57,20 +57,21 @@ def zero_entries(weight: Tensor, axis: int) -> Bool[Tensor, " entries"]:
     return torch.from_numpy(dead_slices(weight, axis))
 
 
-def _deadness(group: Group, modules: Mapping[str, nn.Module], reads: Mapping[str, Array], dead: Dead) -> Deadness:
-    ignored = torch.ones(group.channels, dtype=torch.bool)
-    constant = torch.ones(group.channels, dtype=torch.bool)
+def _deadness(group: Group, reads: Mapping[str, Array], dead: Dead) -> Deadness:
+    ignored = torch.full((group.channels,), not group.contracted)
+    constant = ignored.clone()
     values = []
     for member in group.consumers:
-        zero = dead(member, slice_axis(modules[member.module], "in"))[member.local]
-        seen = _seen(member, modules[member.module], reads)[member.local]
+        zero = dead(member)
+        seen = _seen(member, len(zero), reads)[member.local]
+        zero = zero[member.local]
         ignored[member.channel[~zero]] = False
         constant[member.channel[~zero & seen.isnan()]] = False
         values.append(torch.where(zero & seen.isnan(), 0.0, seen))
     silent = torch.ones(group.channels, dtype=torch.bool)
     filters = [member for member in group.producers if member.kind in ("conv", "linear")]
     for member in filters:
-        zero = dead(member, slice_axis(modules[member.module], "out"))[member.local]
+        zero = dead(member)[member.local]
         silent[member.channel[~zero]] = False
     if not filters:
         silent[:] = False
@@ -79,16 +80,9 @@ def _deadness(group: Group, modules: Mapping[str, nn.Module], reads: Mapping[str
     )
 
 
-def _seen(member: Member, module: nn.Module, reads: Mapping[str, Array]) -> Tensor:
-    """Return what the module reads at each input, NaN where that is not known."""
+def _seen(member: Member, size: int, reads: Mapping[str, Array]) -> Float64[Tensor, " size"]:
+    """Return what a layer reads at each of its ``size`` inputs, NaN where that is not known."""
     found = reads.get(f"{member.module}.weight" if member.module else "weight")
-    size = _weight(module).shape[slice_axis(module, "in")]
-    if found is None:
+    if found is None or member.kind == "parameter":
         return torch.full((size,), torch.nan, dtype=torch.float64)
     return torch.from_numpy(np.broadcast_to(found, (size,)).copy())
-
-
-def _weight(module: nn.Module) -> Tensor:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight

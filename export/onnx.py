@@ -7,7 +7,6 @@ Opset 20 and IR 10, because ONNX Runtime and TensorRT 10 and 11 all read them.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from slimtask.compress.contents import independent_copy
 from slimtask.errors import InputError, Unsupported
 from slimtask.export.delta_nodes.functions import attach_functions
 from slimtask.export.delta_nodes.translate import translations
@@ -93,7 +93,7 @@ def task_specs(model: nn.Module) -> tuple[TaskSpec, ...]:
 
 def frozen_copy(model: nn.Module) -> nn.Module:
     """Return a float32 copy of ``model`` on the CPU in eval mode; the original keeps its mode, device and dtype."""
-    return copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    return independent_copy(model).cpu().float().eval().requires_grad_(False)
 
 
 def check_outputs(outputs: dict[str, Tensor], specs: Sequence[TaskSpec], example: Tensor) -> None:

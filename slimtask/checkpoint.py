@@ -58,6 +58,7 @@ class _Header(Frozen):
     edits: tuple[dict[str, Any], ...]
     provenance: dict[str, Any]
     inputs: tuple[Shape, ...] = ()
+    also: tuple[tuple[Shape, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class Checkpoint:
     ``edits`` are the JSON forms of Plans in the order they were made; ``provenance`` says where the network came from
     (recipe, metrics, certificate). ``inputs`` are the shapes of a foreign network's inputs; without them the input
     is one RGB image as ``preprocessing`` says, which is None only for a foreign network that takes no such image.
+    ``also`` are the shapes of further inputs, which reach parts of it that the first does not.
     """
 
     weights: dict[str, Tensor]
@@ -76,6 +78,7 @@ class Checkpoint:
     edits: tuple[dict[str, Any], ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     inputs: tuple[tuple[int, ...], ...] = ()
+    also: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
     @property
     def foreign(self) -> bool:
@@ -85,11 +88,14 @@ class Checkpoint:
     def example(self) -> Tensor | tuple[Tensor, ...]:
         """Return zeros that the network takes: one tensor, or a tuple of them for several inputs."""
         if self.inputs:
-            made = tuple(torch.zeros(shape) for shape in self.inputs)
-            return made if len(made) > 1 else made[0]
+            return _zeros(self.inputs)
         if self.preprocessing is None:
             raise InputError("the checkpoint does not say which input its network takes; it is damaged.")
         return torch.zeros(1, 3, self.preprocessing.height, self.preprocessing.width)
+
+    def further(self) -> tuple[Tensor | tuple[Tensor, ...], ...]:
+        """Return zeros of the further inputs that the network takes."""
+        return tuple(map(_zeros, self.also))
 
     def with_changes(self, **changes: Any) -> Checkpoint:
         """Return a copy with some fields replaced."""
@@ -106,8 +112,10 @@ class Checkpoint:
             edits=self.edits,
             provenance=self.provenance,
             inputs=self.inputs,
+            also=self.also,
         )
-        write_safetensors(path, self.weights, {_KEY: header.model_dump_json()})
+        unused = set() if self.also else {"also"}  # a file without it is one that earlier versions read
+        write_safetensors(path, self.weights, {_KEY: header.model_dump_json(exclude=unused)})
 
     @classmethod
     def load(cls, path: Path | str) -> Checkpoint:
@@ -133,7 +141,13 @@ class Checkpoint:
             edits=header.edits,
             provenance=header.provenance,
             inputs=header.inputs,
+            also=header.also,
         )
+
+
+def _zeros(shapes: tuple[tuple[int, ...], ...]) -> Tensor | tuple[Tensor, ...]:
+    made = tuple(torch.zeros(shape) for shape in shapes)
+    return made if len(made) > 1 else made[0]
 
 
 def _no_checkpoint(path: Path | str, metadata: Mapping[str, str]) -> str:

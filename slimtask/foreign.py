@@ -78,20 +78,20 @@ def load_weights_(model: nn.Module, path: Path | str) -> None:
     model.load_state_dict(weights, strict=False)
 
 
-def input_shapes(text: str) -> tuple[tuple[int, ...], ...]:
-    """Return the shapes in ``1x3x224x224`` (several inputs: with commas between them), batch first."""
+def input_shapes(text: str, option: str = "--input") -> tuple[tuple[int, ...], ...]:
+    """Return the shapes in ``1x3x224x224`` (several inputs: with commas between them), batch first, of ``option``."""
     shapes = []
     for word in text.split(","):
         sides = word.strip().lower().split("x")
         if not all(side.isascii() and side.isdecimal() and 0 < len(side) <= 7 and int(side) > 0 for side in sides):
             raise InputError(
-                f"--input takes the shape of the input, batch first, such as 1x3x224x224 (several: with commas), not "
+                f"{option} takes the shape of the input, batch first, such as 1x3x224x224 (several: with commas), not "
                 f"'{text}'."
             )
         shape = tuple(int(side) for side in sides)
         if len(shape) > 8 or math.prod(shape) > MOST_ELEMENTS:
             raise InputError(
-                f"--input {word.strip()}: such a tensor is too large ({MOST_ELEMENTS:,} elements at most)."
+                f"{option} {word.strip()}: such a tensor is too large ({MOST_ELEMENTS:,} elements at most)."
             )
         shapes.append(shape)
     return tuple(shapes)
@@ -123,7 +123,10 @@ def _made(made: Any, path: str) -> nn.Module:
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.UninitializedParameter):
             raise InputError(f"--model '{path}': '{name}' has no shape yet; give its lazy layer its sizes.")
-    return model.cpu().eval()
+    try:
+        return model.cpu().eval()
+    except Exception as error:  # code of its own runs when a network is switched
+        raise InputError(f"--model '{path}': its eval() fails ({_words(error)}); mend the network.") from error
 
 
 @contextmanager

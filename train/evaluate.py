@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from slimtask.compress.modes import evaluating
 from slimtask.errors import InputError
 from slimtask.tasks import Preprocessing, TaskSpec
 from slimtask.train import parallel
@@ -54,17 +55,16 @@ def evaluate(
     check_metrics(tasks, extra)
     meters = {task.name: TaskMetrics(task, device, _of_kind(extra, task)) for task in tasks}
     sums: dict[str, Tensor] = {}
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    # The network may be one that is being trained: what it keeps of a pass (a table made for a size, say) it may keep
+    # of this one too, and a copy at every evaluation would cost its memory. Its modes and weights are another matter.
+    with evaluating(model) as network, torch.no_grad():
         for host_images, host_targets in _share(dataset, preprocessing, batch):
-            predictions = model(host_images.to(device, memory_format=torch.channels_last))
+            predictions = network(host_images.to(device, memory_format=torch.channels_last))
             for task in tasks:
                 prediction, target = predictions[task.name].float(), host_targets[task.name].to(device)
                 terms = torch.stack([torch.stack(term) for term in loss_terms(prediction, target, task)]).double()
                 sums[task.name] = sums.get(task.name, torch.zeros_like(terms)) + terms
                 meters[task.name].update(prediction, target)
-    model.train(was_training)
     losses = {task.name: _mean_loss(sums[task.name]) for task in tasks}
     return Evaluation(
         loss=sum(task.weight * losses[task.name] for task in tasks),

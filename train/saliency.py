@@ -6,7 +6,6 @@ respect to a mask of ones on the weights (DiSparse, CVPR 2022, section 3.2). Gra
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
@@ -15,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from slimtask.compress.contents import independent_copy
 from slimtask.compress.masks import Masks
 from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec
@@ -70,7 +70,7 @@ def gradient_scores(
     averaged over them before the absolute value, so all return the scores of the global batches. Everything else, and
     the errors, as in ``task_saliencies``.
     """
-    work = copy.deepcopy(model).train()
+    work = independent_copy(model).train()
     device = next(work.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         if init == "xavier":

@@ -111,7 +111,7 @@ class _MeansOverKept(TorchFunctionMode):
         for part in (kept[group == number] for number in group.unique()):
             inside, own = x.index_select(axis, part), weight[part]
             shift = {} if func is F.rms_norm else {"bias": None if bias is None else bias[part]}
-            size = 1 if func is F.group_norm else (len(part),)
             settings = {**shift} if eps is None else {**shift, "eps": eps}
-            made = made.index_copy(axis, part, func(inside, size, own, **settings))
+            over = 1 if func is F.group_norm else (len(part),)
+            made = made.index_copy(axis, part, func(inside, over, own, **settings))
         return made

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from slimtask.compress.contents import independent_copy
 from slimtask.compress.groups import Group, Member, find_groups
 from slimtask.compress.latency.choose import Chosen
 from slimtask.compress.remove import Compressed, remove_channels
 from slimtask.compress.skip import SkipBlocks, skip_blocks_
-from slimtask.compress.trace import shared_copy
 
 _WHY = "chosen for latency"
 Keep = Sequence[Bool[Tensor, " _channels"]]
@@ -29,7 +29,7 @@ def remove_chosen(
     if not chosen.blocks:
         return None, remove_channels(model, example, groups, chosen.keep, why=_WHY)
     skip = SkipBlocks(blocks=chosen.blocks)
-    skipped = shared_copy(model).eval()
+    skipped = independent_copy(model).eval()
     skip_blocks_(skipped, skip.blocks)
     left = find_groups(skipped, example)
     done = remove_channels(skipped, example, left, carried_over(groups, chosen.keep, left), why=_WHY)

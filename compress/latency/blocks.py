@@ -16,8 +16,8 @@ from torch.func import functional_call
 
 from slimtask.compress.groups import Group
 from slimtask.compress.latency.specs import LayerSpec
+from slimtask.compress.look import look
 from slimtask.compress.skip import SHORTCUTS, find_block, shortcut_of, skip_blocks_
-from slimtask.compress.trace import record, shared_copy
 from slimtask.errors import InputError
 
 _TOLD = 0.5
@@ -44,12 +44,8 @@ def residual_blocks(
     parameters (their scores would say little of the block), or if the network does not run without it.
     """
     possible = {name: block for name, _ in model.named_modules() if (block := _possible(model, name, groups, specs))}
-    shapes, found = _input_shapes(model, possible, example), dict[str, Block]()
-    for name in reversed(possible):
-        inner = any(other.startswith(f"{name}.") for other in found)
-        if not inner and shapes[name] and all(_is_residual(find_block(model, name), example, s) for s in shapes[name]):
-            found[name] = possible[name]
-    runs = _that_run(model, [name for name in possible if name in found], example)
+    found = look(model, example, lambda network, x: _residual(network, list(possible), x), compute=True)
+    runs = _that_run(model, found, example)
     return tuple(possible[name] for name in runs)
 
 
@@ -115,6 +111,16 @@ def _is_told(model: nn.Module, name: str, scored: Collection[str]) -> bool:
     return told >= _TOLD * total > 0 and outside.isdisjoint(inside)
 
 
+def _residual(model: nn.Module, names: Sequence[str], example: Tensor) -> list[str]:
+    """Return those of ``names``, in the same order, that compute residual blocks; of nested ones the innermost."""
+    shapes, found = _input_shapes(model, names, example), list[str]()
+    for name in reversed(names):
+        inner = any(other.startswith(f"{name}.") for other in found)
+        if not inner and shapes[name] and all(_is_residual(find_block(model, name), example, s) for s in shapes[name]):
+            found.append(name)
+    return found[::-1]
+
+
 def _input_shapes(model: nn.Module, names: Collection[str], example: Tensor) -> dict[str, set[torch.Size]]:
     """Return the shapes of each module's input in one pass, none for one that takes or gives more than a tensor."""
     shapes: dict[str, set[torch.Size]] = {name: set() for name in names}
@@ -133,14 +139,9 @@ def _input_shapes(model: nn.Module, names: Collection[str], example: Tensor) -> 
         )
         for name in names
     ]
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(example)
-    finally:
-        model.train(was_training)
-        for handle in handles:
-            handle.remove()
+    model(example)
+    for handle in handles:
+        handle.remove()
     return {name: set() if name in unfit else seen for name, seen in shapes.items()}
 
 
@@ -152,15 +153,10 @@ def _is_residual(block: nn.Module, example: Tensor, shape: torch.Size) -> bool:
         for name, parameter in block.named_parameters()
         if name.partition(".")[0] not in SHORTCUTS
     }
-    was_training = block.training
-    block.eval()
     try:
-        with torch.no_grad():
-            output, expected = functional_call(block, zeros, (noise,)), shortcut_of(block)(noise)
-    except (RuntimeError, AttributeError, IndexError, TypeError, ValueError):
+        output, expected = functional_call(block, zeros, (noise,)), shortcut_of(block)(noise)
+    except Exception:  # whatever the block makes of noise, it is then no residual block
         return False
-    finally:
-        block.train(was_training)
     return output.shape == expected.shape and any(
         torch.allclose(output, wanted, rtol=1e-4, atol=1e-5) for wanted in (expected, expected.relu())
     )
@@ -175,10 +171,12 @@ def _that_run(model: nn.Module, names: Sequence[str], example: Tensor) -> list[s
 
 
 def _runs_without(model: nn.Module, names: Sequence[str], example: Tensor) -> bool:
-    smaller = shared_copy(model).eval()
-    skip_blocks_(smaller, names)
+    def see(network: nn.Module, x: Tensor) -> bool:
+        skip_blocks_(network, names)
+        network(x)
+        return True
+
     try:
-        record(smaller, example)
+        return look(model, example, see)
     except InputError:
         return False
-    return True

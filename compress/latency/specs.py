@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from slimtask.compress.groups import Group
 from slimtask.compress.latency.table import LayerShape
+from slimtask.compress.look import look
 from slimtask.errors import InputError
 
 _CONVOLUTION = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -53,28 +52,24 @@ def layer_specs(model: nn.Module, groups: Sequence[Group], example: Tensor, **ca
     three spatial axes are not listed. InputError if the pass has no such call.
     """
     axes = _axes(model, groups)
-    found: list[LayerSpec] = []
-
-    def note(name: str, module: nn.Module, x: Tensor) -> None:
-        shape = _shape(module, x)
-        found.append(LayerSpec(module=name, shape=shape, outputs=axes[name, "out"], inputs=axes[name, "in"]))
-
-    with _hooked(model, note):
-        model(example, **call)
-    if not found:
+    calls = look(model, example, lambda network, x: _calls(network, x, call))
+    if not calls:
         raise InputError(f"{type(model).__name__} calls no convolution or linear layer; there is nothing to time.")
-    return tuple(found)
+    return tuple(
+        LayerSpec(module=name, shape=shape, outputs=axes[name, "out"], inputs=axes[name, "in"]) for name, shape in calls
+    )
 
 
 def task_paths(model: nn.Module, example: Tensor, task_sets: Mapping[str, Sequence[str]]) -> dict[str, frozenset[str]]:
     """Return, per named task set, the modules that ``model(example, tasks=...)`` calls for it: its path."""
-    paths = {}
-    for name, tasks in task_sets.items():
-        called: set[str] = set()
-        with _hooked(model, lambda module, *_, called=called: called.add(module)):
-            model(example, tasks=list(tasks))
-        paths[name] = frozenset(called)
-    return paths
+
+    def see(network: nn.Module, x: Tensor) -> dict[str, frozenset[str]]:
+        return {
+            name: frozenset(module for module, _ in _calls(network, x, {"tasks": list(tasks)}))
+            for name, tasks in task_sets.items()
+        }
+
+    return look(model, example, see)
 
 
 def axis_ranges(
@@ -97,27 +92,22 @@ def axis_ranges(
     }
 
 
-@contextmanager
-def _hooked(model: nn.Module, note: Callable[[str, nn.Module, Tensor], object]) -> Iterator[None]:
-    """Call ``note(name, module, first input)`` at every layer of an eval-mode pass without gradients."""
+def _calls(model: nn.Module, example: Tensor, keywords: Mapping[str, Any]) -> list[tuple[str, LayerShape]]:
+    """Return the module and shape of every convolution and linear call of one pass, in order."""
+    found: list[tuple[str, LayerShape]] = []
+
+    def note(name: str, module: nn.Module, x: Tensor) -> None:
+        found.append((name, _shape(module, x)))
+
     handles = [
-        module.register_forward_pre_hook(lambda module, args, name=name: _void(note(name, module, args[0])))
+        module.register_forward_pre_hook(lambda module, args, name=name: note(name, module, args[0]))
         for name, module in model.named_modules()
         if isinstance(module, (*_CONVOLUTION, nn.Linear))
     ]
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        model.train(was_training)
-        for handle in handles:
-            handle.remove()
-
-
-def _void(_: object) -> None:
-    """Return None: a hook's return value would replace the layer's input."""
+    model(example, **keywords)
+    for handle in handles:
+        handle.remove()
+    return found
 
 
 def _axes(model: nn.Module, groups: Sequence[Group]) -> dict[tuple[str, str], Axis]:

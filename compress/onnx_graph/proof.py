@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from jaxtyping import Shaped
 
-from slimtask.compress.certify import Certificate, Refusal, TaskDifference
+from slimtask.compress.certify import Certificate, Refusal
+from slimtask.compress.compare import TaskDifference
 from slimtask.compress.onnx_graph.network import Network, assemble
 from slimtask.errors import InputError
 

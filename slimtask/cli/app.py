@@ -14,6 +14,7 @@ from rich.console import Console
 from slimtask import __version__
 from slimtask.cli import bench, compress, costs, demo, doctor, export, inspect, relate, run, sweep, train, verify
 from slimtask.cli.common import interruptible, whatever_interrupts_break
+from slimtask.cli.user_code import first_line, raised_in
 from slimtask.errors import SlimtaskError
 from slimtask.files import file_in_the_way
 
@@ -71,6 +72,15 @@ def main() -> None:
         _stop(str(error), error.exit_status)
     except OSError as error:
         _stop(_of_the_system(error), 2)
+    except Exception as error:
+        place = raised_in(error)
+        if place is None:  # slimtask's own mistake
+            raise
+        _stop(
+            f"code of yours fails: {type(error).__name__}: {first_line(error)} ({place}); mend it, or see the whole "
+            "traceback with --debug before the verb.",
+            2,
+        )
 
 
 def _of_the_system(error: OSError) -> str:

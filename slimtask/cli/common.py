@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -118,6 +118,18 @@ def plain_warnings() -> Iterator[None]:
 def table(title: str, *headings: str, words: bool = False) -> Sheet:
     """Return an empty table; its columns after the first are right-aligned unless they hold ``words``."""
     return Sheet(title=title, headings=headings, left=len(headings) if words else 1)
+
+
+def show_unreached(modules: Sequence[str]) -> None:
+    """Print which modules no input reached, if there are any."""
+    if modules:
+        console.print(
+            f"not reached by the example: {', '.join(modules)} (left as they are; give --also an input that reaches "
+            "them)",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def words(text: str | None) -> tuple[str, ...] | None:

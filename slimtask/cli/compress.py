@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slimtask.cli.common import JsonOption, console, emit, interruptible, table, words, working
+from slimtask.cli.common import JsonOption, console, emit, interruptible, show_unreached, table, words, working
 from slimtask.cli.finetune import (
     DistilOption,
     FinetuneOption,
@@ -22,6 +22,7 @@ from slimtask.cli.finetune import (
 )
 from slimtask.cli.latency import BlocksOption, compress_to_flops, compress_to_latency, parse_budgets, show_paths
 from slimtask.cli.network import (
+    AlsoOption,
     InputOption,
     ModelOption,
     Network,
@@ -80,6 +81,7 @@ def compress_verb(
     weights: WeightsOption = None,
     tasks: TasksOption = None,
     shape: InputOption = None,
+    also: AlsoOption = None,
     json_path: JsonOption = None,
 ) -> None:
     """Remove channels and prove that the smaller network computes what the larger one does without them.
@@ -102,12 +104,17 @@ def compress_verb(
     wanted = Wanted(recalibrate=recalibrate, finetune=finetune, distil=distil, lr=lr, rounds=rounds)
     wanted.check(budgeted=bool(budget or paths), measured=paths is not None or align == "auto")
     if checkpoint is not None and checkpoint.suffix == ".onnx":
-        only_for_foreign(checkpoint, model=model, weights=weights, tasks=tasks, input=shape)
+        only_for_foreign(checkpoint, model=model, weights=weights, tasks=tasks, input=shape, also=also)
         if paths or per_task:
             raise InputError("of an ONNX file only zeros are removed; leave out --latency-ms and --per-task.")
         _onnx(checkpoint, out, budget, _alignment(align), json_path)
         return
-    network = _opened(checkpoint, model, weights, tasks, shape)
+    network = _opened(checkpoint, model, weights, tasks, shape, also)
+    if network.checkpoint.also and (per_task or paths is not None or (align == "auto" and "flops" in budget)):
+        raise InputError(
+            "--per-task, --latency-ms and --align auto with --flops follow one input; leave out --also, or compress to "
+            "another budget."
+        )
     if per_task:
         compress_per_task(network, out, masks, policy, words(sets) or (), _alignment(align), json_path)
     elif paths is not None or (align == "auto" and "flops" in budget):
@@ -119,14 +126,19 @@ def compress_verb(
 
 
 def _opened(
-    checkpoint: Path | None, model: str | None, weights: Path | None, tasks: Path | None, shape: str | None
+    checkpoint: Path | None,
+    model: str | None,
+    weights: Path | None,
+    tasks: Path | None,
+    shape: str | None,
+    also: list[str] | None,
 ) -> Network:
     """Return the network to compress: of a checkpoint, or of the user's own."""
     if checkpoint is not None:
         only_for_foreign(checkpoint, weights=weights, tasks=tasks, input=shape)
-        return open_checkpoint(checkpoint, model)
+        return open_checkpoint(checkpoint, model, also)
     if model is not None:
-        return open_foreign(model, weights, tasks, shape)
+        return open_foreign(model, weights, tasks, shape, also)
     raise InputError("there is nothing to compress; give a checkpoint, or --model with --input.")
 
 
@@ -171,7 +183,7 @@ def _by_table(
     json_path: Path | None,
 ) -> None:
     """Remove zeros, or what matters least of channels or parameters, with counts off the measured staircase."""
-    how = _how(network, budget, choices, wanted)
+    how = _how(network, budget, choices, wanted) | network.also
     with interruptible(INTERRUPTED):
         tuner = wanted.tuner(network, choices.get("calibration"))
         smaller, compressed, found = compress_by_table(network, how)
@@ -193,7 +205,7 @@ def _compress(
     from slimtask.compress.compress import compress_checkpoint
     from slimtask.compress.rounds import compress_in_rounds
 
-    how = _how(network, budget, choices, wanted) | {"align": align, "factory": network.factory}
+    how = _how(network, budget, choices, wanted) | network.also | {"align": align, "factory": network.factory}
     with interruptible(INTERRUPTED):
         tuner = wanted.tuner(network, choices.get("calibration"))
         if tuner is None:
@@ -329,6 +341,7 @@ def _show_proof(proof: Any) -> None:
     )
     for refusal in proof.refused:
         console.print(f"  {refusal.group} ({refusal.channels} channels): {refusal.reason}", markup=False)
+    show_unreached(proof.unreached)
 
 
 def _onnx(path: Path, out: Path, budget: dict[str, float], align: int, json_path: Path | None) -> None:

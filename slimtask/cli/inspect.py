@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slimtask.cli.common import JsonOption, console, emit, table
+from slimtask.cli.common import JsonOption, console, emit, show_unreached, table
 from slimtask.cli.deltas import show_delta
 from slimtask.cli.finetune import show_training
 from slimtask.cli.masks import show_masks
 from slimtask.cli.network import (
+    AlsoOption,
     InputOption,
     ModelOption,
     Network,
@@ -31,6 +32,7 @@ def inspect_verb(
     model: ModelOption = None,
     weights: WeightsOption = None,
     shape: InputOption = None,
+    also: AlsoOption = None,
     plot: Annotated[Path | None, typer.Option(help="Of masks: their overlap against depth (.png, .svg).")] = None,
     json_path: JsonOption = None,
 ) -> None:
@@ -46,26 +48,26 @@ def inspect_verb(
     from slimtask.compress.mask_file import is_mask_file
 
     if path is not None and is_mask_file(path):
-        only_for_foreign(path, model=model, weights=weights, input=shape)
+        only_for_foreign(path, model=model, weights=weights, input=shape, also=also)
         emit(show_masks(path, plot), json_path)
         return
     if plot is not None:
         raise InputError("--plot draws the overlap of masks; give a masks file, such as a run's masks.safetensors.")
     if path is not None and is_delta_file(path):
-        only_for_foreign(path, model=model, weights=weights, input=shape)
+        only_for_foreign(path, model=model, weights=weights, input=shape, also=also)
         emit(show_delta(path), json_path)
         return
     if path is None:
         if model is None:
             raise InputError("there is nothing to inspect; give a checkpoint, a bundle, or --model with --input.")
-        emit(_network(open_foreign(model, weights, None, shape), "network"), json_path)
+        emit(_network(open_foreign(model, weights, None, shape, also), "network"), json_path)
         return
     only_for_foreign(path, weights=weights, input=shape)
     if path.is_dir():
-        only_for_foreign(path, model=model)
+        only_for_foreign(path, model=model, also=also)
         emit(_bundle(path), json_path)
         return
-    emit(_network(open_checkpoint(path, model), f"checkpoint {path}"), json_path)
+    emit(_network(open_checkpoint(path, model, also), f"checkpoint {path}"), json_path)
 
 
 def _bundle(path: Path) -> object:
@@ -93,7 +95,7 @@ def _bundle(path: Path) -> object:
 
 def _network(network: Network, title: str) -> object:
     from slimtask.compress.compress import cost
-    from slimtask.compress.explain import coverage
+    from slimtask.compress.explain import coverage, unreached_modules
     from slimtask.compress.groups import find_groups
 
     checkpoint = network.checkpoint
@@ -109,8 +111,10 @@ def _network(network: Network, title: str) -> object:
             rows.add_row(task.name, task.kind, str(task.channels), task.metric, f"{task.weight:g}")
         console.print(rows)
     layers = _edits(network)
-    covered = coverage(model, find_groups(model, example))
+    covered = coverage(model, find_groups(model, example, **network.also))
     _show_coverage(covered)
+    unreached = unreached_modules(model, (example, *checkpoint.further()))
+    show_unreached(unreached)
     proof = checkpoint.provenance.get("certificate")
     if proof is not None:
         _show_certificate(proof)
@@ -124,6 +128,7 @@ def _network(network: Network, title: str) -> object:
         "layers": layers,
         "coverage": {**vars(covered), "refused": refused},
         "fixed_groups": refused,
+        "unreached": list(unreached),
         "provenance": checkpoint.provenance,
     }
 
@@ -145,7 +150,7 @@ def _edits(network: Network) -> list[dict[str, Any]]:
             console.print(f"edit {number}: {edit.kind} {', '.join(named)}".rstrip(), markup=False)
             continue
         try:
-            groups = find_groups(before, network.checkpoint.example())
+            groups = find_groups(before, network.checkpoint.example(), **network.also)
         except InputError:  # a network that looks at values cannot be traced before it has its weights
             groups = ()
         rows = layer_rows(before, edit, groups)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,6 +32,15 @@ InputOption = Annotated[
     str | None, typer.Option("--input", metavar="1x3x224x224", help="Shape of its input; several with commas.")
 ]
 
+AlsoOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--also",
+        metavar="1x3x64x64",
+        help="With --model: a further input, which reaches what the first does not; may be given several times.",
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
@@ -40,6 +49,11 @@ class Network:
     checkpoint: Checkpoint
     factory: Callable[[], nn.Module] | None
 
+    @property
+    def also(self) -> dict[str, Any]:
+        """Return the further inputs as the argument ``also`` of what finds and removes channels; empty without any."""
+        return {"also": self.checkpoint.further()} if self.checkpoint.also else {}
+
     def rebuild(self) -> nn.Module:
         """Return the network in eval mode."""
         from slimtask.compress.rebuild import rebuild
@@ -47,8 +61,11 @@ class Network:
         return rebuild(self.checkpoint, self.factory)
 
 
-def open_checkpoint(path: Path, model: str | None) -> Network:
-    """Return the network in a checkpoint file; ``model`` names the factory of a foreign one. Raises InputError."""
+def open_checkpoint(path: Path, model: str | None, also: Sequence[str] | None = None) -> Network:
+    """Return the network in a checkpoint file; ``model`` names the factory of a foreign one. Raises InputError.
+
+    ``also`` are shapes of further inputs of a foreign one, beside those that the checkpoint remembers.
+    """
     from slimtask.checkpoint import Checkpoint
     from slimtask.foreign import load_factory
 
@@ -58,6 +75,8 @@ def open_checkpoint(path: Path, model: str | None) -> Network:
     if not checkpoint.foreign:
         if model is not None:
             raise InputError(f"checkpoint '{path}' holds a network of slimtask's own; leave out --model.")
+        if also:
+            raise InputError(f"checkpoint '{path}' holds a network of slimtask's own; leave out --also.")
         load_architectures()
         return Network(checkpoint=checkpoint, factory=None)
     if model is None:
@@ -66,10 +85,17 @@ def open_checkpoint(path: Path, model: str | None) -> Network:
             f"checkpoint '{path}' holds a network made by '{made_by}', which slimtask does not import on a file's "
             f"word; give --model {made_by}."
         )
-    return Network(checkpoint=checkpoint, factory=load_factory(model))
+    network = Network(checkpoint=checkpoint, factory=load_factory(model))
+    if not also:
+        return network
+    checkpoint = _with_further(checkpoint, also)
+    _check_runs(network.rebuild(), checkpoint)
+    return Network(checkpoint=checkpoint, factory=network.factory)
 
 
-def open_foreign(model: str, weights: Path | None, tasks: Path | None, shape: str | None) -> Network:
+def open_foreign(
+    model: str, weights: Path | None, tasks: Path | None, shape: str | None, also: Sequence[str] | None = None
+) -> Network:
     """Return the user's network as a checkpoint in memory that no file holds yet. Raises InputError."""
     import torch
 
@@ -103,6 +129,7 @@ def open_foreign(model: str, weights: Path | None, tasks: Path | None, shape: st
         inputs=inputs,
         provenance={} if weights is None else {"weights": str(weights)},
     )
+    checkpoint = _with_further(checkpoint, also or ())
     _check_runs(made, checkpoint)
     if checkpoint.tasks:
         check_tasks(made, checkpoint.example(), checkpoint.tasks)
@@ -128,7 +155,7 @@ def with_tasks(network: Network, tasks: Path | None) -> Network:
 def only_for_foreign(checkpoint: Path, **options: object) -> None:
     """Return None if none of the options, which describe a network without a checkpoint, is given beside one."""
     for name, value in options.items():
-        if value is not None:
+        if value is not None and value != []:
             raise InputError(
                 f"--{name} describes a network without a checkpoint; leave it out or leave out '{checkpoint}'."
             )
@@ -160,4 +187,22 @@ def _own_tasks(model: nn.Module) -> tuple[TaskSpec, ...]:
 def _check_runs(model: nn.Module, checkpoint: Checkpoint) -> None:
     from slimtask.compress.trace import record
 
-    record(model, checkpoint.example())
+    for example in (checkpoint.example(), *checkpoint.further()):
+        record(model, example)
+
+
+def _with_further(checkpoint: Checkpoint, also: Sequence[str]) -> Checkpoint:
+    """Return ``checkpoint`` with the shapes of further inputs after those that it remembers."""
+    from slimtask.foreign import input_shapes
+
+    known = list(checkpoint.also)
+    for text in also:
+        shapes = input_shapes(text, "--also")
+        if len(shapes) != len(checkpoint.inputs):
+            raise InputError(
+                f"--also {text} is {len(shapes)} input(s), the network takes {len(checkpoint.inputs)}; give as many "
+                "shapes, with commas, as --input."
+            )
+        if shapes != checkpoint.inputs and shapes not in known:
+            known.append(shapes)
+    return checkpoint.with_changes(also=tuple(known))

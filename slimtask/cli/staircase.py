@@ -32,7 +32,11 @@ def compress_by_table(network: Network, how: dict[str, Any]) -> tuple[Checkpoint
     model, least_share = network.rebuild(), TRAINABLE if "budget" in how else 0.0
     with progress_bar("measuring layers") as report:
         counts = measured_counts(
-            model, example, least_share=least_share, progress=lambda count, total: report(count, total, "")
+            model,
+            example,
+            least_share=least_share,
+            progress=lambda count, total: report(count, total, ""),
+            **network.also,
         )
     with working("finding what may go, removing it, proving it"):
         smaller, compressed = compress_checkpoint(network.checkpoint, align=counts, factory=network.factory, **how)

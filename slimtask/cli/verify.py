@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from slimtask.cli.common import JsonOption, console, emit, working
-from slimtask.cli.network import ModelOption, only_for_foreign, open_checkpoint
+from slimtask.cli.network import AlsoOption, ModelOption, only_for_foreign, open_checkpoint
 from slimtask.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def verify_verb(
     path: Annotated[Path, typer.Argument(help="Bundle folder or checkpoint file.")],
     model: ModelOption = None,
+    also: AlsoOption = None,
     json_path: JsonOption = None,
 ) -> None:
     """Check a bundle (hashes, graphs, weights, precision, paths against each other) or a checkpoint (loads, rebuilds).
@@ -22,9 +26,9 @@ def verify_verb(
     Example: slimtask verify runs/demo/bundle
     """
     if path.is_dir():
-        only_for_foreign(path, model=model)
+        only_for_foreign(path, model=model, also=also)
     with working(f"verifying {path}"):
-        checks = _bundle(path) if path.is_dir() else _checkpoint(path, model)
+        checks = _bundle(path) if path.is_dir() else _checkpoint(path, model, also)
     for name, holds, detail in checks:
         mark = "[green]ok[/green]  " if holds else "[red]FAILS[/red]"
         console.print(f"{mark} {name}: ", end="")
@@ -41,24 +45,29 @@ def _bundle(path: Path) -> list[tuple[str, bool, str]]:
     return [(check.name, check.holds, check.detail) for check in verify_bundle(path).checks]
 
 
-def _checkpoint(path: Path, made_by: str | None) -> list[tuple[str, bool, str]]:
-    import torch
+def _checkpoint(path: Path, made_by: str | None, also: list[str] | None) -> list[tuple[str, bool, str]]:
+    from slimtask.compress.look import look
 
-    from slimtask.compress.inputs import call, named_outputs
-
-    network = open_checkpoint(path, made_by)
+    network = open_checkpoint(path, made_by, also)
     checkpoint, model = network.checkpoint, network.rebuild()
-    with torch.no_grad():
-        outputs = named_outputs(call(model, checkpoint.example()))
-    finite = all(bool(value.isfinite().all()) for value in outputs.values())
+    runs = [look(model, x, _outputs, compute=True) for x in (checkpoint.example(), *checkpoint.further())]
     checks = [
         ("file", True, f"{len(checkpoint.weights)} tensors, all finite"),
         ("rebuild", True, f"{checkpoint.architecture.name} with {len(checkpoint.edits)} edits"),
-        ("forward", finite, ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())),
+        *(("forward", finite, shapes) for shapes, finite in runs),
     ]
     if "certificate" in checkpoint.provenance:
         checks.append(_certificate(checkpoint.provenance["certificate"]))
     return checks
+
+
+def _outputs(model: nn.Module, inputs: Any) -> tuple[str, bool]:
+    """Return the shapes of the outputs in words, and whether all are finite."""
+    from slimtask.compress.inputs import call, named_outputs
+
+    outputs = named_outputs(call(model, inputs))
+    shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
+    return shapes, all(bool(value.isfinite().all()) for value in outputs.values())
 
 
 def _certificate(written: object) -> tuple[str, bool, str]:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slimtask.compress.axes import Mixed, merges, move, reshape, squeeze_equal
+from slimtask.compress.axes import Mixed, move, reshape, squeeze_equal
 from slimtask.compress.trace import record
 
 
@@ -89,13 +89,6 @@ def test_any_view_carries_any_array_as_numpy_does(old: list[int], data: Any) -> 
     array = np.arange(int(np.prod(shape))).reshape(shape)
     got = reshape(array, old, new)
     assert np.array_equal(np.broadcast_to(got, new), np.broadcast_to(array, old).reshape(new))
-
-
-def test_only_views_that_merge_two_varying_axes_count_as_merging() -> None:
-    both = np.arange(6).reshape(1, 2, 3)
-    assert merges(both, (4, 2, 3), (4, 6))
-    assert not merges(both[:, :, :1], (4, 2, 3), (4, 6))
-    assert not merges(both, (4, 2, 3), (4, 2, 3, 1))
 
 
 def test_nan_equals_itself_when_axes_are_squeezed() -> None:

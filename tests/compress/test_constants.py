@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from slimtask.compress.constants import dead_slices, read_constants
+from slimtask.compress.affine import dead_slices
+from slimtask.compress.constants import read_constants
 from slimtask.compress.trace import named_tensors, record
 
 

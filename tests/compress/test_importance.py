@@ -144,7 +144,8 @@ def test_the_network_is_as_it_was(fails: bool, small_net: NetMaker) -> None:
     modes = [module.training for module in model.modules()]
 
     def loss(network: nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        assert frozen.requires_grad
+        assert next(network.trunk.parameters()).requires_grad
+        assert not frozen.requires_grad  # a copy is what the loss is given
         assert not network.training
         if fails:
             raise RuntimeError("out of memory")

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from slimtask.compress.certify import Probes, certificate_inputs, certify
+from slimtask.compress.certify import certify
 from slimtask.compress.compress import compress, cost
 from slimtask.compress.cost import SizeModel, count_parameters
 from slimtask.compress.groups import find_groups
+from slimtask.compress.probes import Probes, certificate_inputs
 from slimtask.compress.remove import remove_zeros
 from slimtask.errors import CheckFailed, InputError
 from slimtask.train.models import MultiTaskNet

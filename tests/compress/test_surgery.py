@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from slimtask.compress.certify import certificate_inputs, certify
+from slimtask.compress.certify import certify
 from slimtask.compress.groups import find_groups
 from slimtask.compress.plan import Plan
+from slimtask.compress.probes import certificate_inputs
 from slimtask.compress.remove import Compressed, remove_channels
 
 IMAGE = torch.zeros(1, 3, 16, 16)

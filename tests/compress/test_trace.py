@@ -62,3 +62,12 @@ def test_a_shared_copy_costs_no_tensors_and_leaves_the_original_alone() -> None:
     assert all(a is b for a, b in zip(model.parameters(), copied.parameters(), strict=True))
     copied[0].weight = nn.Parameter(torch.zeros(1))
     assert model[0].weight.shape == (8, 3, 3, 3)
+
+
+def test_attention_makes_the_same_calls_with_and_without_values() -> None:
+    class Attends(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.scaled_dot_product_attention(x, x, x).softmax(-1)
+
+    tapes = [record(Attends(), torch.zeros(1, 2, 4, 8), compute=compute) for compute in (False, True)]
+    assert len({tuple((op.name, op.place) for op in tape.operations) for tape in tapes}) == 1
