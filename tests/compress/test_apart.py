@@ -89,7 +89,9 @@ def test_an_answer_that_is_no_data_is_one_line_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "end", [lambda: os._exit(3), lambda: os._exit(0), lambda: os.kill(os.getpid(), signal.SIGKILL)], ids=["3", "0", "kill"]
+    "end",
+    [lambda: os._exit(3), lambda: os._exit(0), lambda: os.kill(os.getpid(), signal.SIGKILL)],
+    ids=["3", "0", "kill"],
 )
 def test_a_process_that_dies_is_named(end: Callable[[], None]) -> None:
     before = children()

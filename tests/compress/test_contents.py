@@ -129,7 +129,9 @@ class Stubborn:
         raise TypeError("not this one")
 
 
-@pytest.mark.parametrize(("inner", "place"), [(False, "the network holds 'cache'"), (True, "module 'part' holds 'cache'")])
+@pytest.mark.parametrize(
+    ("inner", "place"), [(False, "the network holds 'cache'"), (True, "module 'part' holds 'cache'")]
+)
 def test_what_cannot_be_copied_but_holds_tensors_is_refused_by_name(inner: bool, place: str) -> None:
     model = nn.ModuleDict({"part": Plain(cache=Stubborn())}) if inner else Plain(cache=Stubborn())
     with pytest.raises(InputError, match=rf"{place}, a Stubborn \(not this one\); keep it outside the network"):

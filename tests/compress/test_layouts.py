@@ -30,12 +30,16 @@ def _space_to_depth(s: Any, x: Tensor) -> Tensor:
 
 
 SHUFFLES: Mapping[str, Make] = {
-    "channel shuffle": lambda k: net(lambda s, x: s.b(s.u(s.a(x))), a=conv(3, 8 * k), u=nn.ChannelShuffle(2), b=conv(8 * k, 2)),
+    "channel shuffle": lambda k: net(
+        lambda s, x: s.b(s.u(s.a(x))), a=conv(3, 8 * k), u=nn.ChannelShuffle(2), b=conv(8 * k, 2)
+    ),
     "channel shuffle of four": lambda k: net(
         lambda s, x: s.b(F.channel_shuffle(s.a(x), 4)), a=conv(3, 8 * k), b=conv(8 * k, 2)
     ),
     "shuffle by hand": lambda k: net(_shuffled_by_hand, a=conv(3, 8 * k), b=conv(8 * k, 2)),
-    "pixel shuffle": lambda k: net(lambda s, x: s.b(s.u(s.a(x))), a=conv(3, 8 * k), u=nn.PixelShuffle(2), b=conv(2 * k, 2)),
+    "pixel shuffle": lambda k: net(
+        lambda s, x: s.b(s.u(s.a(x))), a=conv(3, 8 * k), u=nn.PixelShuffle(2), b=conv(2 * k, 2)
+    ),
     "pixel shuffle by three": lambda k: net(
         lambda s, x: s.b(F.pixel_shuffle(s.a(x), 3)), a=conv(3, 18 * k), b=conv(2 * k, 2)
     ),
@@ -85,7 +89,10 @@ SPLITS: Mapping[str, Make] = {
         _split_sizes, a=conv(3, 16 * k), c=conv(4 * k, 4 * k, groups=4 * k), b=conv(16 * k, 2), n=4 * k
     ),
     "cut at places": lambda k: net(
-        lambda s, x: s.b(torch.cat(s.a(x).tensor_split((s.n, 3 * s.n), 1), 1)), a=conv(3, 8 * k), b=conv(8 * k, 2), n=2 * k
+        lambda s, x: s.b(torch.cat(s.a(x).tensor_split((s.n, 3 * s.n), 1), 1)),
+        a=conv(3, 8 * k),
+        b=conv(8 * k, 2),
+        n=2 * k,
     ),
 }
 

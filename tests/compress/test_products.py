@@ -205,7 +205,11 @@ def _twice(k: int) -> nn.Module:
 
 def _tied(k: int) -> nn.Module:
     made = net(
-        lambda s, x: s.b(s.a(x)) + s.d(s.c(2 * x)), a=conv(3, 4 * k), c=conv(3, 4 * k), b=conv(4 * k, 2), d=conv(4 * k, 2)
+        lambda s, x: s.b(s.a(x)) + s.d(s.c(2 * x)),
+        a=conv(3, 4 * k),
+        c=conv(3, 4 * k),
+        b=conv(4 * k, 2),
+        d=conv(4 * k, 2),
     )
     for one, other in ((made.a, made.c), (made.b, made.d)):
         assert isinstance(one, nn.Conv2d)

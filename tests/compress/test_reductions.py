@@ -155,7 +155,9 @@ def test_a_layer_norm_is_taken_over_the_channels_that_stay() -> None:
     dense = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Linear(8, 2)).eval()
     found = find_groups(dense, torch.zeros(4, 3))
     stays = torch.tensor([1, 0, 0, 1, 1, 0, 1, 1], dtype=torch.bool)
-    done = remove_channels(dense, torch.zeros(4, 3), found, [stays if g.refused is None else ~stays[:2] | True for g in found])
+    done = remove_channels(
+        dense, torch.zeros(4, 3), found, [stays if g.refused is None else ~stays[:2] | True for g in found]
+    )
     x = torch.randn(5, 3, dtype=torch.float64)
     dense.double(), done.model.double()
     with torch.no_grad():
