@@ -1,9 +1,9 @@
 """Networks twice as wide as their code needs: cut by half they must be the narrow ones, to the last digit.
 
-A construct is a function of ``k`` that returns a network of width ``k``. The wide one (2) is pruned to half the channels
-of every group. What is left must have the parameters of the narrow one (1), whose own code, never told anything, is then
-run with them. Where nothing runs over channels, it must also equal the wide one with zeros where its weights read what
-went.
+A construct is a function of ``k`` that returns a network of width ``k``. The wide one (2) is pruned to half the
+channels of every group. What is left must have the parameters of the narrow one (1), whose own code, never told
+anything, is then run with them. Where nothing runs over channels, it must also equal the wide one with zeros where its
+weights read what went.
 """
 
 from __future__ import annotations

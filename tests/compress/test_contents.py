@@ -49,11 +49,15 @@ HOLDERS: dict[str, Callable[[Tensor], Any]] = {
     "partial": lambda x: functools.partial(torch.add, x),
     "keyword of a partial": lambda x: functools.partial(torch.add, other=x),
     "closure": lambda x: lambda: x + 1,
-    "closure of a closure": lambda x: (lambda inner: lambda: inner())(lambda: x),
+    "closure of a closure": lambda x: _calling(lambda: x),
     "default": lambda x: lambda y=x: y,
     "method": lambda x: Plain(table=x).forward,
-    "object": lambda x: _with(x),
+    "object": lambda x: _with(x),  # noqa: PLW0108 - defined below
 }
+
+
+def _calling(inner: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    return lambda: 2 * inner()
 
 
 def _with(x: Tensor) -> Any:

@@ -26,7 +26,7 @@ class Step:
     name: str
     number: int
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:  # noqa: PLR0911
         n, c, places = x.shape
         unit = next(d for d in (2 + self.number % 3, 3, 2, 1) if c % d == 0)
         if c < 5 or c // unit < 2:  # pieces of one channel have no labels

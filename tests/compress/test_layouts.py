@@ -16,13 +16,13 @@ from tests.compress.halves import Make, check_half, conv, net, side_by_side
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def _shuffled_by_hand(s: Any, x: Tensor) -> Tensor:
+def _shuffled_by_hand(s: Any, x: Tensor) -> Any:
     y = s.a(x)
     B, C, H, W = y.shape
     return s.b(y.view(B, 2, C // 2, H, W).transpose(1, 2).contiguous().view(B, -1, H, W))
 
 
-def _space_to_depth(s: Any, x: Tensor) -> Tensor:
+def _space_to_depth(s: Any, x: Tensor) -> Any:
     y = s.a(x)
     B, C, H, W = y.shape
     y = y.view(B, C, H // 2, 2, W // 2, 2).permute(0, 3, 5, 1, 2, 4)
@@ -50,24 +50,24 @@ SHUFFLES: Mapping[str, Make] = {
 }
 
 
-def _two_halves(s: Any, x: Tensor) -> Tensor:
+def _two_halves(s: Any, x: Tensor) -> Any:
     y = s.a(x)
     h = y.shape[1] // 2
     return s.b(y[:, :h] * y[:, h:].sigmoid())
 
 
-def _chunks(s: Any, x: Tensor) -> Tensor:
+def _chunks(s: Any, x: Tensor) -> Any:
     y = list(s.a(x).chunk(2, 1))
     y.append(s.c(y[-1]))
     return s.b(torch.cat(y, 1))
 
 
-def _split(s: Any, x: Tensor) -> Tensor:
+def _split(s: Any, x: Tensor) -> Any:
     p, q = torch.split(s.a(x), s.n, 1)
     return s.b(torch.cat([p, s.c(q)], 1))
 
 
-def _split_sizes(s: Any, x: Tensor) -> Tensor:
+def _split_sizes(s: Any, x: Tensor) -> Any:
     p, q = torch.split(s.a(x), (3 * s.n, s.n), dim=1)
     return s.b(torch.cat([p, s.c(q)], 1))
 
@@ -97,30 +97,30 @@ SPLITS: Mapping[str, Make] = {
 }
 
 
-def _assigned(s: Any, x: Tensor) -> Tensor:
+def _assigned(s: Any, x: Tensor) -> Any:
     a, c = s.a(x), s.c(x)
     made = a.new_zeros(a.shape[0], 2 * s.n, *a.shape[2:])
     made[:, : s.n], made[:, s.n :] = a, c
     return s.b(made)
 
 
-def _added(s: Any, x: Tensor) -> Tensor:
+def _added(s: Any, x: Tensor) -> Any:
     made = torch.ones(x.shape[0], 2 * s.n, 8, 8, dtype=x.dtype)
     made[:, s.n :] += s.a(x)
     return s.b(made + s.c(x))
 
 
-def _patches(s: Any, x: Tensor) -> Tensor:
+def _patches(s: Any, x: Tensor) -> Any:
     y = s.a(x)
     B, C, H, W = y.shape
     return s.b(F.unfold(y, 3, padding=1).view(B, C, 9, H, W).amax(2))
 
 
-def _folded(s: Any, x: Tensor) -> Tensor:
+def _folded(s: Any, x: Tensor) -> Any:
     return s.b(F.fold(F.unfold(s.a(x), 2, stride=2).cos(), (8, 8), 2, stride=2))
 
 
-def _best(s: Any, x: Tensor) -> Tensor:
+def _best(s: Any, x: Tensor) -> Any:
     y = s.a(x)
     index = s.c(y).flatten(2).topk(5).indices
     wide = index.expand(-1, s.n, -1) if hasattr(s, "n") else index.expand(-1, y.shape[1], -1)
@@ -145,31 +145,31 @@ NEW: Mapping[str, Make] = {
 }  # fmt: skip
 
 
-def _global_filter(s: Any, x: Tensor) -> Tensor:
+def _global_filter(s: Any, x: Tensor) -> Any:
     y = s.a(x)
     return s.b(torch.fft.irfft2(torch.fft.rfft2(y) * torch.view_as_complex(s.w), s=y.shape[-2:]))
 
 
-def _spectrum(s: Any, x: Tensor) -> Tensor:
+def _spectrum(s: Any, x: Tensor) -> Any:
     y = torch.view_as_real(torch.fft.fft(s.a(x), dim=-1))
     return s.b(y[..., 0] - y[..., 1])
 
 
-def _boxes(s: Any, x: Tensor) -> Tensor:
+def _boxes(s: Any, x: Tensor) -> Any:
     from torchvision.ops import roi_align
 
     boxes = [torch.tensor([[1.0, 1.0, 6.0, 7.0]], dtype=x.dtype)] * len(x)
     return s.b(s.r(roi_align(s.a(x), boxes, 3, sampling_ratio=2)))
 
 
-def _over_tasks(s: Any, x: Tensor) -> Tensor:
+def _over_tasks(s: Any, x: Tensor) -> Any:
     y = s.a(x)
     B, C, H, W = y.shape
     v = y.view(B, C // 2, 2, H, W)
     return s.b((v.softmax(2) * v).sum(2))
 
 
-def _selective_kernel(s: Any, x: Tensor) -> Tensor:
+def _selective_kernel(s: Any, x: Tensor) -> Any:
     u = torch.stack([s.a(x), s.c(x)], 1)
     z = s.g(s.f(u.sum(1).mean((2, 3), keepdim=True)).relu()).view(len(x), 2, s.n, 1, 1)
     return s.b((u * z.softmax(1)).sum(1))

@@ -18,7 +18,7 @@ from tests.compress.halves import Make, Run, check_half, conv, net, side_by_side
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def _tokens(s: Any, x: Tensor) -> Tensor:
+def _tokens(s: Any, x: Tensor) -> Any:
     return s.p(x).flatten(2).transpose(1, 2)
 
 
@@ -31,24 +31,24 @@ def _vector(k: int) -> Tensor:
     return torch.rand(8 * k) + 0.5
 
 
-def _by_hand(s: Any, x: Tensor) -> Tensor:
+def _by_hand(s: Any, x: Tensor) -> Any:
     y = s.a(x)
     u = y.mean(1, keepdim=True)
     v = (y - u).pow(2).mean(1, keepdim=True)
     return s.b(s.w[:, None, None] * (y - u) / torch.sqrt(v + 1e-6) + s.v[:, None, None])
 
 
-def _by_variance(s: Any, x: Tensor) -> Tensor:
+def _by_variance(s: Any, x: Tensor) -> Any:
     y = s.a(x)
     return s.b((y - y.mean(1, True)) / (y.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt() * s.w.view(1, -1, 1, 1))
 
 
-def _in_last_place(s: Any, x: Tensor) -> Tensor:
+def _in_last_place(s: Any, x: Tensor) -> Any:
     y = F.layer_norm(s.a(x).permute(0, 2, 3, 1), s.w.shape, s.w, s.v, 1e-6)
     return s.b(y.permute(0, 3, 1, 2))
 
 
-def _root_mean_square(s: Any, x: Tensor) -> Tensor:
+def _root_mean_square(s: Any, x: Tensor) -> Any:
     y = s.a(x)
     return s.b(y * torch.rsqrt(y.square().mean(1, keepdim=True) + 1e-6) * s.w[:, None, None])
 
@@ -73,25 +73,25 @@ NORMS: Mapping[str, Make] = {
 }
 
 
-def _response(s: Any, x: Tensor) -> Tensor:
+def _response(s: Any, x: Tensor) -> Any:
     y = s.a(x)
     n = y.norm(dim=(2, 3), keepdim=True)
     return s.b(y + s.w.view(1, -1, 1, 1) * y * (n / (n.mean(1, keepdim=True) + 1e-6)))
 
 
-def _response_last(s: Any, x: Tensor) -> Tensor:
+def _response_last(s: Any, x: Tensor) -> Any:
     y = s.a(x).permute(0, 2, 3, 1)
     n = torch.norm(y, p=2, dim=(1, 2), keepdim=True)
     return s.b((s.w * (y * (n / (n.mean(dim=-1, keepdim=True) + 1e-6))) + s.v + y).permute(0, 3, 1, 2))
 
 
-def _attended(s: Any, x: Tensor) -> Tensor:
+def _attended(s: Any, x: Tensor) -> Any:
     y = s.a(x)
     m = torch.cat([y.mean(1, True), y.amax(1, True)], 1)
     return s.b(y * s.c(m).sigmoid())
 
 
-def _attended_by_max(s: Any, x: Tensor) -> Tensor:
+def _attended_by_max(s: Any, x: Tensor) -> Any:
     y = s.a(x)
     m = torch.cat([torch.mean(y, dim=1, keepdim=True), torch.max(y, dim=1, keepdim=True)[0]], dim=1)
     return s.b(y * s.c(m).sigmoid())

@@ -31,14 +31,14 @@ class Kinds(TorchFunctionMode):
 
 CALLS = {
     "shape": [lambda x: x.shape, lambda x: x.size(), lambda x: x.size(1)],
-    "view": [lambda x: x.view(-1), lambda x: torch.reshape(x, (-1,)), lambda x: x.unflatten(1, (2, 4)), lambda x: x.expand(2, 8, 4, 4)],
+    "view": [lambda x: x.view(-1), lambda x: torch.reshape(x, (-1,)), lambda x: x.unflatten(1, (2, 4))],
     "split": [lambda x: x.split(2, 1), lambda x: torch.chunk(x, 2, 1), lambda x: x.tensor_split(2)],
     "index": [lambda x: x[:, :2], lambda x: x.narrow(1, 0, 2), lambda x: x.__setitem__((0, 0), 1.0)],
     "factory": [lambda x: torch.zeros(3), lambda x: x.new_ones(3), lambda x: torch.arange(3)],
     "norm": [lambda x: F.layer_norm(x, (4,)), lambda x: F.rms_norm(x, (4,))],
     "groups": [lambda x: F.group_norm(x, 2), lambda x: F.conv2d(x, x.mT, groups=1)],
     "pad": [lambda x: F.pad(x, (1, 1))],
-    "": [lambda x: x + 1, lambda x: x.ndim, lambda x: x.permute(0, 2, 3, 1), lambda x: x.flatten(1), lambda x: x.numel()],
+    "": [lambda x: x + 1, lambda x: x.ndim, lambda x: x.mT, lambda x: x.flatten(1), lambda x: x.numel()],
 }  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def _checked(s: Any, y: Tensor) -> Tensor:
 def parts(run: Run) -> Make:
     """Return a network of 8 k channels of which ``run`` makes two parts of 4 k, added up."""
 
-    def code(s: Any, x: Tensor) -> Tensor:
+    def code(s: Any, x: Tensor) -> Any:
         p, q = run(s, s.a(x))
         return s.b(p + q.sigmoid())
 
@@ -84,14 +84,14 @@ PARTS: Mapping[str, Make] = {
 }
 
 
-def _written(s: Any, x: Tensor) -> Tensor:
+def _written(s: Any, x: Tensor) -> Any:
     y, made = s.a(x), torch.zeros(len(x), 2 * s.n, 8, 8, dtype=x.dtype)
     made[:, : s.n] = y
     made[:, s.n :] = y.relu()
     return s.b(made)
 
 
-def _table(s: Any, x: Tensor) -> Tensor:
+def _table(s: Any, x: Tensor) -> Any:
     places = torch.arange(16)[:, None] / 100 ** (torch.arange(s.n) / s.dense)
     y = s.p(x).flatten(2).transpose(1, 2)
     return s.b(s.m(y + places.sin()))
