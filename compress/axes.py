@@ -181,9 +181,17 @@ def _along(op: Operation, array: Array, source: Ref) -> list[Array]:
 
 
 def _positional(op: Operation, array: Array, source: Ref) -> list[Array]:
-    """Pooling, resizing, padding: the array may vary only along axes whose size stays."""
+    """Resizing, padding: the array may vary only along axes whose size stays."""
     shape = op.outputs[0].shape
     if len(shape) != array.ndim or any(shape[axis] != source.shape[axis] for axis in varying(array)):
+        raise Mixed
+    return [array] * len(op.outputs)
+
+
+def _pool(op: Operation, array: Array, source: Ref) -> list[Array]:
+    """Pooling: the array may not vary along an axis of the window, whose size may well stay."""
+    places = int(op.name[op.name.index("pool") + 4])
+    if any(axis >= array.ndim - places for axis in varying(array)):
         raise Mixed
     return [array] * len(op.outputs)
 
@@ -233,10 +241,9 @@ def _index_select(op: Operation, array: Array, source: Ref) -> list[Array]:
 
 
 def _repeat(op: Operation, array: Array, source: Ref) -> list[Array]:
+    """A tensor laid several times behind itself: copies are as what they are copies of."""
     wide = align(array, len(op.args[1]))
-    if any(varies(wide, axis) and times > 1 for axis, times in enumerate(op.args[1])):
-        raise Mixed
-    return [wide]
+    return [np.tile(wide, [times if varies(wide, axis) else 1 for axis, times in enumerate(op.args[1])])]
 
 
 MOVES: dict[str, Move] = {
@@ -274,6 +281,11 @@ MOVES: dict[str, Move] = {
             *(f"avg_pool{n}d" for n in (1, 2, 3)),
             *(f"_adaptive_avg_pool{n}d" for n in (2, 3)),
             *(f"adaptive_max_pool{n}d" for n in (2, 3)),
+        ),
+        _pool,
+    ),
+    **dict.fromkeys(
+        (
             *(f"upsample_{kind}" for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d")),
             *(f"upsample_{kind}" for kind in ("bicubic2d", "trilinear3d")),
             *(f"_upsample_{kind}_aa" for kind in ("bilinear2d", "bicubic2d")),

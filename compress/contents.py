@@ -18,6 +18,7 @@ from slimtask.errors import InputError
 
 _ATOMS = (type, types.ModuleType, str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, range)
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
+_CACHED = type(functools.lru_cache(lambda: None))
 _STATE = (nn.Module, Tensor, dict, list, set)
 _MOST = 1_000_000
 
@@ -46,13 +47,18 @@ def _parts(item: Any) -> list[Any]:  # noqa: PLR0911
     if isinstance(item, list | tuple | set | frozenset | deque):
         return list(item)
     if isinstance(item, types.FunctionType):
-        return [*_cells(item), *(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values(), item.__dict__]
+        return [*_held(item), item.__dict__]
     if isinstance(item, types.MethodType):
         return [item.__func__, item.__self__]
     if isinstance(item, functools.partial):
         return [item.func, item.args, item.keywords]
     slots = [getattr(item, name, None) for name in getattr(type(item), "__slots__", ()) if isinstance(name, str)]
     return [*slots, getattr(item, "__dict__", None)]
+
+
+def _held(function: types.FunctionType) -> list[Any]:
+    """Return what a function holds: its closure and its defaults."""
+    return [*_cells(function), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
 
 
 def _cells(function: types.FunctionType) -> list[Any]:
@@ -73,8 +79,8 @@ def tensors_in(root: Any) -> list[Tensor]:
 def independent_copy(model: nn.Module, *, sharing: Iterable[Any] = ()) -> nn.Module:
     """Return a copy of ``model`` that shares nothing with it but ``sharing``: no attribute, no closure of its hooks.
 
-    Locks are made anew; what cannot be copied and holds neither tensors nor modules (a file, a pool of threads) is
-    shared. Raises InputError that names the attribute if something else cannot be copied.
+    Locks and caches of functions are made anew; what cannot be copied and holds neither tensors nor modules (a file, a
+    pool of threads) is shared. Raises InputError that names the attribute if something else cannot be copied.
     """
     shared: dict[int, Any] = {id(item): item for item in sharing}
     while True:
@@ -98,7 +104,7 @@ def independent_copy(model: nn.Module, *, sharing: Iterable[Any] = ()) -> nn.Mod
 
 def _prepare_(memo: dict[int, Any], model: nn.Module) -> list[tuple[types.FunctionType, types.FunctionType]]:
     """Enter into ``memo`` the copies that ``copy.deepcopy`` would not make; return functions with empty closures."""
-    functions = []
+    functions, caches = [], []
     for item in reachable(model):
         if id(item) in memo:
             continue
@@ -106,9 +112,14 @@ def _prepare_(memo: dict[int, Any], model: nn.Module) -> list[tuple[types.Functi
             memo[id(item)] = threading.Lock() if isinstance(item, _LOCKS[0]) else threading.RLock()
         elif isinstance(item, Tensor) and item.grad_fn is not None:  # kept from a pass that the user has run
             memo[id(item)] = item.detach().clone()
-        elif isinstance(item, types.FunctionType) and any(isinstance(x, _STATE) for x in _within(_cells(item))):
+        elif isinstance(item, types.FunctionType) and any(isinstance(x, _STATE) for x in _within(_held(item))):
             memo[id(item)] = _unbound(item)
             functions.append((item, memo[id(item)]))
+        elif isinstance(item, _CACHED):
+            caches.append(item)
+    for cached in caches:  # empty ones, for what a copy computes is not the user's to keep
+        function = memo.get(id(cached.__wrapped__), cached.__wrapped__)
+        memo[id(cached)] = functools.lru_cache(**cached.cache_parameters())(function)
     return functions
 
 
@@ -130,6 +141,8 @@ def _unbound(function: types.FunctionType) -> types.FunctionType:
 
 def _rebind_(original: types.FunctionType, function: types.FunctionType, memo: dict[int, Any]) -> None:
     """Fill the cells of ``function`` with the copies of what those of ``original`` hold, in place."""
+    function.__defaults__ = copy.deepcopy(original.__defaults__, memo)
+    function.__kwdefaults__ = copy.deepcopy(original.__kwdefaults__, memo)
     for old, new in zip(original.__closure__ or (), function.__closure__ or (), strict=True):
         try:
             new.cell_contents = copy.deepcopy(old.cell_contents, memo)

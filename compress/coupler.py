@@ -51,7 +51,7 @@ class Coupling:
         for layer in self.values[tape].get(ref.number, []):
             for axis in varying(layer):
                 others = tuple(i for i in range(layer.ndim) if i != axis)
-                mask = kept[layer].any(axis=others)
+                mask = np.asarray(kept[layer].any(axis=others))
                 lines = np.moveaxis(layer, axis, 0).reshape(layer.shape[axis], -1)
                 first = np.unique(lines, axis=0, return_index=True)[1]
                 if not mask.all():
@@ -77,6 +77,7 @@ class Coupler:
         self._index, self._readings = index, coupling.readings
         self._leaves = leaves
         self._weights: set[int] = set(tape.leaves)  # values computed from parameters alone
+        self._leaf_views: set[int] = set(tape.leaves)  # values that are parameters, laid out anew at most
         self.read_numbers = {ref.number for op in tape.operations for ref in operands(op)}
         self.read_numbers |= {ref.number for ref in tape.outputs.values()}
 
@@ -89,6 +90,8 @@ class Coupler:
             inputs = operands(op)
             if inputs and all(ref.number in self._weights for ref in inputs):
                 self._weights |= {output.number for output in op.outputs}
+                if op.name in LAYOUTS and inputs[0].number in self._leaf_views:
+                    self._leaf_views |= {output.number for output in op.outputs}
         for name, output in self.tape.outputs.items():
             for layer in self.of(output):
                 self.labels.pin(layer, f"they are channels of the network's output '{name}'")
@@ -105,6 +108,10 @@ class Coupler:
     def is_weight(self, ref: Ref) -> bool:
         """Return whether the value is a parameter, or computed from parameters alone."""
         return ref.number in self._weights
+
+    def is_leaf(self, ref: Ref) -> bool:
+        """Return whether the value is a parameter itself, laid out anew at most."""
+        return ref.number in self._leaf_views
 
     def read(self, op: Operation, operand: int, axis: int, labels: Array) -> None:
         """Note that ``op`` sums over the channels ``labels`` of its operand, along ``axis``."""
@@ -144,6 +151,10 @@ class Coupler:
         self.pin_all(op, f"'{op.name.strip('_')}' mixes them")
         return []
 
+    def alike(self, one: Ref, other: Ref) -> None:
+        """Tie the labels of two values of which the code makes one as large as the other."""
+        self.labels.elementwise([(self.of(one), one.shape), (self.of(other), other.shape)])
+
     def pin_all(self, op: Operation, why: str) -> None:
         """Pin every label that ``op`` reads."""
         for ref in operands(op):
@@ -170,6 +181,9 @@ class Coupler:
         alone = [layer for index, layer in enumerate(layers) if index not in lost]
         return alone
 
+
+LAYOUTS = frozenset(("t", "transpose", "permute", "view", "_unsafe_view", "reshape", "expand", "detach", "alias"))
+"""Operations by which a parameter stays itself."""
 
 Rule = Callable[[Coupler, Operation], list[Layers]]
 RULES: dict[str, Rule] = {}

@@ -23,6 +23,9 @@ def couple(*tapes: Tape) -> Coupling:
     for index, tape in enumerate(tapes):
         coupler = Coupler(index, tape, coupling, leaves)
         coupler.run()
+        for site in tape.sites:
+            if site.kind == "like" and site.source is not None and site.arguments:
+                coupler.alike(site.outputs[0], site.arguments[0])
         coupling.values.append(coupler.values)
     coupling.labels.tie_products()
     coupling.classes = coupling.labels.classes()

@@ -10,7 +10,7 @@ import numpy as np
 from slimtask.compress.analysis import Analysis
 from slimtask.compress.axes import Array
 from slimtask.compress.coupler import Coupling
-from slimtask.compress.fixes import size_fixes, valued
+from slimtask.compress.fixes import moved, size_fixes, valued
 from slimtask.compress.inputs import Inputs
 from slimtask.compress.operands import operands
 from slimtask.compress.sized import ModuleSizes, can_hold
@@ -26,7 +26,7 @@ _LAYOUT = frozenset(
         "index", "narrow", "clone", "alias", "detach", "lift_fresh_copy", "lift_fresh", "_to_copy", "permute",
         "transpose", "t", "squeeze", "unsqueeze", "unbind", "as_strided", "_reshape_alias", "copy_", "zeros", "ones",
         "empty", "full", "arange", "scalar_tensor", "new_zeros", "new_empty", "new_ones", "new_full", "unsafe_split",
-        "empty_strided", "fill_", "zero_",
+        "empty_strided", "fill_", "zero_", "linspace", "rand", "randn", "index_put_", "_index_put_impl_", "repeat",
     }
 )
 # fmt: on
@@ -49,7 +49,6 @@ class _Problem:
     why: str
     module: str
     operation: Operation | None = None
-    wrong: bool = False
 
 
 def fit(analysis: Analysis, cuts: Sequence[Cut], example: Inputs) -> Fit:
@@ -71,11 +70,15 @@ def fit(analysis: Analysis, cuts: Sequence[Cut], example: Inputs) -> Fit:
     return Fit(state.cuts, state.lost, state.sizes())
 
 
-def sizes_of(analysis: Analysis, cuts: Sequence[Cut], fitted: Fit) -> tuple[ModuleSizes, ...]:
-    """Return the sizes that the told modules of ``fitted`` need if only some of its cuts are made."""
+def sizes_of(analysis: Analysis, cuts: Sequence[Cut], told: Collection[str] | None = None) -> tuple[ModuleSizes, ...]:
+    """Return the sizes that the ``told`` modules, all for None, need if the ``cuts`` are made."""
     fixes, _ = size_fixes(analysis.coupling, analysis.kept(cuts))
-    told = {sizes.module for sizes in fitted.sizes}
-    return tuple(sizes for name, sizes in fixes.items() if name in told)
+    modules = dict(analysis.model.named_modules())
+    return tuple(
+        sizes
+        for name, sizes in fixes.items()
+        if name in modules and can_hold(modules[name]) and (told is None or name in told)
+    )
 
 
 class _Attempt:
@@ -145,7 +148,8 @@ class _Attempt:
         self._fixes = {
             name: sizes for name, sizes in fixes.items() if name in self._modules and can_hold(self._modules[name])
         }
-        self._told |= {name for name in valued(self._analysis.coupling, self._kept) if name in self._fixes}
+        coupling = self._analysis.coupling
+        self._told |= (valued(coupling, self._kept) | moved(coupling, self._kept)) & self._fixes.keys()
 
     def _touched(self, problem: _Problem) -> list[Cut]:
         op = problem.operation
@@ -190,16 +194,9 @@ def _departure(coupling: Coupling, whole: Tape, cut: Tape, kept: Array) -> _Prob
     expected = [op for op in whole.operations if op.name not in _LAYOUT]
     got = [op for op in cut.operations if op.name not in _LAYOUT]
     for one, other in zip(expected, got, strict=False):
-        if one.name != other.name:
-            return _Problem("its code takes another way without them", one.module, one)
-        counted = 1 if "norm" in one.name else None  # behind it come statistics, in forms of their own
-        for ref, found in zip(one.outputs[:counted], other.outputs, strict=False):
-            shape = coupling.shape(0, ref, kept)
-            if shape != found.shape:
-                words = f"'{one.name}' makes {list(found.shape)} where {list(shape)} is expected"
-                return _Problem(words, one.module, one)
-        if _numbers(one) != _numbers(other):
-            return _Problem(f"a number in '{one.name}' depends on how many there are", one.module, one)
+        words = _difference(coupling, one, other, kept)
+        if words:
+            return _Problem(words, one.module, one)
     if len(expected) != len(got):
         return _Problem("its code takes another way without them", "", expected[-1] if expected else None)
     for name, ref in whole.outputs.items():
@@ -208,6 +205,34 @@ def _departure(coupling: Coupling, whole: Tape, cut: Tape, kept: Array) -> _Prob
     return None
 
 
+def _difference(coupling: Coupling, one: Operation, other: Operation, kept: Array) -> str:
+    """Return how the cut network's operation is not what the dense one's becomes, "" if it is."""
+    if one.name != other.name:
+        return "its code takes another way without them"
+    if words := _misread(coupling, one, other, kept):
+        return words
+    counted = 1 if "norm" in one.name else None  # behind it come statistics, in forms of their own
+    for ref, found in zip(one.outputs[:counted], other.outputs, strict=False):
+        shape = coupling.shape(0, ref, kept)
+        if shape != found.shape:
+            return f"'{one.name}' makes {list(found.shape)} where {list(shape)} is expected"
+    return f"a number in '{one.name}' depends on how many there are" if _numbers(one) != _numbers(other) else ""
+
+
+def _misread(coupling: Coupling, one: Operation, other: Operation, kept: Array) -> str:
+    """Return how an operand of the cut network's operation is not what is expected, "" if all are."""
+    if one.name == "native_group_norm" and one.args[6] > 1:
+        left = coupling.shape(0, one.args[0], kept)[1]
+        if other.args[6] * one.args[0].shape[1] != one.args[6] * left:
+            return f"'{one.name}' keeps its number of groups"
+    for ref, found in zip(operands(one), operands(other), strict=False):
+        shape = coupling.shape(0, ref, kept)
+        if shape != found.shape:
+            return f"'{one.name}' reads {list(found.shape)} where {list(shape)} is expected"
+    return ""
+
+
 def _numbers(op: Operation) -> list[float]:
-    """Return the scalars that an element-wise operation computes with."""
-    return [argument for argument in op.args if isinstance(argument, float)] if op.pointwise else []
+    """Return the numbers that an element-wise operation computes with."""
+    numbers = [x for x in op.args if isinstance(x, int | float) and not isinstance(x, bool)]
+    return numbers if op.pointwise else []

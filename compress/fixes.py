@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from slimtask.compress.axes import Array
 from slimtask.compress.coupler import Coupling
 from slimtask.compress.sized import ModuleSizes, SizeFix, full_index
 from slimtask.compress.tape import Ref, Site
 
+
+def moved(coupling: Coupling, kept: Array) -> set[str]:
+    """Return the modules that pick a channel by a number that it no longer has."""
+    found = set()
+    for index, tape in enumerate(coupling.tapes):
+        for site in tape.sites:
+            if site.kind != "index" or site.source is None or site.function == "narrow":
+                continue
+            for axis, entry in enumerate(_known_axes(site)):
+                mask = coupling.kept_along(index, site.source, axis, kept) if isinstance(entry, int) else None
+                if mask is not None and not mask[: entry % len(mask)].all():
+                    found.add(site.module)
+    return found
+
+
 VALUED = ("arange", "linspace", "rand", "randn")
 """New tensors whose entries differ: the first n of them are not those of the channels that stay."""
 
-Values = dict[int, tuple[int, ...]]
+Values = Mapping[int, tuple[int, ...]]
 
 
 class Contradiction(Exception):
@@ -42,10 +58,29 @@ def size_fixes(coupling: Coupling, kept: Array) -> tuple[dict[str, ModuleSizes],
             known.setdefault(site.at, fix)
     found = {}
     for module, fixes in needs.items():
-        wanted = tuple(fix for fix in fixes.values() if fix is not None)
+        wanted = _by_place(fixes)
         if wanted and module not in broken:
             found[module] = ModuleSizes(module=module, fixes=tuple(sorted(wanted, key=lambda fix: fix.at)))
     return found, broken
+
+
+def _by_place(fixes: Mapping[str, SizeFix | None]) -> list[SizeFix]:
+    """Return the fixes; of a place whose every turn has the same one only that, for however many turns there are."""
+    places: dict[str, list[SizeFix | None]] = {}
+    for at, fix in fixes.items():
+        places.setdefault(at.partition("#")[0], []).append(fix)
+    found = []
+    for place, turns in places.items():
+        first = turns[0]
+        if first is not None and all(fix is not None and _same(fix, first) for fix in turns):
+            found.append(first.model_copy(update={"at": place}))
+        else:
+            found += [fix for fix in turns if fix is not None]
+    return found
+
+
+def _same(one: SizeFix, other: SizeFix) -> bool:
+    return one.kind == other.kind and one.values == other.values
 
 
 def valued(coupling: Coupling, kept: Array) -> set[str]:
@@ -73,7 +108,7 @@ def _shape(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | N
 
 
 def _view(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | None:
-    if not site.outputs or any(isinstance(argument, str) for argument in site.arguments):
+    if not site.outputs or any(isinstance(argument, str | torch.dtype) for argument in site.arguments):
         return None
     return coupling.counts(tape, site.outputs[0], kept) or None
 
@@ -93,31 +128,44 @@ def _split(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | N
 
 def _index(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | None:
     assert site.source is not None
-    ndim = len(site.source.shape)
     if site.function == "narrow":
-        dim, start, length = (*site.arguments, *site.keywords.values())[:3]
-        places = _places(coupling, tape, site.source, dim % ndim, range(start, start + length), kept)
-        return None if places is None else {dim % ndim: places}
-    values: Values = {}
-    axis = 0
-    for entry in _entries(site.arguments[0], ndim):
-        if entry is None:
+        given = dict(zip(("dim", "start", "length"), site.arguments, strict=False)) | site.keywords
+        dim, start = given["dim"] % len(site.source.shape), given["start"]
+        places = _places(coupling, tape, site.source, dim, range(start, start + given["length"]), kept)
+        return None if places is None else {dim: places}
+    values: dict[int, tuple[int, ...]] = {}
+    for axis, entry in enumerate(_axes(site)):
+        if not isinstance(entry, int | slice) or entry == slice(None):
             continue
-        if isinstance(entry, int | slice) and not isinstance(entry, bool) and entry != slice(None):
-            size = site.source.shape[axis]
-            taken = range(*entry.indices(size)) if isinstance(entry, slice) else [entry % size]
-            places = _places(coupling, tape, site.source, axis, taken, kept)
-            if places is not None:
-                if isinstance(entry, int) and not places:
-                    raise Contradiction
-                values[axis] = places
-        axis += 1
+        size = site.source.shape[axis]
+        taken = range(*entry.indices(size)) if isinstance(entry, slice) else [entry % size]
+        places = _places(coupling, tape, site.source, axis, taken, kept)
+        if places is not None:
+            if isinstance(entry, int) and not places:
+                raise Contradiction
+            values[axis] = places
     return values or None
 
 
-def _entries(index: Any, ndim: int) -> list[Any]:
-    """Return the parts of an index, one for each axis or None; what is neither number nor slice stands for an axis."""
-    return full_index(tuple(index) if isinstance(index, list) else index, ndim)
+def _known_axes(site: Site) -> list[Any]:
+    try:
+        return _axes(site)
+    except Contradiction:
+        return []
+
+
+def _axes(site: Site) -> list[Any]:
+    """Return what an index says of each axis of its source: a number, a slice, or a tensor's Ref."""
+    assert site.source is not None
+    index = site.arguments[0] if site.arguments else None
+    entries = full_index(tuple(index) if isinstance(index, list) else index, len(site.source.shape))
+    tensors = [entry for entry in entries if isinstance(entry, Ref)]
+    if any(len(tensor.shape) > 1 for tensor in tensors):
+        gone = len(tensors) + sum(isinstance(entry, int) for entry in entries) - entries.count(None)
+        numbered = len(site.source.shape) - gone + max(len(tensor.shape) for tensor in tensors)
+        if not site.outputs or len(site.outputs[0].shape) != numbered:
+            raise Contradiction  # a mask, which stands for several axes
+    return [entry for entry in entries if entry is not None]
 
 
 def _places(
@@ -134,7 +182,7 @@ def _places(
 def _factory(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | None:
     if not site.outputs:
         return None
-    values: Values = {}
+    values: dict[int, tuple[int, ...]] = {}
     for axis in range(len(site.outputs[0].shape)):
         mask = coupling.kept_along(tape, site.outputs[0], axis, kept)
         if mask is not None and not mask.all():
@@ -160,7 +208,7 @@ def _groups(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | 
 def _pad(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | None:
     pads = site.arguments[0] if site.arguments else site.keywords["pad"]
     output = site.outputs[0]
-    values: Values = {}
+    values: dict[int, tuple[int, ...]] = {}
     for i in range(0, len(pads) // 2):
         axis = len(output.shape) - 1 - i
         mask = coupling.kept_along(tape, output, axis, kept)
@@ -172,6 +220,7 @@ def _pad(coupling: Coupling, tape: int, site: Site, kept: Array) -> Values | Non
 
 _RULES: dict[str, Callable[[Coupling, int, Site, Array], Values | None]] = {
     "shape": _shape,
+    "like": lambda coupling, tape, site, kept: None,
     "view": _view,
     "split": _split,
     "index": _index,

@@ -104,7 +104,7 @@ class _Builder:
         modules = dict(model.named_modules())
         labels, classes = coupling.labels, coupling.classes
         self._reasons, self._norms = labels.reasons(classes), labels.normalised(classes)
-        self._read = labels.read_classes(classes)
+        self._read, self._written = labels.read_classes(classes), labels.written_classes(classes)
         known = {axis.tensor for axis in labels.axes}
         self._slots = [
             slot for axis in labels.axes if (slot := _slot(axis, modules, known, labels, classes)) is not None
@@ -121,15 +121,13 @@ class _Builder:
         for number, slots in slots_of.items():
             writers = [slot.kind for slot in slots if slot.side == "out"]
             bare = not set(writers) - {"batchnorm", "layernorm", "parameter"} and len(writers) in (0, len(slots))
-            if bare and (not writers or not self._is_read(slots, number, group_of)):
-                continue  # tables, the network's input: nothing computes them, or nothing reads them
+            if bare and not self._is_computed(slots, number, group_of):
+                continue  # tables, tokens, the network's input: nothing computes them, or nothing reads them
             yield self._group(number, slots, group_of, taken)
 
-    def _is_read(self, slots: list[_Slot], number: int, group_of: Ints) -> bool:
-        """Return whether something that is no weight reads channels of the group."""
-        return any(
-            not self._read.isdisjoint(slot.channels[group_of[slot.channels] == number].tolist()) for slot in slots
-        )
+    def _is_computed(self, slots: list[_Slot], number: int, group_of: Ints) -> bool:
+        """Return whether a weight writes channels of the group."""
+        return any(not self._written.isdisjoint(s.channels[group_of[s.channels] == number].tolist()) for s in slots)
 
     def _gather(self) -> Ints:
         """Return for every channel the number of its group: channels with the same layers on both sides and one fate.

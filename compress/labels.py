@@ -118,6 +118,10 @@ class Labels:
         """Return the channels that something other than a weight reads."""
         return set(np.unique(classes[np.concatenate([np.zeros(0, np.int64), *self._read])]).tolist())
 
+    def written_classes(self, classes: Ints) -> set[int]:
+        """Return the channels that a weight writes."""
+        return set(np.unique(classes[np.concatenate([np.zeros(0, np.int64), *self._outputs])]).tolist())
+
     def _marks(self, records: Sequence[Ints]) -> NDArray[np.bool_]:
         marks = np.zeros(self.count, bool)
         for atoms in records:

@@ -197,7 +197,7 @@ def _roi(c: Coupler, op: Operation) -> list[Layers]:
     channels, _ = _channels(c, op.args[0], 1)
     for layer in c.of(op.args[1]):
         c.labels.pin(layer, "they are boxes")
-    return [[] if channels is None else [channels]]
+    return [[] if channels is None else [channels] for _ in op.outputs]
 
 
 @rule("gather")

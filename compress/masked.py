@@ -8,31 +8,33 @@ import torch
 from torch import Tensor, nn
 
 from slimtask.compress.analysis import Analysis
-from slimtask.compress.cuts import slice_axis
-from slimtask.compress.groups import Member
-from slimtask.compress.kept import ALONG, REDUCTIONS, KeptPlace
+from slimtask.compress.cuts import axis_of
+from slimtask.compress.kept import ALONG, PRODUCTS, REDUCTIONS, KeptPlace
 from slimtask.compress.surgery import Cut
 
 
 def mask_(model: nn.Module, cuts: Sequence[Cut]) -> None:
-    """Write zeros over what ``cuts`` remove, in the very tensors of ``model``: ties, closures and hooks see them."""
-    modules = dict(model.named_modules())
+    """Write zeros over what reads the channels that ``cuts`` remove, in the very tensors of ``model``.
+
+    Ties, closures and hooks see them. Nothing else reads such a channel but the operations of ``kept_places``, which
+    leave it out; what writes it stays, for a weight that is normalised by itself may not be zero.
+    """
     for cut in cuts:
         gone = ~cut.keep
-        for member in cut.group.members if bool(gone.any()) else ():
-            _zero_(modules[member.module], member, member.local[gone[member.channel]])
+        for member in cut.group.consumers if bool(gone.any()) else ():
+            name, axis = axis_of(member, model)
+            owner, _, leaf = name.rpartition(".")
+            tensor: Tensor = getattr(model.get_submodule(owner), leaf)
+            tensor.detach().index_fill_(axis, member.local[gone[member.channel]], 0.0)
 
 
 def kept_places(analysis: Analysis, cuts: Sequence[Cut]) -> list[KeptPlace]:
-    """Return the operations that run over channels of which ``cuts`` take some: they see those that stay.
-
-    Products are none of them: what a masked channel adds to a product is zero.
-    """
+    """Return the operations that sum over channels of which ``cuts`` take some: they see those that stay."""
     kept = analysis.kept(cuts)
     places: dict[tuple[str, str, int, int], KeptPlace] = {}
     for reading in analysis.coupling.readings:
         keep, op = kept[reading.labels], reading.operation
-        if reading.tape < analysis.evaluated and not keep.all() and op.name in REDUCTIONS | ALONG:
+        if reading.tape < analysis.evaluated and not keep.all() and op.name in REDUCTIONS | ALONG | PRODUCTS:
             place = KeptPlace(
                 module=op.module,
                 turn=op.turn,
@@ -43,20 +45,3 @@ def kept_places(analysis: Analysis, cuts: Sequence[Cut]) -> list[KeptPlace]:
             )
             places.setdefault((op.module, op.name, op.turn, reading.operand), place)  # passes share most of them
     return list(places.values())
-
-
-def _zero_(module: nn.Module, member: Member, dropped: Tensor) -> None:
-    """Zero what the module writes to, or reads from, the ``dropped`` entries of its axis."""
-    if member.kind == "parameter":
-        if member.side == "out":  # zeroed, a weight that is normalised by itself would be 0 / 0; its readers are
-            return
-        names: tuple[str, ...] = (member.parameter.rpartition(".")[2],)
-        axis = member.axis
-    elif member.side == "in":
-        names, axis = ("weight",), slice_axis(module, "in")
-    else:
-        names, axis = ("weight", "bias"), slice_axis(module, "out")
-    for name in names:
-        tensor = getattr(module, name, None)
-        if tensor is not None:
-            tensor.detach().index_fill_(0 if name == "bias" else axis, dropped, 0.0)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from slimtask.compress.inputs import Inputs, map_tensors, tensors_of
-from slimtask.compress.trace import record
+from slimtask.compress.inputs import Inputs, call, map_tensors, named_outputs, tensors_of
+from slimtask.compress.look import look
+from slimtask.compress.trace import try_record
 from slimtask.errors import InputError
 
 Noise = Callable[[Tensor, torch.Generator], Tensor]
@@ -53,13 +54,14 @@ def certificate_inputs(
     """
     generator = torch.Generator().manual_seed(seed)
     kinds, maps = [example], [x for x in tensors_of(example) if _is_map(x)]
-    if maps:
-        height, width = maps[0].shape[-2:]
-        other = (max(8, height * 3 // 4 // 8 * 8), max(8, width * 3 // 4 // 8 * 8))
-        smaller = map_tensors(lambda x: _resized(x, other) if _is_map(x) else x, example)
-        if other != (height, width) and _accepts(model, smaller):
-            kinds.append(smaller)
-    images = thorough and maps and _accepts(model, map_tensors(lambda x: _ordinary(x, generator), example))
+    asked: list[Inputs] = []
+    if maps and (other := _smaller(maps[0].shape[-2:])) != tuple(maps[0].shape[-2:]):
+        asked.append(map_tensors(lambda x: _resized(x, other) if _is_map(x) else x, example))
+    if maps and thorough:
+        asked.append(map_tensors(lambda x: _ordinary(x, generator), example))
+    taken = _accepted(model, asked)
+    images = bool(maps and thorough and taken.pop())
+    kinds += [inputs for inputs, good in zip(asked, taken, strict=False) if good]
     one, unit = (_ordinary, _unit) if images else (_like, _unit_like)
     return Probes(
         ordinary=(*_made(one, kinds, generator), *_made(_like, also, generator)),
@@ -72,11 +74,27 @@ def _made(noise: Noise, kinds: Sequence[Inputs], generator: torch.Generator) -> 
     return tuple(map_tensors(lambda x: noise(x, generator), kind) for kind in kinds)
 
 
-def _accepts(model: nn.Module, inputs: Inputs) -> bool:
-    """Return whether the network takes inputs of these sizes."""
+def _smaller(size: Sequence[int]) -> tuple[int, int]:
+    """Return three quarters of the height and of the width, in multiples of 8."""
+    height, width = (max(8, length * 3 // 4 // 8 * 8) for length in size)
+    return height, width
+
+
+def _accepted(model: nn.Module, asked: Sequence[Inputs]) -> list[bool]:
+    """Return for each of the inputs whether the network takes them."""
+    if not asked:
+        return []
     try:
-        record(model, inputs)
+        taken = look(model, tuple(asked), lambda net, each: [_runs(net, x) for x in each], compute=False)
     except InputError:
+        taken = [False for _ in asked]
+    return [good or try_record(model, x, compute=True).failure is None for good, x in zip(taken, asked, strict=True)]
+
+
+def _runs(network: nn.Module, inputs: Inputs) -> bool:
+    try:
+        named_outputs(call(network, inputs))
+    except Exception:  # on values it may, or without what the inputs before these left behind
         return False
     return True
 

@@ -39,6 +39,7 @@ def _deformable(c: Coupler, op: Operation) -> list[Layers]:
 def _convolve(c: Coupler, x: Ref, weight: Ref, bias: Ref | None, *, transposed: bool, groups: int) -> Layers:
     layers, weights = c.of(x), _kernel(c, c.of(weight))
     reads, writes = along(weights, int(not transposed)), along(weights, int(transposed))
+    layers = [_at_places(c, layer) for layer in layers]
     channels = along(layers, 1)
     result = [layer for layer in layers if varying(layer) == {0}]
     for layer in layers:
@@ -58,6 +59,14 @@ def _convolve(c: Coupler, x: Ref, weight: Ref, bias: Ref | None, *, transposed: 
     if offsets is not None and out is not None:
         c.labels.tie(offsets, out)
     return result if out is None else [*result, vector_at(out, 1, len(x.shape))]
+
+
+def _at_places(c: Coupler, layer: Array) -> Array:
+    """Return the labels of units that were spread over channels and places: a unit stays whole."""
+    for axis in range(2, layer.ndim) if varies(layer, 1) else ():
+        if varies(layer, axis):
+            layer = c.labels.tie_along(layer, axis)
+    return layer
 
 
 def _kernel(c: Coupler, layers: Layers) -> Layers:
@@ -172,8 +181,10 @@ def contract(c: Coupler, op: Operation, one: Side, other: Side, *, swapped: bool
     _note_roles(c, one, other, A, B, left, right)
     result: Layers = []
     if left is not None and right is not None and not varies(left, -2) and not varies(right, -1):
-        _note_reading(c, op, one, left, -1)
-        _note_reading(c, op, other, right, -1 if swapped else -2)
+        computed = not c.is_leaf(one[1]) and not c.is_leaf(other[1])  # a weight's zeroed slices speak for themselves
+        if computed and len(varying(left)) == len(varying(right)) == 1 and min(one[0], other[0]) >= 0:
+            c.read(op, one[0], len(one[1].shape) - 1, left)
+            c.read(op, other[0], len(other[1].shape) - (1 if swapped else 2), right)
         left = left.swapaxes(-1, -2)  # as right: [..., k, 1]
         c.labels.tie(left, right)
         for both in (left, right):
@@ -206,12 +217,6 @@ def _note_roles(
         c.labels.note_input(sides[0])
     if sides[1] is not None:
         c.labels.note_output(sides[1])
-
-
-def _note_reading(c: Coupler, op: Operation, side: Side, labels: Array, axis: int) -> None:
-    """Note a contraction over activations; a weight's is known by its zeroed slices."""
-    if side[0] >= 0 and len(varying(labels)) == 1 and not c.is_weight(side[1]):
-        c.read(op, side[0], axis % len(side[1].shape), labels)
 
 
 def _tie_heads(

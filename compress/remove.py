@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,7 @@ from slimtask.compress.attempts import largest
 from slimtask.compress.certify import Certificate, Refusal, certify
 from slimtask.compress.constants import agreed, read_constants
 from slimtask.compress.contents import independent_copy
+from slimtask.compress.cost import count_parameters
 from slimtask.compress.counts import Align, check_align
 from slimtask.compress.fitting import fit, sizes_of
 from slimtask.compress.fold import absorb_, plan_fold
@@ -28,6 +29,9 @@ from slimtask.compress.trace import named_tensors, refuse_unfit
 from slimtask.compress.unreached import unreached_modules
 from slimtask.compress.zeros import find_dead
 from slimtask.errors import CheckFailed, SlimtaskError
+
+_SMALL = 5_000_000  # parameters
+_ATTEMPTS = {True: 24, False: 8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +124,16 @@ def _certified(
     inputs = certificate_inputs(dense, example, also=also, seed=1, thorough=thorough)
     unreached = unreached_modules(dense, analysis.tapes)
 
+    told = {sizes.module for sizes in fitted.sizes}
+
     def attempt(chosen: Sequence[Cut]) -> Compressed | str:
+        found = made(chosen, told)
+        more = {sizes.module for sizes in sizes_of(analysis, chosen)} - told if isinstance(found, str) else set()
+        return made(chosen, told | more) if more else found  # a slice of the right length may be the wrong one
+
+    def made(chosen: Sequence[Cut], told: Collection[str]) -> Compressed | str:
         try:
-            smaller, plan = _cut(dense, [*chosen, *whole], sizes_of(analysis, chosen, fitted))
+            smaller, plan = _cut(dense, [*chosen, *whole], sizes_of(analysis, chosen, told))
             found = kept_places(analysis, chosen) if masked else []
             certificate = certify(
                 model,
@@ -138,7 +149,7 @@ def _certified(
             return f"the cut cannot be made ({type(error).__name__}: {first_line(error)})"
         return Compressed(model=smaller, plan=plan, certificate=certificate) if certificate else certificate.complaint
 
-    done, back = largest(fitted.good, attempt)
+    done, back = largest(fitted.good, attempt, _ATTEMPTS[count_parameters(dense) < _SMALL])
     if isinstance(done, str):
         raise CheckFailed(f"the removal is not exact ({done}); nothing was written.")
     refused += [_refusal(cut, reason) for cut, reason in back]
@@ -160,6 +171,8 @@ def _cut(dense: nn.Module, cuts: Sequence[Cut], sizes: Sequence[ModuleSizes]) ->
 def _closed(group: Group) -> str | None:
     """Return why even dead channels of the group must stay, None if they may go."""
     if group.refused is None and group.normalised is not None:
+        if group.normalised.startswith("'"):  # no module, an operation: 'softmax' in a module
+            return f"{group.normalised} is taken over all of them, dead or not"
         return f"the normalisation '{group.normalised}' takes its mean over them"
     return group.refused
 

@@ -177,7 +177,7 @@ class _Bench:
         except SlimtaskError:
             raise
         except Exception as error:
-            failure = Failure(type(error).__name__, first_line(error), passes.module)
+            failure = Failure(type(error).__name__, first_line(error), *passes.where(error))
             raise Stopped(failure, who) from error
         finally:
             self._random.update(dict.fromkeys(draws.names))

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, no_type_check
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -25,6 +26,7 @@ from slimtask.compress.tape import Ref, Site
 KINDS: dict[str, tuple[str, ...]] = {
     "shape": ("shape", "size"),
     "view": ("view", "reshape", "expand", "unflatten", "broadcast_to"),
+    "like": ("expand_as",),
     "split": ("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_chunk", "unsafe_split"),
     "index": ("__getitem__", "__setitem__", "narrow"),
     "factory": (
@@ -56,6 +58,8 @@ class Passes:
         for name, module in model.named_modules():
             self._names.setdefault(id(module), name)
         self._stack: list[tuple[str, dict[str, int]]] = [("", {})]
+        self._error: BaseException | None = None
+        self._fell = ("", 0)
 
     def name_of(self, module: nn.Module) -> str:
         """Return the name of a module, of several the first."""
@@ -65,6 +69,10 @@ class Passes:
     def module(self) -> str:
         """Return the name of the innermost module that is running."""
         return self._stack[-1][0]
+
+    def where(self, error: BaseException) -> tuple[str, int]:
+        """Return the innermost module that ``error`` left, and how many operations its pass had made."""
+        return self._fell if error is self._error else (self.module, self.counted("op"))
 
     def count(self, sort: str) -> int:
         """Return how many calls of ``sort`` the running pass made before, and count one more."""
@@ -84,10 +92,13 @@ class Passes:
             self._stack.append((self._names.get(id(module), self.module), {}))
 
         def leave(module: nn.Module, _: Any, output: Any) -> None:
+            error = sys.exc_info()[1]
+            if error is not None and error is not self._error:
+                self._error, self._fell = error, (self.module, self.counted("op"))
             self._stack.pop()
 
         before = nn.modules.module.register_module_forward_pre_hook(enter)
-        after = nn.modules.module.register_module_forward_hook(leave)
+        after = nn.modules.module.register_module_forward_hook(leave, always_call=True)  # a caught exception leaves too
         try:
             yield
         finally:
@@ -96,6 +107,7 @@ class Passes:
 
 
 _CALL = nn.Module._call_impl.__code__
+_ANSWERS = __file__.replace("sites.py", "sized.py")
 
 
 def owner_of(frame: FrameType | None) -> nn.Module | None:
@@ -117,13 +129,15 @@ def place_of(frame: FrameType) -> str:
 
     A call that a cache spares in a later pass does not move the others, as a number in order would.
     """
+    while frame.f_code.co_filename == _ANSWERS and frame.f_back is not None:  # which pass a call on
+        frame = frame.f_back
     return _place(frame.f_code, frame.f_lasti)
 
 
 @lru_cache(maxsize=4096)
 def _place(code: CodeType, instruction: int) -> str:
     line, _, column, _ = next(islice(code.co_positions(), instruction // 2, None), (None, None, None, None))
-    return f"{code.co_name}:{(line or 0) - code.co_firstlineno}:{-1 if column is None else column}"
+    return f"{code.co_qualname}:{(line or 0) - code.co_firstlineno}:{-1 if column is None else column}"
 
 
 class SiteRecorder(TorchFunctionMode):
@@ -134,6 +148,7 @@ class SiteRecorder(TorchFunctionMode):
         self._passes, self._ref = passes, ref
         self.sites: list[Site] = []
 
+    @no_type_check
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         kind, name = kind_of_call(func)
@@ -143,7 +158,8 @@ class SiteRecorder(TorchFunctionMode):
             return func(*args, **kwargs)
         place = place_of(frame)
         turn = self._passes.count(f"site {place}")
-        source = args[0] if args and isinstance(args[0], Tensor) else None
+        first = args[0] if args else next((kwargs[key] for key in ("input", "self", "tensor") if key in kwargs), None)
+        source = first if isinstance(first, Tensor) else None
         before = None if source is None else self._ref(source)
         result = func(*args, **kwargs)
         made = result if isinstance(result, tuple | list) and kind == "split" else [result]
@@ -154,7 +170,7 @@ class SiteRecorder(TorchFunctionMode):
                 kind=kind,
                 function=name,
                 source=before,
-                arguments=self._plain(tuple(args[0 if source is None else 1 :])),
+                arguments=self._plain(tuple(args if source is None else args[1:])),
                 keywords=self._plain(dict(kwargs)),
                 outputs=tuple(self._ref(x) for x in made if isinstance(x, Tensor)),
             )
@@ -175,4 +191,6 @@ _PLAIN: tuple[type, ...] = (
 
 def plain(value: Any) -> Any:
     """Return the value if it is data that a process can hand to another, else its name."""
-    return value if isinstance(value, _PLAIN) and type(value) in _PLAIN else str(value)
+    if isinstance(value, np.integer):
+        return int(value)
+    return value if type(value) in _PLAIN else str(value)

@@ -7,9 +7,10 @@ it gives a size it gets what is left of that. Which call gets which answer was r
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, no_type_check
 
 import torch
 from torch import Tensor, nn
@@ -69,13 +70,42 @@ class Sized:
 
     _slimtask_sizes: dict[str, SizeFix]
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the module's own forward does."""
-        with _Answers(self._slimtask_sizes, self):
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Enter no registry of the module's own class: this one is not for others to find."""
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Pickle as the module's own class and what it is told, for the made class has no place to be found at."""
+        return _made_again, (type(self).__bases__[1],), dict(vars(self))
+
+
+def _made_again(original: type) -> Any:
+    return object.__new__(sized_class(original))
 
 
 _made: dict[type, type] = {}
+
+
+def sized_class(original: type) -> type:
+    """Return the class that runs ``original``'s forward with the answers that its instances hold."""
+    if original not in _made:
+
+        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+            run = _run_uncompiled if torch.compiler.is_dynamo_compiling() else run_told
+            return run(self, original, args, kwargs)
+
+        wrapped = functools.wraps(original.forward)(forward)  # type: ignore[attr-defined]
+        _made[original] = type(f"Sized{original.__name__}", (Sized, original), {"forward": wrapped})
+    return _made[original]
+
+
+@no_type_check
+def run_told(module: Any, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what the forward of ``original`` gives on a module whose calls are answered."""
+    with _Answers(module._slimtask_sizes, module):
+        return original.forward(module, *args, **kwargs)
+
+
+_run_uncompiled = torch._disable_dynamo(run_told)  # type: ignore[attr-defined]  # a compiler sees no frames, so it must not look inside
 
 
 def hold_sizes_(module: nn.Module, sizes: ModuleSizes) -> None:
@@ -84,11 +114,8 @@ def hold_sizes_(module: nn.Module, sizes: ModuleSizes) -> None:
     if known:
         sizes = ModuleSizes(module=sizes.module, fixes=tuple(known.values())).then(sizes)
     module._slimtask_sizes = {fix.at: fix for fix in sizes.fixes}  # type: ignore[assignment]
-    original = type(module)
-    if not issubclass(original, Sized):
-        if original not in _made:
-            _made[original] = type(f"Sized{original.__name__}", (Sized, original), {})
-        module.__class__ = _made[original]
+    if not isinstance(module, Sized):
+        module.__class__ = sized_class(type(module))
 
 
 def can_hold(module: nn.Module) -> bool:
@@ -102,6 +129,7 @@ class _Answers(TorchFunctionMode):
         self._fixes, self._module = fixes, module
         self._turns: dict[str, int] = {}
 
+    @no_type_check
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         kind, name = kind_of_call(func)
@@ -110,18 +138,21 @@ class _Answers(TorchFunctionMode):
         place = place_of(sys._getframe(1))
         turn = self._turns.get(place, 0)
         self._turns[place] = turn + 1
-        fix = self._fixes.get(f"{place}#{turn}")
+        fix = self._fixes.get(place) or self._fixes.get(f"{place}#{turn}")
         if fix is None or fix.kind != kind:
             return func(*args, **kwargs)
+        if not args:
+            args = tuple(kwargs.pop(key) for key in ("input", "self", "tensor") if key in kwargs)
         return _ANSWERS[kind](dict(fix.values), name, func, args, kwargs)
 
+    @no_type_check
     def _is_own(self) -> bool:
         """Return whether the call comes from the module's own forward, not from a module or a hook that it calls."""
         frame = sys._getframe(2)
         while frame is not None and frame.f_code is not _CALL:
-            if frame.f_code is Sized.forward.__code__:
-                return frame.f_locals.get("self") is self._module
-            frame = frame.f_back  # type: ignore[assignment]
+            if frame.f_code is run_told.__code__:
+                return frame.f_locals.get("module") is self._module
+            frame = frame.f_back
         return False
 
 
@@ -148,11 +179,17 @@ def _view(values: Values, name: str, func: Any, args: tuple[Any, ...], kwargs: d
     first = 2 if name == "unflatten" else 1
     given = args[first:] or tuple(kwargs[key] for key in ("size", "shape", "sizes") if key in kwargs)
     sizes = list(given[0]) if isinstance(given[0], tuple | list) else list(given)
-    shift = args[1] % args[0].ndim if name == "unflatten" else 0
+    shift = args[1] % _ndim(args[0]) if name == "unflatten" else 0
     for axis, (dense, left) in values.items():
-        if sizes[axis - shift] != -1:
+        if 0 <= axis - shift < len(sizes) and sizes[axis - shift] != -1:
             sizes[axis - shift] = _scaled(sizes[axis - shift], dense, left)
     return func(*args[:first], tuple(sizes))
+
+
+def _ndim(x: Tensor) -> int:
+    """Return the number of axes, without a call that what watches this one would see."""
+    with torch._C.DisableTorchFunction():
+        return x.ndim
 
 
 def _split(values: Values, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -210,7 +247,9 @@ def _factory(values: Values, name: str, func: Any, args: tuple[Any, ...], kwargs
 
 def _norm(values: Values, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     given = args[1] if len(args) > 1 else kwargs.pop("normalized_shape")
-    return func(args[0], tuple(args[0].shape[-len(given) :]), *args[2:], **kwargs)
+    with torch._C.DisableTorchFunction():
+        shape = tuple(args[0].shape[-len(given) :])
+    return func(args[0], shape, *args[2:], **kwargs)
 
 
 def _groups(values: Values, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -134,7 +134,7 @@ def _pass(model: nn.Module, example: Inputs, real: bool, training: bool) -> Tape
         except Exception as error:
             recorder = locals().get("recorder") or _Recorder({}, passes)
             tape = recorder.tape
-            tape.failure = Failure(type(error).__name__, first_line(error), passes.module, passes.counted("op"))
+            tape.failure = Failure(type(error).__name__, first_line(error), *passes.where(error))
     tape.computed = real
     tape.sites = sites.sites if "sites" in locals() else []
     return tape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -34,6 +34,10 @@ class Unsupported(SlimtaskError):
     def __init__(self, operation: str, target: str, reason: str, instead: str) -> None:
         super().__init__(f"{operation} is not possible on {target}: {reason}; {instead}.")
         self.operation, self.target, self.reason, self.instead = operation, target, reason, instead
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what makes it again in another process."""
+        return type(self), (self.operation, self.target, self.reason, self.instead)
 
 
 def first_problem(error: ValidationError, whole: str = "") -> str:

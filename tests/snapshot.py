@@ -13,12 +13,13 @@ _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 
 
 class Snapshot:
-    """Every tensor, mode, attribute, hook, flag and gradient of a network, by identity and by value."""
+    """Every tensor, mode, attribute, hook, flag, gradient and cache of a network, by identity and by value."""
 
     def __init__(self, model: nn.Module) -> None:
         self._held = list(reachable(model))  # alive, so that no identity is given twice
         self.tensors = {id(item): _tensor(item) for item in self._held if isinstance(item, Tensor)}
         self.containers = {id(item): _container(item) for item in self._held if isinstance(item, dict | list | set)}
+        self.caches = {id(item): item.cache_info() for item in self._held if hasattr(item, "cache_info")}
         self.modules = [_module(name, module) for name, module in model.named_modules(remove_duplicate=False)]
 
     def difference(self, other: Snapshot) -> list[str]:
@@ -28,7 +29,7 @@ class Snapshot:
         ]
         if len(self.modules) != len(other.modules):
             found.append("modules came or went")
-        for what in ("tensors", "containers"):
+        for what in ("tensors", "containers", "caches"):
             mine, theirs = getattr(self, what), getattr(other, what)
             found += [f"{what}: {mine[key]!s:.80}" for key in mine.keys() - theirs.keys()]
             found += [f"new in {what}: {theirs[key]!s:.80}" for key in theirs.keys() - mine.keys()]
@@ -40,7 +41,8 @@ def _tensor(x: Tensor) -> tuple[Any, ...]:
     meta = x.device.type == "meta"
     values = None if meta else x.detach().clone()
     gradient = None if not x.is_leaf or x.grad is None else (id(x.grad), x.grad.detach().clone())
-    return values, tuple(x.shape), x.dtype, str(x.device), x.requires_grad, 0 if meta else x.data_ptr(), gradient
+    facts = tuple(x.shape), x.dtype, str(x.device), x.requires_grad, x._version
+    return values, facts, 0 if meta else x.data_ptr(), gradient
 
 
 def _container(item: Any) -> Any:

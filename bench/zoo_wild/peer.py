@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from typing import Any
@@ -19,46 +20,69 @@ from slimtask.compress.inputs import Inputs, call
 RATIO = 0.5
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "heads")
 _FUSED = {"qkv": 3, "qkv_proj": 3, "to_qkv": 3, "in_proj": 3, "kv": 2, "to_kv": 2}  # projections in one layer
-_SINGLE = ("q", "k", "v", "query", "key", "value", "q_proj", "k_proj", "v_proj", "to_q", "to_k", "to_v")
+_SINGLE = tuple(form.format(one) for form in ("{}", "{}_proj", "to_{}") for one in "qkv")
+_SINGLE += tuple(form.format(one) for form in ("{}", "projection_{}") for one in ("query", "key", "value"))
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def halve(what: Subject, row: Row) -> None:
-    """Remove half of every group by group magnitude, layer by layer, and write what came of it into ``row``."""
-    import torch_pruning as tp
+    """Remove half of every group by group magnitude, layer by layer, and write what came of it into ``row``.
 
-    model = what.model.eval()
+    A network that breaks is tried once more with its attention left whole, as users of torch-pruning do.
+    """
     fresh = noise_like(what.example, seed=11)
     with torch.no_grad():
-        dense = call(model, fresh)
-    row.set(part="removal")
+        dense = call(what.model.eval(), fresh)
+    attempts = ("heads", "attention left whole") if heads_of(what.model) else ("no attention",)
+    for attempt in attempts:
+        row.set(part=f"removal ({attempt})", attempt=attempt)
+        try:
+            smaller, seconds = _cut(copy.deepcopy(what.model), fresh, whole=attempt != "heads")
+            row.set(seconds=seconds, **_counts(smaller, row.values["params_before"]))
+            with torch.no_grad():
+                wrong = complaint(dense, call(smaller.eval(), fresh), counted=what.counted)
+        except Exception:
+            if attempt == attempts[-1]:
+                raise
+            continue
+        row.set(status="fail" if wrong else "runs", reason=wrong)
+        if not wrong:
+            return
+
+
+def _counts(smaller: nn.Module, before: int) -> dict[str, Any]:
+    after = count_parameters(smaller)
+    return {"params_after": after, "share": round(1 - after / before, 4)}
+
+
+def _cut(model: nn.Module, inputs: Inputs, *, whole: bool) -> tuple[nn.Module, float]:
+    """Return ``model`` after half of its channels went, in place, and the CPU seconds that took.
+
+    The projections of attention lose as many channels of every head, or none if they are left ``whole``.
+    """
+    import torch_pruning as tp
+
     started = time.process_time()
     heads = heads_of(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pruner = tp.pruner.BasePruner(
             model,
-            fresh,
+            inputs,
             importance=tp.importance.GroupMagnitudeImportance(p=2),
             pruning_ratio=RATIO,
-            ignored_layers=output_layers(model, fresh),
+            ignored_layers=[*output_layers(model, inputs), *(heads if whole else ())],
             forward_fn=call,
             output_transform=lambda outputs: [x for x in tensors(outputs) if x.requires_grad],
-            num_heads=dict(heads),
-            in_channel_groups={},  # these defaults are shared by all calls, so that one network would leak into another
+            num_heads={} if whole else heads,
+            in_channel_groups={},  # these defaults are shared by all calls: one network would leak into the next
             out_channel_groups={},
             channel_groups={},
             customized_pruners={},
         )
         pruner.step()
-    row.set(seconds=round(time.process_time() - started, 2))
     tell_attention_(model, pruner.num_heads)
-    after = count_parameters(model)
-    row.set(params_after=after, share=round(1 - after / row.values["params_before"], 4), part="forward")
-    with torch.no_grad():
-        smaller = call(model.eval(), fresh)
-    wrong = complaint(dense, smaller, counted=what.counted)
-    row.set(status="fail" if wrong else "runs", reason=wrong)
+    return model, round(time.process_time() - started, 2)
 
 
 def output_layers(model: nn.Module, inputs: Inputs) -> list[nn.Module]:
@@ -91,9 +115,12 @@ def heads_of(model: nn.Module) -> dict[nn.Module, int]:
     for module in model.modules():
         heads = next((n for name in _HEADS if isinstance(n := getattr(module, name, None), int)), 0)
         for name in (*_FUSED, *_SINGLE):
-            layer = getattr(module, name, None)
-            if heads > 1 and isinstance(layer, _LAYERS) and layer.weight.shape[0] % heads == 0:
-                found[layer] = heads
+            layer, width = getattr(module, name, None), getattr(module, "head_dim", None)
+            if not isinstance(layer, _LAYERS):
+                continue
+            own = heads or (layer.weight.shape[0] // width if isinstance(width, int) and name in _SINGLE else 0)
+            if own > 1 and layer.weight.shape[0] % own == 0:
+                found[layer] = own
     return found
 
 

@@ -112,5 +112,6 @@ class _MeansOverKept(TorchFunctionMode):
             inside, own = x.index_select(axis, part), weight[part]
             shift = {} if func is F.rms_norm else {"bias": None if bias is None else bias[part]}
             settings = {**shift} if eps is None else {**shift, "eps": eps}
-            made = made.index_copy(axis, part, func(inside, 1 if axis == 1 else (len(part),), own, **settings))
+            over = 1 if func is F.group_norm else (len(part),)
+            made = made.index_copy(axis, part, func(inside, over, own, **settings))
         return made

@@ -214,6 +214,34 @@ class Indexed(Plain):
         return super().features(x)[..., index(x.shape[-1]).to(x.device)]
 
 
+class Memoised(Plain):
+    """Reads a table that a function of its own makes once for each size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = functools.lru_cache(lambda size: torch.arange(size, dtype=torch.float32))
+
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x) + self.table(x.shape[-1]).to(x.device)
+
+
+class Everything(Frozen, Warm, Hooked, Merging, Maximum, Locked, Indexed, Memoised):
+    """One on top of the other, in training, with modules twice; it can be followed without values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = self.block
+        self.layers = [self.stem, self.block]
+
+
+class OnValues(Frozen, Warm, Hooked, FirstBatch, Maximum, Locked, Memoised):
+    """One on top of the other, in training, before its first batch, which it asks for: only values say what it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act.ready.zero_()
+
+
 class Broken(CachedGrid):
     """Changes itself, then fails."""
 
@@ -239,5 +267,5 @@ class Closed(CachedGrid):
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     made.__name__: made
-    for made in (CachedGrid, Warm, Merging, FirstBatch, Maximum, Frozen, Alias, Hooked, Locked, Indexed)
+    for made in (CachedGrid, Warm, Merging, FirstBatch, Maximum, Frozen, Alias, Hooked, Locked, Indexed, Memoised)
 }

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from slimtask.compress.axes import Mixed, move, reshape, squeeze_equal
 from slimtask.compress.trace import record
@@ -68,7 +69,10 @@ def test_a_fact_per_channel_arrives_where_the_channel_does(name: str) -> None:
 
 @pytest.mark.parametrize(
     "mix",
-    [lambda x: x.mean(1), lambda x: x.softmax(1), lambda x: x.roll(1, 1), lambda x: x[:, torch.tensor([0, 2])]],
+    [
+        *(lambda x: x.mean(1), lambda x: x.softmax(1), lambda x: x.roll(1, 1), lambda x: x[:, torch.tensor([0, 2])]),
+        lambda x: F.max_pool3d(x.unsqueeze(1), (3, 1, 1), 1, (1, 0, 0)),  # as many, but each the largest of three
+    ],
 )
 def test_what_runs_over_the_channels_is_named_so(mix: Any) -> None:
     with pytest.raises(Mixed):

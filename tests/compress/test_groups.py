@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from slimtask.compress.groups import Group, find_groups
+from slimtask.compress.remove import remove_channels
 from slimtask.errors import InputError
 
 IMAGE = torch.zeros(1, 3, 16, 16)
@@ -139,23 +140,65 @@ def test_attention_goes_by_heads_and_its_stream_by_channels() -> None:
     assert {"token", "scale"} <= sides(stream)["out"]
 
 
-@pytest.mark.parametrize(
-    ("mix", "why"),
-    [
-        (lambda x: x.softmax(1), "'softmax' runs over them"),
-        (lambda x: x.mean(1, keepdim=True).expand_as(x), "'mean' runs over them"),
-        (lambda x: x.view(1, 2, 4, 16, 16).transpose(1, 2).reshape(1, 8, 16, 16), "shuffled"),
-        (lambda x: torch.cat([x[:, 3:], x[:, :3]], 1), "sliced at fixed places"),
-        (lambda x: x + torch.ones(1, 8, 1, 1), "fixed number"),
-        (lambda x: x.sort(dim=1).values, "'sort' mixes them"),
-        (lambda x: torch.cat(x.split([3, 5], 1)[::-1], 1), "split at fixed places"),
-    ],
-)
-def test_what_cannot_shrink_is_refused_by_name(mix: Callable[[torch.Tensor], torch.Tensor], why: str) -> None:
+Map = Callable[[torch.Tensor], torch.Tensor]
+BACK = torch.arange(8).flip(0)
+FIXED: dict[str, tuple[Map, str]] = {
+    "sort": (lambda x: x.sort(dim=1).values, "'sort' orders them"),
+    "topk": (lambda x: x.topk(8, dim=1).values, "'topk' orders them"),
+    "argmax": (lambda x: x + x.argmax(1, keepdim=True), "their numbers are used"),
+    "roll": (lambda x: x.roll(1, 1), "'roll' runs over them"),
+    "flip": (lambda x: x.flip(1), "'flip' runs over them"),
+    "index": (lambda x: x[:, BACK], "'index' runs over them"),
+    "gather": (lambda x: x.gather(1, BACK.view(1, 8, 1, 1).expand_as(x)), "'gather' takes them by number"),
+    "unbind": (lambda x: torch.stack(x.unbind(1)[::-1], 1), "they are taken one by one"),
+    "transform": (lambda x: torch.fft.fft(x, dim=1).real, "a Fourier transform runs over them"),
+    "window": (lambda x: F.max_pool3d(x.unsqueeze(1), (3, 1, 1), 1, (1, 0, 0)).squeeze(1), "runs over them"),
+    "convolution": (lambda x: F.conv1d(x.flatten(2).mT, torch.ones(256, 256, 1)).mT.reshape(x.shape), "runs over them"),
+    "distances": (lambda x: x * torch.cdist(x.flatten(2), x.flatten(2))[:, :, :1, None], "'cdist_forward' mixes"),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_what_cannot_shrink_is_refused_by_name(name: str) -> None:
+    mix, why = FIXED[name]
     net = Net(lambda m, x: m.out(mix(m.a(x))), a=conv(3, 8), out=conv(8, 2))
     refused = [group.refused for group in find_groups(net, IMAGE) if group.name.startswith("a")]
     assert refused
     assert all(reason is not None and why in reason for reason in refused)
+
+
+ONE_BY_ONE, PAIRED, TURNED = [*range(8)], [0, 4, 1, 5, 2, 6, 3, 7], [3, 4, 5, 6, 7, 0, 1, 2]
+BY_NUMBER = torch.arange(0.0, 8, 2).view(1, 4, 1, 1)
+# what the code does with eight channels, which of them its results are of, and what it must do with those that stay
+SHRINKING: dict[str, tuple[Map, list[int], Map]] = {
+    "softmax": (lambda x: x.softmax(1), ONE_BY_ONE, lambda y: y.softmax(1)),
+    "mean": (lambda x: x - x.mean(1, keepdim=True), ONE_BY_ONE, lambda y: y - y.mean(1, keepdim=True)),
+    "sum so far": (lambda x: x.cumsum(1), ONE_BY_ONE, lambda y: y.cumsum(1)),
+    "ones": (lambda x: x + torch.ones(1, 8, 1, 1), ONE_BY_ONE, lambda y: y + 1),
+    "numbers": (lambda x: x + torch.arange(8.0).view(1, 8, 1, 1), ONE_BY_ONE, lambda y: y + BY_NUMBER),
+    "count": (lambda x: x + 8 / x.shape[1], ONE_BY_ONE, lambda y: y + 1),
+    "shuffle": (lambda x: x.view(-1, 2, 4, 16, 16).transpose(1, 2).reshape(-1, 8, 16, 16), PAIRED, lambda y: y),
+    "split": (lambda x: torch.cat(x.split([3, 5], 1)[::-1], 1), TURNED, lambda y: y),
+    "slices": (lambda x: torch.cat([x[:, 3:], x[:, :3]], 1), TURNED, lambda y: y),
+}
+
+
+@pytest.mark.parametrize("name", SHRINKING)
+def test_what_runs_over_channels_or_moves_them_is_left_with_those_that_stay(name: str) -> None:
+    torch.manual_seed(0)
+    mix, order, left = SHRINKING[name]
+    net = Net(lambda m, x: m.out(mix(m.a(x))), a=conv(3, 8), out=conv(8, 2)).eval()
+    groups = find_groups(net, IMAGE)
+    keep = [torch.arange(group.channels) % (2 if group.name == "a" else 1) == 0 for group in groups]
+    small = remove_channels(net, IMAGE, groups, keep).model
+    writer = next(group for group in groups if group.name == "a").producers[0]
+    stay = writer.local[torch.tensor([number % 2 == 0 for number in writer.channel.tolist()])].tolist()
+    places = [place for place, channel in enumerate(order) if channel in stay]
+    x = torch.randn(2, 3, 16, 16)
+    assert len(stay) == small.a.out_channels == 4
+    with torch.no_grad():
+        kept = left(net.a(x)[:, [order[place] for place in places]])
+        torch.testing.assert_close(small(x), F.conv2d(kept, net.out.weight[:, places], net.out.bias))
 
 
 def test_parts_for_training_only_are_cut_along() -> None:

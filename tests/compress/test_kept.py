@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimtask.compress.kept import KeptPlace, KeptPlaces, NotComparable
+from slimtask.compress.kept import KeptPlace, KeptPlaces, NotComparable, kept_call
 from slimtask.compress.sites import Passes
 from slimtask.compress.trace import record
 
@@ -51,12 +51,12 @@ class Calls(nn.Module):
         return self.function(x * self.weight)
 
 
-def run(net: nn.Module, x: Tensor, name: str, axis: int, operands: tuple[int, ...] = (0,), shift: int = 0) -> Tensor:
-    op = next(op for op in record(net, x, compute=True).operations if op.name == name)
+def run(net: nn.Module, x: Tensor, name: str, *axes: int, turn: int = 0) -> Tensor:
+    """Return what the net gives if its call of that name and turn takes operand n only where KEEP along axes[n]."""
     places = [
-        KeptPlace(module=op.module, place=op.place + shift, name=name, operand=n, axis=axis, keep=KEEP)
-        for n in operands
+        KeptPlace(module="", turn=turn, name=name, operand=n, axis=axis, keep=KEEP) for n, axis in enumerate(axes)
     ]
+    assert any((op.module, op.name, op.turn) == ("", name, 0) for op in record(net, x, compute=True).operations)
     passes = Passes(net)
     with torch.no_grad(), passes.followed(), KeptPlaces(places, passes):
         out: Tensor = net(x)
@@ -72,21 +72,22 @@ def test_over_the_kept_channels_only(name: str) -> None:
 
 def test_a_product_of_two_activations() -> None:
     x = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0))
-    net = Calls(lambda x: x.mT @ (x + 1))
-    op = next(op for op in record(net, x, compute=True).operations if op.name == "bmm")
-    places = [
-        KeptPlace(module="", place=op.place, name="bmm", operand=n, axis=axis, keep=KEEP)
-        for n, axis in ((0, 2), (1, 1))
-    ]
-    passes = Passes(net)
-    with torch.no_grad(), passes.followed(), KeptPlaces(places, passes):
-        got = net(x)
+    got = run(Calls(lambda x: x.mT @ (x + 1)), x, "bmm", 2, 1)
     torch.testing.assert_close(got, x[:, INDEX].mT @ (x[:, INDEX] + 1))
 
 
-def test_another_call_or_size_is_not_comparable() -> None:
+def test_calls_of_one_name_are_told_apart_by_their_turn() -> None:
+    x = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
+    net = Calls(lambda x: torch.stack([x.mean(1), (2 * x).mean(1)]))
+    whole, kept = x.mean(1), x[:, INDEX].mean(1)
+    torch.testing.assert_close(run(net, x, "mean", 1), torch.stack([kept, 2 * whole]))
+    torch.testing.assert_close(run(net, x, "mean", 1, turn=1), torch.stack([whole, 2 * kept]))
+
+
+def test_another_operand_or_size_is_not_comparable() -> None:
     net, x = Calls(lambda x: x.mean(1)), torch.zeros(2, 6, 5)
-    with pytest.raises(NotComparable, match="is 'mul', not 'mean'"):
-        run(net, x, "mean", 1, shift=-1)
     with pytest.raises(NotComparable, match="not 6 channels along axis 2"):
         run(net, x, "mean", 2)
+    place = KeptPlace(module="", turn=0, name="sum", operand=0, axis=1, keep=KEEP)
+    with pytest.raises(NotComparable, match="is 'mean', not 'sum'"):
+        kept_call(torch.ops.aten.mean.dim, (x, [1]), {}, [place])

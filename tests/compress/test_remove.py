@@ -147,8 +147,10 @@ class Mixing(nn.Module):
 @pytest.mark.parametrize(
     ("mix", "reason"),
     [
-        (lambda x: x.softmax(dim=1), "'softmax' runs over them"),
-        (lambda x: x / (2 + x.mean(dim=1, keepdim=True).abs()), "'mean' runs over them"),
+        (lambda x: x.softmax(dim=1), "'softmax' in 'the network' is taken over all of them, dead or not"),
+        (lambda x: x / (2 + x.mean(dim=1, keepdim=True).abs()), "'mean' in 'the network' is taken over all of them"),
+        (nn.GroupNorm(1, 8), "the normalisation 'mix' takes its mean over them"),
+        (lambda x: x.sort(dim=1).values, "'sort' orders them"),
     ],
 )
 def test_an_operation_that_mixes_channels_is_refused_by_name(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,173 +10,240 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from slimtask.checkpoint import Architecture, Checkpoint
 from slimtask.compress.budget import Budget
 from slimtask.compress.compress import compress
-from slimtask.compress.contents import reachable
-from slimtask.compress.groups import find_groups
+from slimtask.compress.contents import tensors_in
+from slimtask.compress.cost import SizeModel, count_flops
+from slimtask.compress.explain import coverage
+from slimtask.compress.finetune import finetune
+from slimtask.compress.flops import FlopModel
+from slimtask.compress.foreign import check_tasks
+from slimtask.compress.groups import Group, find_groups
+from slimtask.compress.importance import score_channels
+from slimtask.compress.latency.blocks import residual_blocks
+from slimtask.compress.latency.specs import layer_specs
+from slimtask.compress.masks import Masks
+from slimtask.compress.per_task import task_network
 from slimtask.compress.prune import prune
-from slimtask.compress.remove import remove_zeros
-from slimtask.errors import SlimtaskError
+from slimtask.compress.remove import Compressed, remove_zeros
+from slimtask.compress.rounds import compress_in_rounds
+from slimtask.compress.skip import check_skippable
+from slimtask.compress.task_outputs import task_names, unneeded_modules
+from slimtask.compress.task_table import task_table
+from slimtask.compress.trace import record
+from slimtask.errors import InputError, SlimtaskError
+from slimtask.export.onnx import frozen_copy
+from slimtask.tasks import TaskSpec
+from tests.compress.stateful import NETWORKS, Broken, CachedGrid, Closed, Everything, OnValues, Residual
+from tests.snapshot import Snapshot
 
-IMAGE = torch.zeros(1, 3, 16, 16)
-
-
-class Base(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.h = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.h(torch.relu(self.a(x)))
-        return out
-
-
-class CachedGrid(Base):
-    def __init__(self) -> None:
-        super().__init__()
-        self.grid: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        if self.grid is None or self.grid.shape[-1] != y.shape[-1]:
-            self.grid = torch.arange(y.shape[-1], dtype=y.dtype, device=y.device)
-        return y + self.grid
+X = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+A = TaskSpec(name="a", kind="segmentation", channels=2)
+B = TaskSpec(name="b", kind="segmentation", channels=3)
+Verb = Callable[[nn.Module, Any], object]
 
 
-class Lora(nn.Conv2d):
-    def __init__(self, *sizes: int) -> None:
-        super().__init__(*sizes)
-        self.more, self.merged = nn.Parameter(torch.ones_like(self.weight)), False
-
-    def train(self, mode: bool = True) -> Lora:
-        super().train(mode)
-        if mode == self.merged:
-            self.weight.data += (-1 if mode else 1) * self.more.data
-            self.merged = not mode
-        return self
+def loss(network: nn.Module, batch: Tensor) -> dict[str, Tensor]:
+    return {name: output.square().mean() for name, output in network(batch).items()}
 
 
-class WithLora(Base):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a = Lora(3, 16, 3)
+def scored(criterion: str) -> Verb:
+    def verb(model: nn.Module, x: Tensor) -> object:
+        return score_channels(model, grouped(model), criterion, calibration=[x, x], loss=loss)
+
+    return verb
 
 
-class ActNorm(Base):
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(1, 16, 1, 1))
-        self.register_buffer("ready", torch.tensor(0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.a(x)
-        if not self.ready:
-            self.scale.data.copy_(1 / (y.std((0, 2, 3), keepdim=True) + 1e-6))
-            self.ready.fill_(1)
-        out: Tensor = self.h(y * self.scale)
-        return out
+@functools.cache
+def groups_of_class(kind: type[nn.Module]) -> tuple[Group, ...]:
+    with torch.random.fork_rng():
+        return find_groups(kind(), X)
 
 
-class RunningMaximum(Base):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("most", torch.tensor(3.0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.most.copy_(torch.maximum(self.most, x.abs().max()))
-        return super().forward(x / self.most)
+def grouped(model: nn.Module) -> tuple[Group, ...]:
+    """Return the groups of another network of the same class, so that the verb alone has to do with this one."""
+    return groups_of_class(CachedGrid if isinstance(model, Broken) else type(model))
 
 
-class Locked(Base):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lock = threading.Lock()
+def measured(network: nn.Module, x: Tensor) -> float:
+    network(x)
+    return 1.0
 
 
-class Aliased(Base):
-    def __init__(self) -> None:
-        super().__init__()
-        self.again = self.a
-        self.layers = [self.a, self.h]
+def rounds(model: nn.Module, x: Tensor) -> object:
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def fresh() -> nn.Module:
+        with torch.random.fork_rng():
+            return type(model)()
+
+    made = Architecture(name="my:net", arguments={})
+    checkpoint = Checkpoint(weights=weights, architecture=made, tasks=(), preprocessing=None, inputs=(tuple(x.shape),))
+    return compress_in_rounds(
+        checkpoint, criterion="l2", budget=Budget(keep=0.5), rounds=2, between=lambda c, _: c, factory=fresh, align=1
+    )
 
 
-class Hooked(Base):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: dict[str, Tensor] = {}
-        self.a.register_forward_hook(lambda module, args, out: self.seen.__setitem__("a", out.detach()))
+def taught(model: nn.Module, x: Tensor) -> object:
+    with torch.random.fork_rng():
+        student = nn.Conv2d(3, 2, 1)
+    return finetune(student, [x], steps=1, lr=0.1, teacher=Only(model))
 
 
-class Memoised(Base):
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = functools.lru_cache(lambda size: torch.arange(size, dtype=torch.float32))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.table(x.shape[-1]).to(x.device)
-
-
-class Refusing(Base):
-    def forward(self, x: Tensor) -> Tensor:
-        raise KeyError("always")
-
-
-NETWORKS: tuple[type[Base], ...] = (
-    *(CachedGrid, WithLora, ActNorm, RunningMaximum, Locked, Aliased, Hooked, Memoised, Refusing),
-)
-VERBS: dict[str, Callable[[nn.Module], Any]] = {
-    "prune": lambda net: prune(net, IMAGE, budget=Budget(keep=0.5)),
-    "remove_zeros": lambda net: remove_zeros(net, IMAGE),
-    "compress": lambda net: compress(net, IMAGE, align=1),
-    "find_groups": lambda net: find_groups(net, IMAGE),
+ANALYSES: dict[str, Verb] = {
+    "record": record,
+    "record, computed": lambda model, x: record(model, x, compute=True),
+    "record, training": lambda model, x: record(model, x, training=True),
+    "find_groups": find_groups,
+    "count_flops": count_flops,
+    "FlopModel": lambda model, x: FlopModel(model, grouped(model), x),
+    "SizeModel": lambda model, _: SizeModel(model, grouped(model)),
+    "coverage": lambda model, _: coverage(model, grouped(model)),
+    **{f"score by {name}": scored(name) for name in ("l1", "l2", "batchnorm", "taylor", "snip", "random")},
+    "layer_specs": lambda model, x: layer_specs(model, grouped(model), x),
+    "residual_blocks": lambda model, x: residual_blocks(
+        model, grouped(model), layer_specs(model, grouped(model), x), x
+    ),
+    "task_names": task_names,
+    "unneeded_modules": lambda model, x: unneeded_modules(model, ["a"], x),
+    "check_tasks": lambda model, x: check_tasks(model, x, (A, B)),
+    "check_skippable": lambda model, x: check_skippable(model, [inside(model)], x),
+    "frozen_copy": lambda model, _: frozen_copy(model),
+    "teacher": taught,
+}
+REMOVALS: dict[str, Verb] = {
+    "prune": lambda model, x: prune(model, x, budget=Budget(keep=0.5)),
+    "prune by loss": lambda model, x: prune(
+        model, x, budget=Budget(flops=0.7), criterion="taylor", calibration=[x], loss=loss
+    ),
+    "remove_zeros": remove_zeros,
+    "compress": lambda model, x: compress(model, x, align=1),
+    "rounds": rounds,
+    "task_network": lambda model, x: task_network(model, Masks(per_task={"a": {}, "b": {}}), ["a"], x),
+    "task_table": lambda model, x: task_table(model, Masks(per_task={"a": {}, "b": {}}), x, measure=measured),
 }
 
 
-def snapshot(net: nn.Module) -> list[tuple[int, Any]]:
-    """Return every object that the network reaches by identity, with what is in it: values, modes, attributes, keys."""
-    found: list[tuple[int, Any]] = []
-    for item in reachable(net):
-        if isinstance(item, Tensor):
-            found.append((id(item), (item.device, item.requires_grad, item._version, item.detach().clone())))
-        elif isinstance(item, dict):
-            found.append((id(item), [(copy.copy(key), id(value), repr(value)[:80]) for key, value in item.items()]))
-        elif isinstance(item, list):
-            found.append((id(item), [id(part) for part in item]))
-        elif isinstance(item, nn.Module):
-            found.append((id(item), item.training))
-        elif hasattr(item, "cache_info"):
-            found.append((id(item), item.cache_info()))
-    return found
+class Only(nn.Module):
+    """The output of the first task alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.held = [model]
+
+    def train(self, mode: bool = True) -> Only:
+        """Switch what is held, too."""
+        self.held[0].train(mode)
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output."""
+        out: Tensor = self.held[0](x)["a"]
+        return out
 
 
-def same(one: list[tuple[int, Any]], other: list[tuple[int, Any]]) -> bool:
-    if [name for name, _ in one] != [name for name, _ in other]:
-        return False
-    for (_, a), (_, b) in zip(one, other, strict=True):
-        if isinstance(a, tuple) and len(a) == 4 and isinstance(a[3], Tensor):
-            if a[:3] != b[:3] or not torch.equal(a[3], b[3]):
-                return False
-        elif a != b:
-            return False
-    return True
+def inside(model: nn.Module) -> str:
+    return next(name for name, _ in model.named_modules() if name.rpartition(".")[2] == "block")
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_nothing_changes(kind: type[Base]) -> None:
+def unchanged(model: nn.Module, verb: Verb, x: Any, error: type[Exception] | None = None) -> object:
+    """Run the verb, which must end in the error if one is given, and compare the network with what it was."""
+    generator = torch.get_rng_state()
+    before, result, refused = Snapshot(model), None, None
+    try:
+        result = verb(model, x)
+    except SlimtaskError as refusal:
+        refused = refusal
+    assert before.difference(Snapshot(model)) == []
+    assert torch.equal(generator, torch.get_rng_state())
+    assert isinstance(refused, error or type(None)), refused
+    assert refused is None or "\n" not in str(refused)
+    return result
+
+
+def shares_nothing(model: nn.Module, result: object) -> bool:
+    """Return whether no tensor that the result's network reaches lies in memory of the user's."""
+    made = result.model if isinstance(result, Compressed) else nn.Identity()
+    mine = {x.untyped_storage().data_ptr() for x in tensors_in(model)}
+    return not any(x.untyped_storage().data_ptr() in mine for x in tensors_in(made))
+
+
+def made(kind: Callable[[], nn.Module]) -> nn.Module:
+    """Return the network with dead channels."""
     torch.manual_seed(0)
-    net = kind().train()
+    model = kind()
+    block = next(module for module in model.modules() if isinstance(module, Residual))
     with torch.no_grad():
-        net.a.weight[:4] = 0
-        net.a.bias[:4] = 0
-    net.h.eval()
-    for name, verb in VERBS.items():
-        before = snapshot(net)
-        try:
-            done = verb(net)
-        except SlimtaskError:
-            done = None
-        assert same(before, snapshot(net)), name
-        if name in ("prune", "remove_zeros") and done is not None:
-            mine = {tensor.untyped_storage().data_ptr() for tensor in reachable(net) if isinstance(tensor, Tensor)}
-            others = [tensor for tensor in reachable(done.model) if isinstance(tensor, Tensor)]
-            assert not any(tensor.untyped_storage().data_ptr() in mine for tensor in others), name
+        for tensor in (block.one.weight, block.one.bias, block.norm.weight, block.norm.bias):
+            tensor[:4] = 0
+    return model
+
+
+@pytest.mark.parametrize("kind", [Everything, OnValues])
+@pytest.mark.parametrize("verb", ANALYSES)
+def test_an_analysis_leaves_the_network_as_it_was(verb: str, kind: type[nn.Module]) -> None:
+    """On networks that change in every way there is, so that not every verb needs to meet every way on its own."""
+    unchanged(made(kind), ANALYSES[verb], X)
+
+
+@pytest.mark.parametrize("verb", REMOVALS)
+def test_a_removal_leaves_the_network_as_it_was(verb: str) -> None:
+    model = made(Everything)
+    assert shares_nothing(model, unchanged(model, REMOVALS[verb], X))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_each_kind_of_network_stays_as_it_was(name: str) -> None:
+    """One verb that only looks, one that compares with the network itself and one that compares with a masked one."""
+    model = made(NETWORKS[name])
+    for verb in (find_groups, REMOVALS["remove_zeros"], REMOVALS["prune"]):
+        assert shares_nothing(model, unchanged(model, verb, X))
+
+
+RUNNING = [name for name in ANALYSES if name not in ("SizeModel", "coverage", "frozen_copy", "teacher")]
+RUNNING = [name for name in RUNNING if not name.startswith("score")]
+
+
+@pytest.mark.parametrize("verb", RUNNING)
+def test_an_input_that_does_not_fit_is_refused_and_nothing_changes(verb: str) -> None:
+    unchanged(made(Everything), ANALYSES[verb], torch.zeros(1, 4, 16, 16), InputError)
+
+
+@pytest.mark.parametrize("verb", ["record", "check_tasks"])
+def test_an_input_that_is_no_map_is_refused_and_nothing_changes(verb: str) -> None:
+    unchanged(made(Everything), ANALYSES[verb], torch.zeros(2, 3), InputError)
+
+
+@pytest.mark.parametrize("verb", [name for name in RUNNING if name != "unneeded_modules"])
+def test_code_that_raises_is_refused_and_nothing_changes(verb: str) -> None:
+    unchanged(Broken(), ANALYSES[verb], X, InputError)
+
+
+@pytest.mark.parametrize("verb", ["prune", "compress"])
+def test_where_nothing_may_go_nothing_changes(verb: str) -> None:
+    unchanged(Closed(), REMOVALS[verb], X, InputError)
+
+
+def test_the_snapshot_sees_what_changes() -> None:
+    model = Everything()
+    changes: list[Callable[[], object]] = [
+        lambda: model.train(not model.training),
+        lambda: model.stem.weight.data.add_(1),
+        lambda: model.anchors.__setitem__(3, X),
+        lambda: setattr(model, "grid", model.grid.clone()),
+        lambda: model.grid.add_(1),
+        lambda: setattr(model, "new", 1),
+        lambda: model.stem.register_forward_hook(lambda *_: None),
+        lambda: model.a.requires_grad_(False),
+        lambda: setattr(model.a.weight, "grad", torch.ones_like(model.a.weight)),
+        lambda: model.to(torch.float64),
+        lambda: setattr(model, "b", nn.Conv2d(8, 3, 1)),
+        lambda: model.table(5),
+        lambda: model.stem.weight.detach().add_(0),
+    ]
+    for change in changes:
+        before = Snapshot(model)
+        assert before.difference(Snapshot(model)) == []
+        change()
+        assert before.difference(Snapshot(model)) != []
