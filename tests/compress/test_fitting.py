@@ -100,5 +100,7 @@ def test_fewer_cuts_need_fewer_answers() -> None:
     network = nn.Sequential(Block(8), Block(8)).eval()
     cuts, analysis = cuts_of(network, ("0.a", "1.a"))
     fitted = fit(analysis, cuts, X)  # type: ignore[arg-type]
-    assert {sizes.module for sizes in sizes_of(analysis, fitted.good[:1], fitted)} == {"0"}  # type: ignore[arg-type]
-    assert sizes_of(analysis, [], fitted) == ()  # type: ignore[arg-type]
+    told = {sizes.module for sizes in fitted.sizes}
+    assert {sizes.module for sizes in sizes_of(analysis, fitted.good[:1], told)} == {"0"}  # type: ignore[arg-type]
+    assert sizes_of(analysis, fitted.good, {"1"})[0].module == "1"  # type: ignore[arg-type]
+    assert sizes_of(analysis, [], told) == ()  # type: ignore[arg-type]

