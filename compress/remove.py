@@ -90,8 +90,8 @@ def remove_channels(
     ``keep[g]`` is boolean, [channels of group g]. The removed channels need not be zero: the certificate compares with
     the dense network in which they are masked (``masked.py``). Groups that are refused, or without which the network's
     code does not run, stay whole and are named. The proof looks at twelve inputs if it is to be ``thorough`` (None: up
-    to ``THOROUGH`` parameters), else at one of each size. ``analysis`` is that of ``model`` on these inputs, if there is one already. Raises CheckFailed if
-    the networks differ.
+    to ``THOROUGH`` parameters), else at one of each size. ``analysis`` is that of ``model`` on these inputs, if there
+    is one already. Raises CheckFailed if the networks differ.
     """
     dense, example = _on_cpu(model, example)
     refused = [Refusal(group=g.name, channels=g.channels, reason=g.refused) for g in groups if g.refused]

@@ -59,7 +59,7 @@ class ModuleSizes(Frozen):
 
 
 def _compose(first: SizeFix, second: SizeFix, at: str) -> SizeFix:
-    """Return one answer ``at`` a place: a shape stays the dense one, indices are those of the first that the second keeps."""
+    """Return one answer ``at`` a place: a shape stays the dense one, indices are the first's that the second keeps."""
     before, after = dict(first.values), dict(second.values)
     if first.kind in ("shape", "view"):
         spans = {axis: (before[axis][0], left) for axis, (_, left) in after.items() if axis in before}
