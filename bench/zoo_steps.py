@@ -32,17 +32,13 @@ from slimtask.compress.groups import Group, find_groups
 from slimtask.compress.importance import score_channels
 from slimtask.compress.inputs import Inputs, call, named_outputs, tensors_of
 from slimtask.compress.rebuild import rebuild
-from slimtask.compress.remove import Compressed, remove_channels, remove_zeros
+from slimtask.compress.remove import THOROUGH, Compressed, remove_channels, remove_zeros
 from slimtask.compress.surgery import Cut, make_cut
 from slimtask.errors import CheckFailed, SlimtaskError
 from slimtask.files import read_json, write_json
 from slimtask.tasks import Preprocessing
 
 ONNX_TOLERANCE = 1e-4
-
-
-THOROUGH = 12_000_000
-"""Up to so many parameters, and for images, the certificate looks at twelve inputs; else at one of each size."""
 
 
 class Row:

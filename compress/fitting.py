@@ -232,7 +232,7 @@ def _misread(coupling: Coupling, one: Operation, other: Operation, kept: Array) 
     return ""
 
 
-def _numbers(op: Operation) -> list[float | int]:
+def _numbers(op: Operation) -> list[int | float]:
     """Return the numbers that an element-wise operation computes with."""
     numbers = [x for x in op.args if isinstance(x, int | float) and not isinstance(x, bool)]
     return numbers if op.pointwise else []

@@ -30,6 +30,8 @@ from slimtask.compress.unreached import unreached_modules
 from slimtask.compress.zeros import find_dead
 from slimtask.errors import CheckFailed, SlimtaskError
 
+THOROUGH = 12_000_000
+"""Up to so many parameters a certificate looks at twelve inputs by itself, of larger networks at one of each size."""
 _SMALL = 5_000_000  # parameters
 _ATTEMPTS = {True: 24, False: 8}
 
@@ -80,16 +82,16 @@ def remove_channels(
     *,
     why: str = "low score",
     also: Sequence[Inputs] = (),
-    thorough: bool = True,
+    thorough: bool | None = None,
     analysis: Analysis | None = None,
 ) -> Compressed:
     """Return a copy of ``model`` with, of each of its ``groups``, only the channels where ``keep[g]`` is true.
 
     ``keep[g]`` is boolean, [channels of group g]. The removed channels need not be zero: the certificate compares with
     the dense network in which they are masked (``masked.py``). Groups that are refused, or without which the network's
-    code does not run, stay whole and are named. A large network is certified sooner, on fewer inputs, if that need not
-    be ``thorough``. ``analysis`` is that of ``model`` on these inputs, if there is one already. Raises CheckFailed if
-    the networks differ.
+    code does not run, stay whole and are named. The proof looks at twelve inputs if it is to be ``thorough`` (None: up
+    to ``THOROUGH`` parameters), else at one of each size. ``analysis`` is that of ``model`` on these inputs, if there
+    is one already. Raises CheckFailed if the networks differ.
     """
     dense, example = _on_cpu(model, example)
     refused = [Refusal(group=g.name, channels=g.channels, reason=g.refused) for g in groups if g.refused]
@@ -112,7 +114,7 @@ def _certified(
     *,
     masked: bool,
     also: Sequence[Inputs] = (),
-    thorough: bool = True,
+    thorough: bool | None = None,
 ) -> Compressed:
     """Return the cut network if it computes what ``model`` does, with what is cut ``masked`` in it if so asked.
 
@@ -121,6 +123,7 @@ def _certified(
     fitted = fit(analysis, cuts, example)
     whole = [cut for cut in cuts if bool(cut.keep.all())]
     refused = [*refused, *(_refusal(cut, reason) for cut, reason in fitted.lost)]
+    thorough = count_parameters(dense) <= THOROUGH if thorough is None else thorough
     inputs = certificate_inputs(dense, example, also=also, seed=1, thorough=thorough)
     unreached = unreached_modules(dense, analysis.tapes)
 

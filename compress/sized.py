@@ -43,16 +43,23 @@ class ModuleSizes(Frozen):
     fixes: tuple[SizeFix, ...]
 
     def then(self, later: ModuleSizes) -> ModuleSizes:
-        """Return the fixes after a second cut, whose own were made on the network after the first."""
+        """Return the fixes after a second cut, whose own were made on the network after the first.
+
+        A fix of a place holds for every turn of it that has none of its own.
+        """
         fixes = {fix.at: fix for fix in self.fixes}
         for fix in later.fixes:
-            before = fixes.get(fix.at)
-            fixes[fix.at] = fix if before is None else _compose(before, fix)
+            place, _, turn = fix.at.partition("#")
+            before = fixes.get(fix.at) or fixes.get(place)
+            turns = [] if turn else [at for at in fixes if at.startswith(f"{place}#")]
+            for at in turns:
+                fixes[at] = _compose(fixes[at], fix, at)
+            fixes[fix.at] = fix if before is None else _compose(before, fix, fix.at)
         return ModuleSizes(module=self.module, fixes=tuple(fixes[at] for at in sorted(fixes)))
 
 
-def _compose(first: SizeFix, second: SizeFix) -> SizeFix:
-    """Return one answer: a shape stays the dense one, indices are those of the first that the second keeps."""
+def _compose(first: SizeFix, second: SizeFix, at: str) -> SizeFix:
+    """Return one answer ``at`` a place: a shape stays the dense one, indices are the first's that the second keeps."""
     before, after = dict(first.values), dict(second.values)
     if first.kind in ("shape", "view"):
         spans = {axis: (before[axis][0], left) for axis, (_, left) in after.items() if axis in before}
@@ -62,7 +69,7 @@ def _compose(first: SizeFix, second: SizeFix) -> SizeFix:
         merged = {**before, **after, **picked}
     else:
         merged = {**before, **after}
-    return second.model_copy(update={"values": tuple(sorted(merged.items()))})
+    return SizeFix(at=at, kind=second.kind, values=tuple(sorted(merged.items())))
 
 
 class Sized:
@@ -138,7 +145,7 @@ class _Answers(TorchFunctionMode):
         place = place_of(sys._getframe(1))
         turn = self._turns.get(place, 0)
         self._turns[place] = turn + 1
-        fix = self._fixes.get(place) or self._fixes.get(f"{place}#{turn}")
+        fix = self._fixes.get(f"{place}#{turn}") or self._fixes.get(place)
         if fix is None or fix.kind != kind:
             return func(*args, **kwargs)
         if not args:

@@ -103,6 +103,9 @@ def _verdict(what: Subject, done: Compressed, groups: Sequence[Group]) -> dict[s
     """Return the status of a removal by running both networks on noise that nobody has seen yet."""
     if not done.certificate:
         return {"status": "fail", "kind": "wrong", "reason": f"certificate {done.certificate.max_rel_error:.1e}"}
+    if shared := _memory(what.model).keys() & _memory(done.model).keys():
+        names = [_memory(done.model)[place] for place in shared]
+        return {"status": "fail", "kind": "damage", "reason": f"it shares memory with the user's: {names[:3]}"}
     fresh = noise_like(what.example, seed=11)
     with torch.no_grad():
         dense, smaller = call(what.model.eval(), fresh), call(done.model.eval(), fresh)
@@ -119,6 +122,11 @@ def _verdict(what: Subject, done: Compressed, groups: Sequence[Group]) -> dict[s
         "reason": wrong,
         "zeroed_rel_error": zeroed if isinstance(zeroed, str) else _finite(zeroed),
     }
+
+
+def _memory(model: nn.Module) -> dict[int, str]:
+    """Return the name of every tensor of ``model`` by where its memory is."""
+    return {tensor.data_ptr(): name for name, tensor in named_tensors(model).items() if tensor.numel()}
 
 
 def _by_hand(group: Group) -> bool:

@@ -85,6 +85,22 @@ def test_damage_to_the_users_network_is_a_fail(tmp_path: Path, monkeypatch: pyte
     assert "training" in row["reason"]
 
 
+def test_a_result_that_shares_memory_with_the_users_network_is_a_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = slim.prune
+
+    def sharing(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        done = real(model, *args, **kwargs)
+        done.model.scene[2].bias = model.scene[2].bias
+        return done
+
+    monkeypatch.setattr(slim, "prune", sharing)
+    row = run("slimtask", tmp_path)
+    assert (row["status"], row["kind"]) == ("fail", "damage")
+    assert "scene.2.bias" in row["reason"]
+
+
 def test_a_removal_that_changes_the_outputs_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slim, "complaint", lambda *args, **kwargs: "its outputs are others")
     row = run("slimtask", tmp_path)

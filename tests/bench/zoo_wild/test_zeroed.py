@@ -26,17 +26,24 @@ class Net(nn.Module):
     def __init__(self, kind: str, width: int) -> None:
         super().__init__()
         self.first, self.last = nn.Conv2d(3, width, 3), nn.Conv2d(width, 2, 1)
-        norms = {"layer": nn.LayerNorm(width), "rms": nn.RMSNorm(width), "batch": nn.BatchNorm2d(width)}
+        norms: dict[str, nn.Module] = {
+            "layer": nn.LayerNorm(width),
+            "rms": nn.RMSNorm(width),
+            "batch": nn.BatchNorm2d(width),
+        }
+        norms["vector"] = nn.LayerNorm(width)
         self.norm = nn.GroupNorm(2, width) if kind == "group" else norms[kind]
-        self.moves = kind in ("layer", "rms")
+        self.moves, self.vector = kind in ("layer", "rms"), kind == "vector"
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
+        if self.vector:
+            return self.last(self.norm(x.mean((2, 3)))[..., None, None])
         x = self.norm(x.movedim(1, -1)).movedim(-1, 1) if self.moves else self.norm(x)
         return self.last(x.relu())
 
 
-@pytest.mark.parametrize("kind", ["batch", "layer", "rms", "group"])
+@pytest.mark.parametrize("kind", ["batch", "layer", "rms", "group", "vector"])
 def test_a_right_removal_agrees_and_a_wrong_one_does_not(kind: str) -> None:
     torch.manual_seed(0)
     dense, kept = Net(kind, 8).eval(), [0, 3, 5, 6]
