@@ -118,7 +118,7 @@ def _batch_norm(c: Coupler, op: Operation) -> list[Layers]:
             if len(varying(layer)) > 1:
                 c.labels.pin(layer, "a normalisation runs over them")
                 continue
-            c.labels.normalise(layer, _norm_name(c, op, len(op.args)))
+            c.labels.normalise(layer, f"'batch_norm' in '{op.module or 'the network'}'")
             c.read(op, 0, next(iter(varying(layer))), layer)
         layers.append(layer)
     result = c.labels.elementwise([(layers, x.shape), *vectors])
