@@ -48,6 +48,8 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
         "both_take": len(both),
         "behind": {row["name"]: [row["slimtask"]["share"], row["peer"]["share"]] for row in behind},
     }
+    if len(ours) < len(rows):
+        found["counts"]["not run yet"] = len(rows) - len(ours)
     if both:
         found["share_not_behind"] = round(1 - len(behind) / len(both), 4)
     for key in ("seconds_analysis", "seconds"):

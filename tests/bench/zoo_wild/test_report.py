@@ -23,7 +23,7 @@ ROWS = [
 
 def test_the_summary_counts() -> None:
     found = summary(ROWS)
-    assert found["counts"] == {"networks": 6, "pass": 3, "refused": 1, "fail": 1}
+    assert found["counts"] == {"networks": 6, "pass": 3, "refused": 1, "fail": 1, "not run yet": 1}
     assert found["fails"] == {"wrong": 0, "traceback": 0, "damage": 1, "timeout": 0}
     assert found["refused"] == {"d": "no way"}
     assert found["peer"] == {"runs": 4, "fail": 2}
@@ -55,7 +55,7 @@ def test_reasons_are_added_up_whatever_their_names_and_numbers() -> None:
 def test_the_page_shows_every_network() -> None:
     page = markdown(result_of(ROWS, "the command"))
     assert "`the command`" in page
-    assert "6 networks, 3 pass, 1 refused, 1 fail." in page
+    assert "6 networks, 3 pass, 1 refused, 1 fail, 1 not run yet." in page
     assert "Both slimtask and torch-pruning take 2; in 50.0%" in page
     assert "| b | - | pass | 40.0% | 70.0% |" in page
     assert "| c | - | pass | 10.0% | fails |" in page
