@@ -125,7 +125,7 @@ def _measured_removal(model: nn.Module, example: Inputs, row: Row) -> tuple[tupl
             for group, stays in zip(groups, keep, strict=True)
             if group.refused is None
         ]
-        fitted = fit(analysis, cuts, example)
+        fitted = fit(analysis, cuts)
         smaller, _ = make_cut(model, fitted.good, fitted.sizes)
     seconds += time.perf_counter() - started
     row.set(
@@ -143,7 +143,7 @@ def warm_up() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)).eval()
     analysis = analyse(net, torch.zeros(1, 3, 8, 8))
     cuts = [Cut(group=g, keep=torch.arange(4) < 2, reasons={}) for g in analysis.groups if g.refused is None]
-    make_cut(net, fit(analysis, cuts, torch.zeros(1, 3, 8, 8)).good)
+    make_cut(net, fit(analysis, cuts).good)
 
 
 def _certified(done: Compressed, model: nn.Module) -> dict[str, Any]:

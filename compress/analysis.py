@@ -13,7 +13,7 @@ from slimtask.compress.axes import Array
 from slimtask.compress.coupler import Coupling
 from slimtask.compress.coupling import couple
 from slimtask.compress.cuts import axis_of
-from slimtask.compress.further import further_tapes, training_tape
+from slimtask.compress.further import further_passes, training_pass
 from slimtask.compress.groups import Group, groups_of
 from slimtask.compress.inputs import Inputs
 from slimtask.compress.surgery import Cut
@@ -26,13 +26,13 @@ from slimtask.compress.twins import become_twins_, has_twin
 class Analysis:
     """What is known of a network: ``model`` (a copy that shares its tensors, sliceable twins in place), tapes, groups.
 
-    ``tapes`` are those of the example, of every further input, and of passes that reach parameters which they do not;
-    the first ``evaluated`` are in evaluation, what comes behind is in training.
+    ``tapes`` are those of the example, of every further input, and of passes that reach parameters which they do not,
+    the last of them perhaps in training; ``inputs`` is what each pass was given.
     """
 
     model: nn.Module
     tapes: tuple[Tape, ...]
-    evaluated: int
+    inputs: tuple[Inputs, ...]
     coupling: Coupling
     groups: tuple[Group, ...]
 
@@ -41,9 +41,14 @@ class Analysis:
         """Return the tape of the example."""
         return self.tapes[0]
 
+    @property
+    def evaluated(self) -> tuple[Tape, ...]:
+        """Return the tapes of evaluation."""
+        return tuple(tape for tape in self.tapes if not tape.training)
+
     def idle(self) -> list[str]:
         """Return the parameters that evaluation never reads on any of the inputs."""
-        idle = [set(unused(tape, self.model)) for tape in self.tapes[: self.evaluated]]
+        idle = [set(unused(tape, self.model)) for tape in self.evaluated]
         return sorted(set.intersection(*idle))
 
     def kept(self, cuts: Sequence[Cut]) -> Array:
@@ -70,10 +75,9 @@ def analyse(model: nn.Module, example: Inputs, also: Sequence[Inputs] = ()) -> A
     if any(has_twin(module) for module in model.modules()):
         model = shared_copy(model)
         become_twins_(model)
-    tapes = [record(model, inputs) for inputs in (example, *also)]
-    tapes += further_tapes(model, tapes, example)
-    evaluated = len(tapes)
-    tapes += training_tape(model, tapes, example)
+    passes = [(record(model, inputs), inputs) for inputs in (example, *also)]
+    passes += further_passes(model, [tape for tape, _ in passes], example)
+    passes += training_pass(model, [tape for tape, _ in passes], example)
+    tapes, inputs = tuple(tape for tape, _ in passes), tuple(given for _, given in passes)
     coupling = couple(*tapes)
-    groups = groups_of(model, coupling)
-    return Analysis(model=model, tapes=tuple(tapes), evaluated=evaluated, coupling=coupling, groups=groups)
+    return Analysis(model=model, tapes=tapes, inputs=inputs, coupling=coupling, groups=groups_of(model, coupling))

@@ -34,7 +34,8 @@ class Refusal(Frozen):
 class Certificate(Frozen):
     """Per task the largest difference between masked and removed network; truthy only if all are within tolerance.
 
-    ``decided_in`` float64 says that float32 rounding alone passed the tolerance, e.g. behind a norm of a near-constant
+    ``inputs`` were compared; ``skipped`` batches were not, since the code takes another way there and what is masked on
+    the example's way is not known. ``decided_in`` float64 says that float32 rounding alone passed the tolerance, e.g. behind a norm of a near-constant
     map, or that the network is of half precision, and that the differences are those of the same inputs in float64.
     ``reference`` says whether the user's own network was run or a copy of it (where a process cannot be forked, or on
     CUDA), ``probes`` whether the inputs were noise or, for a network that is undefined there, lay within [0, 1].
@@ -46,6 +47,7 @@ class Certificate(Frozen):
     tasks: dict[str, TaskDifference]
     tolerance: float = TOLERANCE
     inputs: int
+    skipped: int = 0
     decided_in: Literal["float32", "float64"] = "float32"
     sizes: tuple[tuple[int, ...], ...]
     refused: tuple[Refusal, ...] = Field(default=())
@@ -119,6 +121,7 @@ def certify(
         tasks=found.worst,
         tolerance=tolerance,
         inputs=sum(count for count, _ in found.compared),
+        skipped=found.skipped,
         decided_in="float64" if found.widened else "float32",
         sizes=tuple(dict.fromkeys(size for _, size in found.compared)),
         refused=tuple(refused),

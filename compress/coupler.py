@@ -90,7 +90,7 @@ class Coupler:
             inputs = operands(op)
             if inputs and all(ref.number in self._weights for ref in inputs):
                 self._weights |= {output.number for output in op.outputs}
-                if op.name in LAYOUTS and inputs[0].number in self._leaf_views:
+                if op.name in _SAME_ENTRIES and inputs[0].number in self._leaf_views:
                     self._leaf_views |= {output.number for output in op.outputs}
         for name, output in self.tape.outputs.items():
             for layer in self.of(output):
@@ -167,22 +167,20 @@ class Coupler:
         Places (taps of a kernel, copies along an expanded axis) stay whole beside channels.
         """
         layers = sorted(layers, key=self.labels.is_weak)
-        alone: Layers = []
         lost: set[int] = set()
         for index, layer in enumerate(layers):
-            for other in layers[:index]:
+            for before, other in enumerate(layers[:index]):
                 if not varying(layer) & varying(other):
                     continue
                 self.labels.pin(layer, "they are flattened with others")
                 lost.add(index)
                 if not self.labels.is_weak(layer):
                     self.labels.pin(other, "they are flattened with others")
-                    lost.add(next(i for i, one in enumerate(layers) if one is other))
-        alone = [layer for index, layer in enumerate(layers) if index not in lost]
-        return alone
+                    lost.add(before)
+        return [layer for index, layer in enumerate(layers) if index not in lost]
 
 
-LAYOUTS = frozenset(("t", "transpose", "permute", "view", "_unsafe_view", "reshape", "expand", "detach", "alias"))
+_SAME_ENTRIES = frozenset(("t", "transpose", "permute", "view", "_unsafe_view", "reshape", "expand", "detach", "alias"))
 """Operations by which a parameter stays itself."""
 
 Rule = Callable[[Coupler, Operation], list[Layers]]

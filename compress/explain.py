@@ -12,9 +12,7 @@ from slimtask.compress.certify import Refusal
 from slimtask.compress.cost import SizeModel
 from slimtask.compress.cuts import LayerCut
 from slimtask.compress.groups import Group, kind_of
-from slimtask.compress.inputs import Inputs
 from slimtask.compress.plan import GroupCut, Plan
-from slimtask.compress.trace import record, unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +63,6 @@ def coverage(model: nn.Module, groups: Sequence[Group]) -> Coverage:
         open_params=size.total - round(float(size(counts * ~unlocked))),
         refused=tuple(Refusal(group=g.name, channels=g.channels, reason=g.refused) for g in groups if g.refused),
     )
-
-
-def unreached_modules(model: nn.Module, inputs: Sequence[Inputs]) -> tuple[str, ...]:
-    """Return the outermost modules with parameters of which no pass in eval mode on one of ``inputs`` reads any."""
-    unread = set.intersection(*(set(unused(record(model, x), model)) for x in inputs))
-    found: list[str] = []
-    for name, module in model.named_modules():
-        names = [f"{name}.{own}" for own, _ in module.named_parameters()]
-        if name and names and unread.issuperset(names) and not any(name.startswith(f"{outer}.") for outer in found):
-            found.append(name)
-    return tuple(found)
 
 
 def layer_rows(model: nn.Module, plan: Plan, groups: Sequence[Group]) -> list[LayerRow]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from torch import nn
 
 from slimtask.compress.analysis import Analysis
 from slimtask.compress.axes import Array
@@ -15,7 +16,7 @@ from slimtask.compress.inputs import Inputs
 from slimtask.compress.operands import operands
 from slimtask.compress.sized import ModuleSizes, can_hold
 from slimtask.compress.surgery import Cut, make_cut
-from slimtask.compress.tape import Operation, Tape
+from slimtask.compress.tape import Operation, Ref, Tape
 from slimtask.compress.trace import try_record
 
 # what only lays out data: a module that is told its sizes may do it by other calls
@@ -44,21 +45,22 @@ class Fit:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Where the cut network's pass departs from what the coupling expects: the module, an operation there, in words."""
+    """Where a pass of the cut network departs from what the coupling expects: module, operation and tape, in words."""
 
     why: str
     module: str
+    tape: int
     operation: Operation | None = None
 
 
-def fit(analysis: Analysis, cuts: Sequence[Cut], example: Inputs) -> Fit:
-    """Return which of the ``cuts`` the network's code survives, tried in passes apart on the meta device.
+def fit(analysis: Analysis, cuts: Sequence[Cut]) -> Fit:
+    """Return which of the ``cuts`` the network's code survives, tried apart in every pass of the analysis.
 
     Every value of the cut network must have the shape that the coupling expects. Where one does not, or the code fails,
     the module that made it, and every other of its class, is told its sizes; if that does not help, the cuts that the
     failing operations touch are taken back, in all modules of the class at once.
     """
-    state = _Attempt(analysis, [cut for cut in cuts if not bool(cut.keep.all())], example)
+    state = _Attempt(analysis, [cut for cut in cuts if not bool(cut.keep.all())])
     for _ in range(_ATTEMPTS):
         problem = state.problem()
         if problem is None or not state.cuts:
@@ -72,7 +74,7 @@ def fit(analysis: Analysis, cuts: Sequence[Cut], example: Inputs) -> Fit:
 
 def sizes_of(analysis: Analysis, cuts: Sequence[Cut], told: Collection[str] | None = None) -> tuple[ModuleSizes, ...]:
     """Return the sizes that the ``told`` modules, all for None, need if the ``cuts`` are made."""
-    fixes, _ = size_fixes(analysis.coupling, analysis.kept(cuts))
+    fixes = size_fixes(analysis.coupling, analysis.kept(cuts))
     modules = dict(analysis.model.named_modules())
     return tuple(
         sizes
@@ -84,9 +86,9 @@ def sizes_of(analysis: Analysis, cuts: Sequence[Cut], told: Collection[str] | No
 class _Attempt:
     """The cuts still standing and the modules that are told their sizes."""
 
-    def __init__(self, analysis: Analysis, cuts: list[Cut], example: Inputs) -> None:
+    def __init__(self, analysis: Analysis, cuts: list[Cut]) -> None:
         self.cuts, self.lost = cuts, list[tuple[Cut, str]]()
-        self._analysis, self._example = analysis, example
+        self._analysis = analysis
         self._modules = dict(analysis.model.named_modules())
         self._told: set[str] = set()
         self._refresh()
@@ -96,19 +98,27 @@ class _Attempt:
         return tuple(sizes for name, sizes in self._fixes.items() if name in self._told)
 
     def problem(self) -> _Problem | None:
-        """Return the first departure of a pass through the cut network, None if there is none."""
+        """Return the first departure of a pass through the cut network, None if there is none in any."""
         if not self.cuts:
             return None
         smaller, _ = make_cut(self._analysis.model, self.cuts, self.sizes())
-        whole = self._analysis.tape
-        cut = try_record(smaller, self._example, compute=whole.computed)
+        for index, inputs in enumerate(self._analysis.inputs):
+            if found := self._in_pass(smaller, index, inputs):
+                return found
+        return None
+
+    def _in_pass(self, smaller: nn.Module, index: int, inputs: Inputs) -> _Problem | None:
+        whole = self._analysis.tapes[index]
+        cut = try_record(smaller, inputs, compute=whole.computed, training=whole.training)
         if cut.failure is not None:
+            mode = "train" if whole.training else "run"
             return _Problem(
-                f"the network does not run without them: {cut.failure.words}",
+                f"the network does not {mode} without them: {cut.failure.words}",
                 cut.failure.module,
+                index,
                 _at(whole, cut.failure.module, cut.failure.place),
             )
-        return None if whole.computed else _departure(self._analysis.coupling, whole, cut, self._kept)
+        return None if whole.computed else _departure(self._analysis.coupling, index, cut, self._kept)
 
     def tell_more(self, problem: _Problem) -> bool:
         """Tell sizes to more modules, those nearest to the problem first; return False if there are none left."""
@@ -144,7 +154,7 @@ class _Attempt:
 
     def _refresh(self) -> None:
         self._kept = self._analysis.kept(self.cuts)
-        fixes, _ = size_fixes(self._analysis.coupling, self._kept)
+        fixes = size_fixes(self._analysis.coupling, self._kept)
         self._fixes = {
             name: sizes for name, sizes in fixes.items() if name in self._modules and can_hold(self._modules[name])
         }
@@ -158,7 +168,7 @@ class _Attempt:
         kind = type(self._modules.get(op.module))
         alike = [
             other
-            for other in self._analysis.tape.operations
+            for other in self._analysis.tapes[problem.tape].operations
             if other.name == op.name
             and (other is op or (other.place == op.place and type(self._modules.get(other.module)) is kind))
         ]
@@ -166,7 +176,7 @@ class _Attempt:
         found: set[int] = set()
         for other in alike:
             for ref in (*operands(other), *other.outputs):
-                for layer in coupling.values[0].get(ref.number, []):
+                for layer in coupling.values[problem.tape].get(ref.number, []):
                     found |= set(np.unique(classes[layer[layer > 0]]).tolist())
         return [cut for cut in self.cuts if found & self._channels(cut)]
 
@@ -189,46 +199,52 @@ def _at(tape: Tape, module: str, place: int) -> Operation | None:
     return next((op for op in tape.operations if op.module == module and op.place == place), None)
 
 
-def _departure(coupling: Coupling, whole: Tape, cut: Tape, kept: Array) -> _Problem | None:
+def _departure(coupling: Coupling, index: int, cut: Tape, kept: Array) -> _Problem | None:
     """Return the first operation of the cut network that is not the dense one's at the shapes that are expected."""
+    whole = coupling.tapes[index]
     expected = [op for op in whole.operations if op.name not in _LAYOUT]
     got = [op for op in cut.operations if op.name not in _LAYOUT]
+
+    def shape(ref: Ref) -> tuple[int, ...]:
+        return coupling.shape(index, ref, kept)
+
     for one, other in zip(expected, got, strict=False):
-        words = _difference(coupling, one, other, kept)
+        words = _difference(one, other, shape)
         if words:
-            return _Problem(words, one.module, one)
+            return _Problem(words, one.module, index, one)
     if len(expected) != len(got):
-        return _Problem("its code takes another way without them", "", expected[-1] if expected else None)
+        return _Problem("its code takes another way without them", "", index, expected[-1] if expected else None)
     for name, ref in whole.outputs.items():
         if name in cut.outputs and cut.outputs[name].shape != ref.shape:
-            return _Problem(f"output '{name}' changes its shape", "")
+            return _Problem(f"output '{name}' changes its shape", "", index)
     return None
 
 
-def _difference(coupling: Coupling, one: Operation, other: Operation, kept: Array) -> str:
+Shape = Callable[[Ref], tuple[int, ...]]
+
+
+def _difference(one: Operation, other: Operation, shape: Shape) -> str:
     """Return how the cut network's operation is not what the dense one's becomes, "" if it is."""
     if one.name != other.name:
         return "its code takes another way without them"
-    if words := _misread(coupling, one, other, kept):
+    if words := _misread(one, other, shape):
         return words
     counted = 1 if "norm" in one.name else None  # behind it come statistics, in forms of their own
     for ref, found in zip(one.outputs[:counted], other.outputs, strict=False):
-        shape = coupling.shape(0, ref, kept)
-        if shape != found.shape:
-            return f"'{one.name}' makes {list(found.shape)} where {list(shape)} is expected"
+        if shape(ref) != found.shape:
+            return f"'{one.name}' makes {list(found.shape)} where {list(shape(ref))} is expected"
     return f"a number in '{one.name}' depends on how many there are" if _numbers(one) != _numbers(other) else ""
 
 
-def _misread(coupling: Coupling, one: Operation, other: Operation, kept: Array) -> str:
+def _misread(one: Operation, other: Operation, shape: Shape) -> str:
     """Return how an operand of the cut network's operation is not what is expected, "" if all are."""
     if one.name == "native_group_norm" and one.args[6] > 1:
-        left = coupling.shape(0, one.args[0], kept)[1]
-        if other.args[6] * one.args[0].shape[1] != one.args[6] * left:
+        x, groups = one.args[0], one.args[6]
+        if other.args[6] * x.shape[1] != groups * shape(x)[1]:
             return f"'{one.name}' keeps its number of groups"
     for ref, found in zip(operands(one), operands(other), strict=False):
-        shape = coupling.shape(0, ref, kept)
-        if shape != found.shape:
-            return f"'{one.name}' reads {list(found.shape)} where {list(shape)} is expected"
+        if shape(ref) != found.shape:
+            return f"'{one.name}' reads {list(found.shape)} where {list(shape(ref))} is expected"
     return ""
 
 

@@ -8,25 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from slimtask.compress.answers import full_index
 from slimtask.compress.axes import Array
 from slimtask.compress.coupler import Coupling
-from slimtask.compress.sized import ModuleSizes, SizeFix, full_index
+from slimtask.compress.sized import ModuleSizes, SizeFix
 from slimtask.compress.tape import Ref, Site
-
-
-def moved(coupling: Coupling, kept: Array) -> set[str]:
-    """Return the modules that pick a channel by a number that it no longer has."""
-    found = set()
-    for index, tape in enumerate(coupling.tapes):
-        for site in tape.sites:
-            if site.kind != "index" or site.source is None or site.function == "narrow":
-                continue
-            for axis, entry in enumerate(_known_axes(site)):
-                mask = coupling.kept_along(index, site.source, axis, kept) if isinstance(entry, int) else None
-                if mask is not None and not mask[: entry % len(mask)].all():
-                    found.add(site.module)
-    return found
-
 
 VALUED = ("arange", "linspace", "rand", "randn")
 """New tensors whose entries differ: the first n of them are not those of the channels that stay."""
@@ -38,10 +24,10 @@ class Contradiction(Exception):
     """Two passes through a module would need different answers, or a call takes a channel that goes."""
 
 
-def size_fixes(coupling: Coupling, kept: Array) -> tuple[dict[str, ModuleSizes], set[str]]:
-    """Return by name the fixes of every module that needs some, and the modules whose calls contradict each other.
+def size_fixes(coupling: Coupling, kept: Array) -> dict[str, ModuleSizes]:
+    """Return by name the fixes of every module that needs some; one whose calls contradict each other has none.
 
-    ``kept`` [atoms] says what stays. Fixes are absolute: a module that finds its sizes by itself is none the worse.
+    ``kept`` [atoms] says what stays. A module that finds its sizes by itself is none the worse for being told them.
     """
     needs: dict[str, dict[str, SizeFix | None]] = {}
     broken: set[str] = set()
@@ -61,7 +47,7 @@ def size_fixes(coupling: Coupling, kept: Array) -> tuple[dict[str, ModuleSizes],
         wanted = _by_place(fixes)
         if wanted and module not in broken:
             found[module] = ModuleSizes(module=module, fixes=tuple(sorted(wanted, key=lambda fix: fix.at)))
-    return found, broken
+    return found
 
 
 def _by_place(fixes: Mapping[str, SizeFix | None]) -> list[SizeFix]:
@@ -93,6 +79,20 @@ def valued(coupling: Coupling, kept: Array) -> set[str]:
         and site.function in VALUED
         and coupling.shape(index, site.outputs[0], kept) != site.outputs[0].shape
     }
+
+
+def moved(coupling: Coupling, kept: Array) -> set[str]:
+    """Return the modules that pick a channel by a number that it no longer has."""
+    found = set()
+    for index, tape in enumerate(coupling.tapes):
+        for site in tape.sites:
+            if site.kind != "index" or site.source is None or site.function == "narrow":
+                continue
+            for axis, entry in enumerate(_known_axes(site)):
+                mask = coupling.kept_along(index, site.source, axis, kept) if isinstance(entry, int) else None
+                if mask is not None and not mask[: entry % len(mask)].all():
+                    found.add(site.module)
+    return found
 
 
 def _fix(coupling: Coupling, tape: int, site: Site, kept: Array) -> SizeFix | None:

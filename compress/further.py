@@ -22,29 +22,35 @@ _LEVELS = (4.0, -4.0)
 _MOST = 4
 
 
-def further_tapes(model: nn.Module, tapes: Sequence[Tape], example: Inputs) -> list[Tape]:
-    """Return tapes in evaluation that reach parameters which ``tapes`` do not: switches thrown, flat images."""
+Passes = list[tuple[Tape, Inputs]]
+
+
+def further_passes(model: nn.Module, tapes: Sequence[Tape], example: Inputs) -> Passes:
+    """Return tapes in evaluation that reach parameters which ``tapes`` do not, with their inputs.
+
+    Switches are thrown and, for a network that looks at values, flat images are shown.
+    """
     idle = _idle(model, tapes)
-    found: list[Tape] = []
+    found: Passes = []
     for inputs, compute in _others(model, tapes, example) if idle else ():
         tape = try_record(model, inputs, compute=compute)
         left = idle & set(unused(tape, model))
         if tape.failure is None and left < idle:
-            found.append(tape)
+            found.append((tape, inputs))
             idle = left
         if not idle:
             break
     return found
 
 
-def training_tape(model: nn.Module, tapes: Sequence[Tape], example: Inputs) -> list[Tape]:
-    """Return the tape in training mode if that runs and reads parameters that evaluation does not."""
+def training_pass(model: nn.Module, tapes: Sequence[Tape], example: Inputs) -> Passes:
+    """Return the tape in training mode, with its inputs, if that runs and reads parameters which ``tapes`` do not."""
     idle = _idle(model, tapes)
     if not idle or tapes[0].computed:
         return []
     pair = map_tensors(lambda x: torch.cat([x, x]) if x.ndim else x, example)  # BatchNorm needs more than one value
     trained = try_record(model, pair, compute=False, training=True)
-    return [trained] if trained.failure is None and idle - set(unused(trained, model)) else []
+    return [(trained, pair)] if trained.failure is None and idle - set(unused(trained, model)) else []
 
 
 def _idle(model: nn.Module, tapes: Sequence[Tape]) -> set[str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from slimtask.compress.coupler import Coupling
 from slimtask.compress.inputs import Inputs
-from slimtask.compress.labels import Axis, Ints, Labels
+from slimtask.compress.labels import Axis, Ints
 from slimtask.errors import InputError
 
 Kind = Literal["conv", "depthwise", "grouped", "linear", "batchnorm", "layernorm", "parameter"]
@@ -43,7 +43,7 @@ class Group:
 
     ``refused`` says why no channel of the group may be removed (it is a task's output, or a construct in between is
     not understood); None means that they may. ``normalised`` names a norm, mean or softmax over the channels: removing
-    one, even a dead one, changes the others. ``contracted`` says that a product of two activations sums over them.
+    one, even a dead one, changes the others. ``contracted`` says that an operation that is no weight's sums over them.
     """
 
     name: str
@@ -105,9 +105,11 @@ class _Builder:
         labels, classes = coupling.labels, coupling.classes
         self._reasons, self._norms = labels.reasons(classes), labels.normalised(classes)
         self._read, self._written = labels.read_classes(classes), labels.written_classes(classes)
-        known = {axis.tensor for axis in labels.axes}
+        known, reading = {axis.tensor for axis in labels.axes}, labels.reading()
         self._slots = [
-            slot for axis in labels.axes if (slot := _slot(axis, modules, known, labels, classes)) is not None
+            slot
+            for axis in labels.axes
+            if (slot := _slot(axis, modules, known, bool(reading[axis.atoms].all()), classes[axis.atoms])) is not None
         ]
         self._count = int(classes.max()) + 1
 
@@ -184,17 +186,19 @@ def _member(slot: _Slot, inside: np.ndarray, rank: Ints) -> Member:
 
 
 def _slot(
-    axis: Axis, modules: dict[str, nn.Module], known: Collection[str], labels: Labels, classes: Ints
+    axis: Axis, modules: dict[str, nn.Module], known: Collection[str], reads: bool, channels: Ints
 ) -> _Slot | None:
-    """Return what an axis of a parameter stands for, None if another axis of its module says the same."""
+    """Return what an axis of a parameter stands for, None if another axis of its module says the same.
+
+    ``known`` are the tensors that the network reads, ``reads`` says whether a weight only reads by this axis.
+    """
     owner, _, leaf = axis.tensor.rpartition(".")
     module = modules[owner]
     kind = kind_of(module)
-    channels = classes[axis.atoms]
     prefix = f"{owner}." if owner else ""
     computed = f"{prefix}weight" not in known and f"{prefix}running_mean" not in known  # weight_norm, spectral_norm
     if kind == "parameter" or computed or not _standard(module, leaf):
-        bare: Side = "in" if labels.reads_only(axis.atoms) else "out"
+        bare: Side = "in" if reads else "out"
         return _Slot(
             module=owner, kind="parameter", side=bare, parameter=axis.tensor, axis=axis.axis, channels=channels
         )

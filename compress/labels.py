@@ -51,6 +51,7 @@ class Labels:
     _outputs: list[Ints] = field(default_factory=list)
     _read: list[Ints] = field(default_factory=list)
     _weak: set[int] = field(default_factory=set)
+    _written: set[int] = field(default_factory=set)
 
     def leaf(self, tensor: str, shape: Sequence[int]) -> Layers:
         """Return fresh labels for every axis of a parameter or buffer."""
@@ -104,15 +105,17 @@ class Labels:
 
     def note_output(self, labels: Array) -> None:
         """Record that ``labels`` are those by which a weight writes."""
-        self._outputs.append(labels[labels > 0].ravel())
+        found = labels[labels > 0].ravel()
+        self._outputs.append(found)
+        self._written.update(found.tolist())
 
     def note_read(self, labels: Array) -> None:
         """Record that something sums over ``labels``: they have a reader that is no weight."""
         self._read.append(labels[labels > 0].ravel())
 
-    def reads_only(self, atoms: Ints) -> bool:
-        """Return whether the atoms are only ever those by which a weight reads."""
-        return bool(self._marks(self._inputs)[atoms].all() and not self._marks(self._outputs)[atoms].any())
+    def reading(self) -> NDArray[np.bool_]:
+        """Return which atoms [atoms] are only ever those by which a weight reads."""
+        return self._marks(self._inputs) & ~self._marks(self._outputs)
 
     def read_classes(self, classes: Ints) -> set[int]:
         """Return the channels that something other than a weight reads."""
@@ -179,10 +182,10 @@ class Labels:
         axes = varying(layer)
         partners = [other for other in others if varying(other) & axes]
         for partner in partners:
-            if _is_width_of(partner, layer):  # one number for each place in a head: heads stay whole, so does it
+            if self._is_table_of(partner, layer):  # one number for each place in a head: heads stay whole, so does it
                 self.pin(partner, "they are one for each place in a head")
                 layer = self.tie_along(layer, next(iter(varying(partner))))
-            elif _is_width_of(layer, partner):
+            elif self._is_table_of(layer, partner):
                 return None
             else:
                 self.tie(layer, partner)
@@ -194,6 +197,13 @@ class Labels:
         for axis in fixed:  # e.g. the width of the heads is fixed, their number is not
             layer = self.tie_along(layer, axis)
         return layer
+
+    def _is_table_of(self, vector: Array, heads: Array) -> bool:
+        """Return whether ``vector``, which no weight writes, lies along the places within a head of ``heads``."""
+        axes = varying(vector)
+        if len(axes) != 1 or not axes < varying(heads) or int(vector.max()) in self._written:
+            return False
+        return bool((np.diff(heads, axis=next(iter(axes))) == 1).all())
 
     def classes(self) -> Ints:
         """Return for every atom the number of the channel it belongs to."""
@@ -213,16 +223,6 @@ class Labels:
     def normalised(self, classes: Ints) -> dict[int, str]:
         """Return the first normalisation that lies over each normalised channel."""
         return _first_words(self._norms, classes)
-
-
-def _is_width_of(vector: Array, heads: Array) -> bool:
-    """Return whether ``vector`` lies along the places within a head of ``heads``, labels that vary head by head too."""
-    axes = varying(vector)
-    if len(axes) != 1 or len(varying(heads)) < 2 or not axes < varying(heads):
-        return False
-    axis = next(iter(axes))
-    steps = np.diff(heads, axis=axis)
-    return bool((steps == 1).all())
 
 
 def _first_words(records: Sequence[tuple[Ints, str]], classes: Ints) -> dict[int, str]:

@@ -34,7 +34,7 @@ def kept_places(analysis: Analysis, cuts: Sequence[Cut]) -> list[KeptPlace]:
     places: dict[tuple[str, str, int, int], KeptPlace] = {}
     for reading in analysis.coupling.readings:
         keep, op = kept[reading.labels], reading.operation
-        if reading.tape < analysis.evaluated and not keep.all() and op.name in REDUCTIONS | ALONG | PRODUCTS:
+        if not analysis.tapes[reading.tape].training and not keep.all() and op.name in REDUCTIONS | ALONG | PRODUCTS:
             place = KeptPlace(
                 module=op.module,
                 turn=op.turn,

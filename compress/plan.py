@@ -42,7 +42,8 @@ class Plan(Frozen):
     """A replayable removal of channels: the cut of every touched layer and tensor, explained group by group.
 
     ``twins`` are modules whose code ties its sizes together and that run as their sliceable twin (``twins.py``);
-    ``sizes`` are the answers of those whose code repeats sizes (``sized.py``).
+    ``sizes`` are the answers of those whose code repeats sizes (``sized.py``). ``unreached`` names the modules that no
+    pass through the network reached: they are left as they are, and may not run any more.
     """
 
     kind: Literal["plan"] = "plan"
@@ -51,6 +52,7 @@ class Plan(Frozen):
     tensors: tuple[TensorCut, ...] = ()
     twins: tuple[str, ...] = ()
     sizes: tuple[ModuleSizes, ...] = ()
+    unreached: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         """Return whether anything is cut."""
@@ -104,16 +106,19 @@ class Plan(Frozen):
             tensors=tuple(tensors.values()),
             twins=tuple(dict.fromkeys((*self.twins, *later.twins))),
             sizes=tuple(sizes.values()),
+            unreached=later.unreached,
         )
 
     def __str__(self) -> str:
-        """Return one line per group that lost channels: name, before -> after, reasons."""
+        """Return one line per group that lost channels (name, before -> after, reasons), and what nothing reached."""
         lines = [
             f"{group.name}: {group.before} -> {group.after}"
             f" ({', '.join(f'{count} {why}' for why, count in group.removed.items())})"
             for group in self.groups
             if group.after < group.before
         ]
+        if self.unreached:
+            lines.append(f"not reached, left as it is: {', '.join(self.unreached)}")
         return "\n".join(lines) or "nothing is removed"
 
 

@@ -49,7 +49,8 @@ def certificate_inputs(
     Ordinary are white noise and smooth noise, of the deviation that normalised images have; extreme are noise ten times
     as strong and two flat images. The second size is three quarters of the first, in multiples of 8; a network that
     takes only one size gets only it. One that takes no other batch, or no maps at all, gets white noise of its own
-    shape, and so do every further example, and every network if the proof need not be ``thorough``. Tensors that are
+    shape, and so does every network if the proof need not be ``thorough``. Of a further example both its own values,
+    which may be what leads where it leads, and noise of its shape are taken. Tensors that are
     not floating-point stay as they are. Example: ``certificate_inputs(net, torch.zeros(1, 3, 64, 64)).ordinary``.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -64,9 +65,9 @@ def certificate_inputs(
     kinds += [inputs for inputs, good in zip(asked, taken, strict=False) if good]
     one, unit = (_ordinary, _unit) if images else (_like, _unit_like)
     return Probes(
-        ordinary=(*_made(one, kinds, generator), *_made(_like, also, generator)),
+        ordinary=(*_made(one, kinds, generator), *also, *_made(_like, also, generator)),
         extreme=_made(_extreme, kinds, generator) if images else (),
-        unit=(*_made(unit, kinds, generator), *_made(_unit_like, also, generator)),
+        unit=(*_made(unit, kinds, generator), *also, *_made(_unit_like, also, generator)),
     )
 
 

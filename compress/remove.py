@@ -62,7 +62,7 @@ def remove_zeros(model: nn.Module, example: Inputs, *, align: Align = 1, also: S
     check_align(align, groups)
     refused = [Refusal(group=g.name, channels=g.channels, reason=why) for g in groups if (why := _closed(g))]
     open_groups = [group for group in groups if not _closed(group)]
-    reads = [read_constants(tape, named_tensors(working)) for tape in analysis.tapes[: analysis.evaluated]]
+    reads = [read_constants(tape, named_tensors(working)) for tape in analysis.evaluated]
     dead = find_dead(working, open_groups, agreed(reads), analysis.idle())
     cuts = []
     for group, state in zip(open_groups, dead, strict=True):
@@ -71,7 +71,7 @@ def remove_zeros(model: nn.Module, example: Inputs, *, align: Align = 1, also: S
         if stuck := int(state.silent.sum()):
             why = "dead, but what its readers see is not one constant"
             refused.append(Refusal(group=group.name, channels=stuck, reason=why))
-    return _certified(model, dense, analysis, cuts, example, refused, masked=False, also=also)
+    return _certified(model, dense, analysis, cuts, example, refused, masked=False)
 
 
 def remove_channels(
@@ -101,7 +101,7 @@ def remove_channels(
         if group.refused is None
     ]
     analysis = analysis or analyse(dense, example, also)
-    return _certified(model, dense, analysis, cuts, example, refused, masked=True, also=also, thorough=thorough)
+    return _certified(model, dense, analysis, cuts, example, refused, masked=True, thorough=thorough)
 
 
 def _certified(
@@ -113,18 +113,17 @@ def _certified(
     refused: Sequence[Refusal],
     *,
     masked: bool,
-    also: Sequence[Inputs] = (),
     thorough: bool | None = None,
 ) -> Compressed:
     """Return the cut network if it computes what ``model`` does, with what is cut ``masked`` in it if so asked.
 
     ``dense`` is a copy of ``model`` on the CPU.
     """
-    fitted = fit(analysis, cuts, example)
+    fitted = fit(analysis, cuts)
     whole = [cut for cut in cuts if bool(cut.keep.all())]
     refused = [*refused, *(_refusal(cut, reason) for cut, reason in fitted.lost)]
     thorough = count_parameters(dense) <= THOROUGH if thorough is None else thorough
-    inputs = certificate_inputs(dense, example, also=also, seed=1, thorough=thorough)
+    inputs = certificate_inputs(dense, example, also=_further(analysis), seed=1, thorough=thorough)
     unreached = unreached_modules(dense, analysis.tapes)
 
     told = {sizes.module for sizes in fitted.sizes}
@@ -137,6 +136,7 @@ def _certified(
     def made(chosen: Sequence[Cut], told: Collection[str]) -> Compressed | str:
         try:
             smaller, plan = _cut(dense, [*chosen, *whole], sizes_of(analysis, chosen, told))
+            plan = plan.model_copy(update={"unreached": unreached})
             found = kept_places(analysis, chosen) if masked else []
             certificate = certify(
                 model,
@@ -158,6 +158,12 @@ def _certified(
     refused += [_refusal(cut, reason) for cut, reason in back]
     proof = done.certificate.model_copy(update={"refused": tuple(refused)})
     return replace(done, model=done.model.to(_device(model, example)), certificate=proof)
+
+
+def _further(analysis: Analysis) -> list[Inputs]:
+    """Return the inputs, beside the example, that the proof must look at: all on which something was cut along."""
+    passes = zip(analysis.tapes, analysis.inputs, strict=True)
+    return [inputs for tape, inputs in passes if not tape.training][1:]
 
 
 def _cut(dense: nn.Module, cuts: Sequence[Cut], sizes: Sequence[ModuleSizes]) -> tuple[nn.Module, Plan]:

@@ -57,13 +57,15 @@ class Measured:
     """What a comparison found. ``failure`` is what ended it, of the network ``failed``.
 
     ``undefined`` says that the user's network fails or gives NaN on noise, ``half`` that it is of half precision and
-    both ran in float64, ``widened`` that float64 decided. ``compared`` is (batch size, height and width) of each probe
+    both ran in float64, ``widened`` that float64 decided. ``skipped`` counts the probes on which the masked network
+    makes other calls than on the example, and ``compared`` is (batch size, height and width) of each probe
     that both ran on, and ``digest`` is what the smaller one computed on the first.
     """
 
     worst: dict[str, TaskDifference] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
     compared: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    skipped: int = 0
     random: tuple[str, ...] = ()
     failure: Failure | None = None
     failed: Literal["own", "smaller"] = "own"
@@ -137,6 +139,7 @@ class _Bench:
             except NotComparable as error:
                 if place == 0:
                     raise Stopped(Failure("NotComparable", str(error), ""), "own") from error
+                self._found.skipped += 1
                 continue
             self._found.undefined |= any(_has_nan(value) for value in expected.values())
             self._comparison.add_(expected, result)

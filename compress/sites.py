@@ -106,15 +106,16 @@ class Passes:
             after.remove()
 
 
-_CALL = nn.Module._call_impl.__code__
-_ANSWERS = __file__.replace("sites.py", "sized.py")
+CALL = nn.Module._call_impl.__code__
+"""The code that runs a module's forward between its hooks."""
+_ANSWERING = ("slimtask.compress.sized", "slimtask.compress.answers")
 
 
 def owner_of(frame: FrameType | None) -> nn.Module | None:
     """Return the module whose own ``forward`` led to ``frame``; None for hooks and for code outside of any module."""
     below = None
-    while frame is not None and frame.f_code is not _CALL:
-        if frame.f_code.co_filename != _CALL.co_filename or frame.f_code.co_name != "inner":  # a part of _CALL
+    while frame is not None and frame.f_code is not CALL:
+        if frame.f_code.co_filename != CALL.co_filename or frame.f_code.co_name != "inner":  # a part of CALL
             below = frame
         frame = frame.f_back
     if frame is None or below is None:
@@ -129,7 +130,7 @@ def place_of(frame: FrameType) -> str:
 
     A call that a cache spares in a later pass does not move the others, as a number in order would.
     """
-    while frame.f_code.co_filename == _ANSWERS and frame.f_back is not None:  # which pass a call on
+    while frame.f_globals.get("__name__") in _ANSWERING and frame.f_back is not None:  # which pass a call on
         frame = frame.f_back
     return _place(frame.f_code, frame.f_lasti)
 

@@ -76,7 +76,8 @@ class Failure:
 class Tape:
     """The operations of one forward pass; ``leaves`` names the parameters and buffers among the values.
 
-    ``unseen`` names outputs that hold no tensor yet are no plain data either. ``failure`` is what ended the pass early.
+    ``computed`` says that the pass ran on real values, ``training`` that it ran in that mode; ``failure`` is what ended
+    it early.
     """
 
     operations: list[Operation] = field(default_factory=list)
@@ -86,6 +87,7 @@ class Tape:
     storages: dict[int, int] = field(default_factory=dict)
     outputs: dict[str, Ref] = field(default_factory=dict)
     computed: bool = False
+    training: bool = False
     failure: Failure | None = None
 
     def whole(self, network: str) -> Tape:

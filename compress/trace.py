@@ -135,7 +135,7 @@ def _pass(model: nn.Module, example: Inputs, real: bool, training: bool) -> Tape
             recorder = locals().get("recorder") or _Recorder({}, passes)
             tape = recorder.tape
             tape.failure = Failure(type(error).__name__, first_line(error), *passes.where(error))
-    tape.computed = real
+    tape.computed, tape.training = real, training
     tape.sites = sites.sites if "sites" in locals() else []
     return tape
 

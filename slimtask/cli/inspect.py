@@ -94,9 +94,10 @@ def _bundle(path: Path) -> object:
 
 
 def _network(network: Network, title: str) -> object:
+    from slimtask.compress.analysis import analyse
     from slimtask.compress.compress import cost
-    from slimtask.compress.explain import coverage, unreached_modules
-    from slimtask.compress.groups import find_groups
+    from slimtask.compress.explain import coverage
+    from slimtask.compress.unreached import unreached_modules
 
     checkpoint = network.checkpoint
     model, example = network.rebuild(), checkpoint.example()
@@ -111,9 +112,10 @@ def _network(network: Network, title: str) -> object:
             rows.add_row(task.name, task.kind, str(task.channels), task.metric, f"{task.weight:g}")
         console.print(rows)
     layers = _edits(network)
-    covered = coverage(model, find_groups(model, example, **network.also))
+    analysis = analyse(model, example, **network.also)
+    covered = coverage(model, analysis.groups)
     _show_coverage(covered)
-    unreached = unreached_modules(model, (example, *checkpoint.further()))
+    unreached = unreached_modules(model, analysis.tapes)
     show_unreached(unreached)
     proof = checkpoint.provenance.get("certificate")
     if proof is not None:

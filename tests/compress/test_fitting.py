@@ -65,7 +65,7 @@ def cuts_of(network: nn.Module, modules: Sequence[str]) -> tuple[list[Cut], obje
 def test_a_module_that_says_its_size_is_told_with_all_others_of_its_class() -> None:
     network = nn.Sequential(Block(8), Free(8), Block(12)).eval()
     cuts, analysis = cuts_of(network, ("0.a", "1.a", "2.a"))
-    fitted = fit(analysis, cuts, X)  # type: ignore[arg-type]
+    fitted = fit(analysis, cuts)  # type: ignore[arg-type]
     assert len(fitted.good) == 3
     assert not fitted.lost
     assert {"0", "2"} <= {sizes.module for sizes in fitted.sizes}
@@ -76,14 +76,14 @@ def test_a_module_that_says_its_size_is_told_with_all_others_of_its_class() -> N
 
 def test_a_module_that_finds_its_sizes_is_told_nothing() -> None:
     cuts, analysis = cuts_of(Free(8).eval(), ("a",))
-    fitted = fit(analysis, cuts, X)  # type: ignore[arg-type]
+    fitted = fit(analysis, cuts)  # type: ignore[arg-type]
     assert (len(fitted.good), fitted.lost, fitted.sizes) == (1, [], ())
 
 
 def test_cuts_that_the_code_does_not_survive_are_taken_back_with_its_own_words() -> None:
     network = nn.Sequential(Deaf(8), Block(8)).eval()
     cuts, analysis = cuts_of(network, ("0.a", "1.a"))
-    fitted = fit(analysis, cuts, X)  # type: ignore[arg-type]
+    fitted = fit(analysis, cuts)  # type: ignore[arg-type]
     assert [cut.group.name for cut in fitted.good] == ["1.a"]
     assert [(cut.group.name, why) for cut, why in fitted.lost] == [
         ("0.a", "the network does not run without them: 8 channels, please")
@@ -92,14 +92,14 @@ def test_cuts_that_the_code_does_not_survive_are_taken_back_with_its_own_words()
 
 def test_nothing_to_cut_is_nothing_to_fit() -> None:
     cuts, analysis = cuts_of(Block(8).eval(), ())
-    fitted = fit(analysis, cuts, X)  # type: ignore[arg-type]
+    fitted = fit(analysis, cuts)  # type: ignore[arg-type]
     assert (fitted.good, fitted.lost, fitted.sizes) == ([], [], ())
 
 
 def test_fewer_cuts_need_fewer_answers() -> None:
     network = nn.Sequential(Block(8), Block(8)).eval()
     cuts, analysis = cuts_of(network, ("0.a", "1.a"))
-    fitted = fit(analysis, cuts, X)  # type: ignore[arg-type]
+    fitted = fit(analysis, cuts)  # type: ignore[arg-type]
     told = {sizes.module for sizes in fitted.sizes}
     assert {sizes.module for sizes in sizes_of(analysis, fitted.good[:1], told)} == {"0"}  # type: ignore[arg-type]
     assert sizes_of(analysis, fitted.good, {"1"})[0].module == "1"  # type: ignore[arg-type]
