@@ -35,8 +35,9 @@ class Certificate(Frozen):
     """Per task the largest difference between masked and removed network; truthy only if all are within tolerance.
 
     ``inputs`` were compared; ``skipped`` batches were not, since the code takes another way there and what is masked on
-    the example's way is not known. ``decided_in`` float64 says that float32 rounding alone passed the tolerance, e.g. behind a norm of a near-constant
-    map, or that the network is of half precision, and that the differences are those of the same inputs in float64.
+    the example's way is not known. ``decided_in`` float64 says that float32 rounding alone passed the tolerance, e.g.
+    behind a norm of a near-constant map, or that the network is of half precision, and that the differences are those
+    of the same inputs in float64.
     ``reference`` says whether the user's own network was run or a copy of it (where a process cannot be forked, or on
     CUDA), ``probes`` whether the inputs were noise or, for a network that is undefined there, lay within [0, 1].
     ``random`` names the operations that draw, whose draws were held still; ``differs`` says in words what no number
