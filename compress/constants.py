@@ -276,8 +276,10 @@ class _Evaluator:
         array = np.broadcast_to(align(self._of(source), len(source.shape)), source.shape)
         return np.tile(array, times)
 
-    def _cat(self, op: Operation) -> Array:
+    def _cat(self, op: Operation) -> Array | None:
         refs = [ref for ref in op.args[0] if ref.shape != (0,)]
+        if not refs:  # lists of what was found, of which there was nothing
+            return None
         axis = op.argument(1, "dim", 0) % len(refs[0].shape)
         arrays = [self._of(ref) for ref in refs]
         common = np.broadcast_shapes(*(a.take([0], axis=axis).shape for a in arrays))

@@ -148,3 +148,22 @@ def test_dead_slices_are_those_without_a_nonzero_entry() -> None:
     weight[:, 3] = 0
     assert dead_slices(weight, 0).tolist() == [False, False, True, False, False, False]
     assert dead_slices(weight, 1).tolist() == [False, False, False, True]
+
+
+def test_a_concatenation_of_nothing_is_no_constant() -> None:
+    """What was found on an image, of which there was nothing, is put together: a network of detections on noise."""
+
+    class Found(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.reader = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+            self.stem.weight.data[1], self.stem.bias.data[1] = 0, 0
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            y = self.reader(self.stem(x))
+            return y, torch.cat([y.new_zeros(0), y.new_zeros(0)])
+
+    model = Found().eval()
+    known = read_constants(record(model, torch.zeros(1, 3, 4, 4)), named_tensors(model))["reader.weight"]
+    assert known[1] == 0
+    assert np.isnan(known[[0, 2, 3]]).all()
