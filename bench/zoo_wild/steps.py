@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     run(options.tool, options.name, options.folder)
+    signal.signal(signal.SIGXCPU, signal.SIG_IGN)  # or the interpreter's own end could be killed on the last second
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,23 @@ def test_how_it_ends_is_the_status(
     assert str(error) in row["reason"]
 
 
-def test_a_step_that_takes_too_long_is_a_timeout(tmp_path: Path) -> None:
+ENDLESS = """
+from slimtask.bench.zoo_wild import steps
+
+def spin(*_):
+    while True:
+        pass
+
+steps.TOOLS["slimtask"] = spin
+steps.main()
+"""
+
+
+def test_a_step_that_takes_too_long_is_a_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     given = ["slimtask", NAME, str(tmp_path), "--cpu-seconds", "1"]
-    assert run_module("slimtask.bench.zoo_wild.steps", given, tmp_path / "log.txt", 300.0) == ""
+    assert run_module("endless", given, tmp_path / "log.txt", 300.0) == ""
     row = json.loads((tmp_path / "row.json").read_text())
     assert (row["status"], row["kind"]) == ("fail", "timeout")
 
