@@ -12,6 +12,7 @@ from slimtask.compress.cuts import slice_axis
 from slimtask.compress.groups import Group, Member
 from slimtask.compress.inputs import Inputs
 from slimtask.compress.operations import operation_flops
+from slimtask.compress.tape import Tape
 from slimtask.compress.trace import record
 
 
@@ -26,7 +27,12 @@ def count_flops(model: nn.Module, example: Inputs) -> int:
     Convolutions and matrix products only (torch.utils.flop_counter); element-wise work and resizing are not counted.
     ``model`` is not run. Raises InputError if it does not run on the example.
     """
-    return sum(map(operation_flops, record(model, example).operations))
+    return flops_of(record(model, example))
+
+
+def flops_of(tape: Tape) -> int:
+    """Return the floating-point operations of a recorded pass, as ``count_flops`` counts them."""
+    return sum(map(operation_flops, tape.operations))
 
 
 class SizeModel:

@@ -10,15 +10,13 @@ from torch import Tensor, nn
 
 from slimtask.compress.cuts import channel_sizes
 from slimtask.compress.groups import Group, Member
-from slimtask.compress.inputs import Inputs
 from slimtask.compress.operations import operation_flops
 from slimtask.compress.slices import FILTERS
-from slimtask.compress.tape import Ref
-from slimtask.compress.trace import record
+from slimtask.compress.tape import Ref, Tape
 
 
 class FlopModel:
-    """The FLOPs of a forward pass on ``example`` as a function of the kept channels; a multiply-add counts as two.
+    """The FLOPs of the recorded pass ``tape`` of ``model`` as a function of the kept channels; a multiply-add is two.
 
     The work done with one weight is proportional to its outputs and to the inputs that each output reads, and both are
     affine in the group counts, so many candidate removals are priced at once. Whatever is done without a weight (the
@@ -26,8 +24,8 @@ class FlopModel:
     ``count_flops`` of the really cut network.
     """
 
-    def __init__(self, model: nn.Module, groups: Sequence[Group], example: Inputs) -> None:
-        work, fixed = _work_by_weight(model, example)
+    def __init__(self, model: nn.Module, groups: Sequence[Group], tape: Tape) -> None:
+        work, fixed = _work_by_weight(model, tape)
         rows = {name: row for row, name in enumerate(work)}
         factors = [_factors(model, name) for name in work]
         self._fixed = float(fixed)
@@ -78,9 +76,8 @@ def _factors(model: nn.Module, name: str) -> tuple[int, int]:
     return weight.shape[0], weight.shape[1]
 
 
-def _work_by_weight(model: nn.Module, example: Inputs) -> tuple[dict[str, int], int]:
-    """Return the FLOPs of one forward pass done with each weight, and those done without any."""
-    tape = record(model, example)
+def _work_by_weight(model: nn.Module, tape: Tape) -> tuple[dict[str, int], int]:
+    """Return the FLOPs of the recorded pass done with each weight, and those done without any."""
     weights = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
     # by memory, which a weight shares with its views: it is often passed transposed
     names = {tape.storages[number]: name for number, name in tape.leaves.items() if name in weights}

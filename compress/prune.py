@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from slimtask.compress.analysis import analyse
+from slimtask.compress.analysis import Analysis, analyse
 from slimtask.compress.budget import Budget, Size, choose
-from slimtask.compress.cost import SizeModel, count_flops, count_parameters
+from slimtask.compress.cost import SizeModel, count_flops, count_parameters, flops_of
 from slimtask.compress.counts import Align, check_align
 from slimtask.compress.explain import coverage
 from slimtask.compress.flops import FlopModel
@@ -58,7 +58,7 @@ def prune(
         raise InputError(nothing_prunable(model, groups))
     scores = _scores(model, groups, criterion, calibration, loss, vote, seed)
     while True:
-        keep = choose(groups, scores, budget, _size(model, groups, budget, example), scope=scope, align=align)
+        keep = choose(groups, scores, budget, _size(groups, budget, analysis), scope=scope, align=align)
         if all(bool(stays.all()) for stays in keep):
             raise InputError(
                 f"this budget of {budget.of} is met by the network as it is, so nothing is removed; give a smaller one."
@@ -68,7 +68,7 @@ def prune(
         lost = {refusal.group: refusal.reason for refusal in done.certificate.refused}
         again = tuple(replace(group, refused=lost.get(group.name, group.refused)) for group in groups)
         if [group.refused for group in again] == [group.refused for group in groups]:
-            _check_budget(model, done.model, budget, example)
+            _check_budget(analysis, done.model, budget, example)
             return done
         groups = again
         if all(group.refused is not None for group in groups):
@@ -113,19 +113,22 @@ def _scores(
     return list(take_vote({task: tuple(scores) for task, scores in per_task.items()}, 0.5, vote, fixed=fixed).scores)
 
 
-def _size(model: nn.Module, groups: Sequence[Group], budget: Budget, example: Inputs) -> Size | None:
+def _size(groups: Sequence[Group], budget: Budget, analysis: Analysis) -> Size | None:
     if budget.keep is not None:
         return None
-    return SizeModel(model, groups) if budget.params is not None else FlopModel(model, groups, example)
+    if budget.params is not None:
+        return SizeModel(analysis.model, groups)
+    return FlopModel(analysis.model, groups, analysis.tape)
 
 
-def _check_budget(dense: nn.Module, smaller: nn.Module, budget: Budget, example: Inputs) -> None:
+def _check_budget(dense: Analysis, smaller: nn.Module, budget: Budget, example: Inputs) -> None:
     """Raise CheckFailed if the network that was really cut is larger than the budget."""
     if budget.keep is not None:
         return
-    before, after = (
-        count_parameters(net) if budget.params is not None else count_flops(net, example) for net in (dense, smaller)
-    )
+    if budget.params is not None:
+        before, after = count_parameters(dense.model), count_parameters(smaller)
+    else:
+        before, after = flops_of(dense.tape), count_flops(smaller, example)
     if after > budget.limit(before) * (1 + 1e-9):
         raise CheckFailed(
             f"the network that was cut has {after:,} {budget.of}, more than the {budget.limit(before):,.0f} allowed; "

@@ -49,7 +49,10 @@ class There(Tensor):
 
 class _Mode(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        return _run(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        if There in types or "device" in kwargs or "pin_memory" in kwargs:
+            return _run(func, args, kwargs)
+        return func(*args, **kwargs)  # a scene is rendered by a million small operations, all of the CPU
 
 
 class _Generator(torch.Generator):

@@ -17,6 +17,7 @@ from slimtask.compress.flops import FlopModel
 from slimtask.compress.groups import Group, find_groups
 from slimtask.compress.importance import score_channels
 from slimtask.compress.plan import plan_from_keep
+from slimtask.compress.trace import record
 from slimtask.errors import InputError
 from slimtask.train.models import MultiTaskNet
 
@@ -151,7 +152,7 @@ def test_real_cuts_meet_parameter_and_flop_budgets(scope: Any, align: int, small
     model = small_net()
     groups = find_groups(model, EXAMPLE)
     scores = score_channels(model, groups, "l1")
-    models = {"params": SizeModel(model, groups), "flops": FlopModel(model, groups, EXAMPLE)}
+    models = {"params": SizeModel(model, groups), "flops": FlopModel(model, groups, record(model, EXAMPLE))}
     for what, size in models.items():
         keep = choose(groups, scores, Budget(**{what: 0.5}), size, scope=scope, align=align)
         cut = copy.deepcopy(model)

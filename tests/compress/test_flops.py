@@ -13,6 +13,7 @@ from slimtask.compress.cost import count_flops
 from slimtask.compress.flops import FlopModel
 from slimtask.compress.groups import Group, find_groups
 from slimtask.compress.plan import plan_from_keep
+from slimtask.compress.trace import record
 from slimtask.train.models import MultiTaskNet
 
 EXAMPLE = torch.zeros(2, 3, 32, 32)
@@ -63,7 +64,7 @@ def random_keep(groups: tuple[Group, ...], seed: int) -> list[torch.Tensor]:
 def test_flops_equal_the_count_on_the_cut_network(net: str, seed: int, small_net: Callable[..., MultiTaskNet]) -> None:
     model = {"multitask": small_net, "twice": Twice, "layouts": layouts}[net]().eval()
     groups = find_groups(model, EXAMPLE)
-    flops = FlopModel(model, groups, EXAMPLE)
+    flops = FlopModel(model, groups, record(model, EXAMPLE))
     assert flops.total == count_flops(model, EXAMPLE)
     keep = random_keep(groups, seed)
     cut = copy.deepcopy(model)
@@ -76,7 +77,7 @@ def test_flops_equal_the_count_on_the_cut_network(net: str, seed: int, small_net
 def test_several_removals_at_once(small_net: Callable[..., MultiTaskNet]) -> None:
     model = small_net()
     groups = find_groups(model, EXAMPLE)
-    flops = FlopModel(model, groups, EXAMPLE)
+    flops = FlopModel(model, groups, record(model, EXAMPLE))
     full = torch.tensor([group.channels for group in groups])
     batch = torch.stack([full, full // 2])
     assert torch.equal(flops(batch), torch.stack([flops(full), flops(full // 2)]))
@@ -95,7 +96,7 @@ def test_packed_attention_weights_are_priced_and_its_products_are_fixed() -> Non
 
     model = Attends().eval()
     groups = find_groups(model, EXAMPLE)
-    flops = FlopModel(model, groups, EXAMPLE)
+    flops = FlopModel(model, groups, record(model, EXAMPLE))
     tokens, images = 16, 2
     lift, packed = images * tokens * 12 * 3 * 64, images * tokens * (36 * 12 + 12 * 12)
     products, rest = 2 * images * tokens * tokens * 12, images * tokens * (12 * 9 + 9 * 2)
@@ -119,6 +120,6 @@ def test_products_inside_attention_are_counted_as_fixed() -> None:
             return self.out(tokens @ tokens.transpose(1, 2) @ tokens)
 
     model = Attends().eval()
-    flops = FlopModel(model, (), EXAMPLE)
+    flops = FlopModel(model, (), record(model, EXAMPLE))
     assert flops.total == count_flops(model, EXAMPLE)
     assert float(flops(torch.zeros(0))) == flops.total

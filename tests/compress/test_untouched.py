@@ -97,7 +97,7 @@ ANALYSES: dict[str, Verb] = {
     "record, training": lambda model, x: record(model, x, training=True),
     "find_groups": find_groups,
     "count_flops": count_flops,
-    "FlopModel": lambda model, x: FlopModel(model, grouped(model), x),
+    "FlopModel": lambda model, x: FlopModel(model, grouped(model), record(model, x)),
     "SizeModel": lambda model, _: SizeModel(model, grouped(model)),
     "coverage": lambda model, _: coverage(model, grouped(model)),
     **{f"score by {name}": scored(name) for name in ("l1", "l2", "batchnorm", "taylor", "snip", "random")},

@@ -23,7 +23,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     },
     "static masks": {"masks": {"keep": "exact", "sparsity": 0.7}},
     "dynamic masks": {"masks": {"when": "dynamic", "sparsity": 0.7}},
-    "policies": {"policy": {}},
+    "policies": {"policy": {"samples": 2}},
     "base-fed delta": {
         "model": {"trunk": "vit_tiny"},
         "delta": {"base": "segmentation", "gates": {"kind": "units", "density": 0.1}, "feed": "base"},
