@@ -13,7 +13,8 @@ from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
 
 PACKAGE = Path(__file__).parent / "slimtask"
-MARKS = ("from jaxtyping import", "(NamedTuple)")  # beartype cannot resolve what a named tuple says of its fields
+# beartype cannot resolve what a named tuple says of its fields, nor what is imported for the type checker alone
+MARKS = ("from jaxtyping import", "(NamedTuple)", "if TYPE_CHECKING")
 
 
 def for_jaxtyping() -> list[str]:

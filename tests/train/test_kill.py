@@ -23,7 +23,7 @@ RECIPE = {
         "tasks": ["segmentation", "depth"],
     },
     "model": {"width": 0.125, "head_hidden": 8},
-    "train": {"steps": 40, "batch": 4, "lr": 0.003, "eval_every": 3},
+    "train": {"steps": 24, "batch": 4, "lr": 0.003, "eval_every": 3},
     "sparsity": {"target": 0.6, "warmup": 0.2, "ramp": 0.4},
 }  # fmt: skip
 
@@ -63,7 +63,7 @@ def killed_after(step: int, folder: Path, *, resume: bool) -> None:
 def test_a_run_killed_twice_ends_bit_equal(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     killed_after(6, tmp_path, resume=False)
-    killed_after(18, tmp_path, resume=True)
+    killed_after(15, tmp_path, resume=True)
     for out in ("cut", "whole"):
         with training(tmp_path, out, resume=out == "cut") as process:
             assert process.wait() == 0
