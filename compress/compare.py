@@ -26,12 +26,14 @@ class TaskDifference(Frozen):
 class Comparison:
     """The largest difference of every output so far, and in ``words`` what no number says (a shape, a missing output).
 
-    An output of numbers that was never finite has shown nothing; ``finish_`` says so.
+    ``counted`` says that outputs differ that are an order or a count (class numbers, how many boxes), which the last
+    digit of a score may decide. An output of numbers that was never finite has shown nothing; ``finish_`` says so.
     """
 
     worst: dict[str, TaskDifference] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
     finite: dict[str, bool] = field(default_factory=dict)
+    counted: bool = False
 
     def add_(self, expected: Mapping[str, Any], got: Mapping[str, Any]) -> None:
         """Raise the differences to those of one more batch of outputs, by name."""
@@ -40,6 +42,7 @@ class Comparison:
                 found, words = _unequal(f"only the network {'before' if name in expected else 'after'} has it")
             else:
                 found, words = difference(expected[name], got[name])
+                self.counted |= bool(words) and _is_count(expected[name], got[name])
                 self._see_(name, expected[name])
             before = self.worst.get(name)
             self.worst[name] = found if before is None else _worse(before, found)
@@ -103,6 +106,14 @@ def _same_limits(reference: Tensor, got: Tensor) -> bool:
         reference, got = (torch.where(x.isfinite(), 0.0, x) for x in (reference, got))
     signs = (x.nan_to_num(0.0, 1.0, -1.0) for x in (reference, got))
     return torch.equal(reference.isnan(), got.isnan()) and torch.equal(*signs)
+
+
+def _is_count(one: Any, other: Any) -> bool:
+    """Return whether what differs between two outputs are integers, booleans, or sizes."""
+    one, other = _as_tensor(one), _as_tensor(other)
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
+        return isinstance(one, int) and isinstance(other, int)
+    return one.dtype == other.dtype and (one.shape != other.shape or not _is_real(one))
 
 
 def _as_tensor(value: Any) -> Any:

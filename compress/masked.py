@@ -11,6 +11,7 @@ from slimtask.compress.analysis import Analysis
 from slimtask.compress.cuts import axis_of
 from slimtask.compress.kept import ALONG, PRODUCTS, REDUCTIONS, KeptPlace
 from slimtask.compress.surgery import Cut
+from slimtask.compress.twins import is_twin
 
 
 def mask_(model: nn.Module, cuts: Sequence[Cut]) -> None:
@@ -29,11 +30,17 @@ def mask_(model: nn.Module, cuts: Sequence[Cut]) -> None:
 
 
 def kept_places(analysis: Analysis, cuts: Sequence[Cut]) -> list[KeptPlace]:
-    """Return the operations that sum over channels of which ``cuts`` take some: they see those that stay."""
+    """Return the operations that sum over channels of which ``cuts`` take some: they see those that stay.
+
+    Those inside a twin are not the user's module's, which needs none: zeroed weights leave whole heads out.
+    """
     kept = analysis.kept(cuts)
+    twins = {name for name, module in analysis.model.named_modules() if is_twin(module)}
     places: dict[tuple[str, str, int, int], KeptPlace] = {}
     for reading in analysis.coupling.readings:
         keep, op = kept[reading.labels], reading.operation
+        if op.module in twins:
+            continue
         if not analysis.tapes[reading.tape].training and not keep.all() and op.name in REDUCTIONS | ALONG | PRODUCTS:
             place = KeptPlace(
                 module=op.module,

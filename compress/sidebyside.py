@@ -26,7 +26,7 @@ from slimtask.compress.tape import Failure
 from slimtask.compress.trace import plain_attention
 from slimtask.errors import CheckFailed, SlimtaskError
 
-_ROUNDING = 100  # a difference up to so many tolerances may be rounding; float64 tells
+_ROUNDING = 100  # a difference up to so many tolerances may be rounding, as may any order or count; float64 tells
 _HALVES = (torch.float16, torch.bfloat16)
 _WIDE = {torch.float32: torch.float64, **dict.fromkeys(_HALVES, torch.float64), torch.complex64: torch.complex128}
 
@@ -149,7 +149,7 @@ class _Bench:
         """Compare in float64: the extreme probes, and before them the ordinary ones if their rounding is in doubt."""
         found, worst = self._found, self._comparison.worst
         rounded = any(self._tolerance < each.max_rel <= _ROUNDING * self._tolerance for each in worst.values())
-        doubtful = rounded and not found.widened
+        doubtful = (rounded or self._comparison.counted) and not found.widened
         batches = [map_tensors(wide, x) for x in (*(self._probes.ordinary if doubtful else ()), *self._probes.extreme)]
         if not batches:
             return

@@ -235,17 +235,22 @@ def _name(cls: type) -> str:
 
 def has_twin(module: nn.Module) -> bool:
     """Return whether the module has a sliceable twin or is one."""
-    if type(module) in _made.values():
+    if is_twin(module):
         return True
     entry = _TWINS.get(_name(type(module)))
     return entry is not None and bool(entry[2](module))
 
 
+def is_twin(module: nn.Module) -> bool:
+    """Return whether the module is a twin, whose operations are not those of the module it replaces."""
+    return type(module) in _made.values()
+
+
 def become_twin_(module: nn.Module) -> None:
     """Turn an attention module into its sliceable twin, in place; a twin stays one."""
-    original = type(module)
-    if original in _made.values():
+    if is_twin(module):
         return
+    original = type(module)
     mixin, width, _ = _TWINS[_name(original)]
     module.head_dim = width(module)  # type: ignore[assignment]
     if mixin is TwinAttention:  # keeps nn.TransformerEncoderLayer off its fused path, which knows only uncut heads
@@ -275,7 +280,7 @@ def twins_among(modules: Mapping[str, nn.Module], touched: Iterable[str]) -> tup
 def adapt_(model: nn.Module) -> None:
     """Set the attributes in which known modules repeat a size of their weights, in place."""
     for module in model.modules():
-        if type(module) in _made.values():
+        if is_twin(module):
             _adapt_twin_(module)
         elif _name(type(module)) == "torchvision.models.vision_transformer.VisionTransformer":
             _adapt_vit_(module)

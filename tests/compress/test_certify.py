@@ -161,6 +161,37 @@ def test_half_precision_is_decided_in_float64(dtype: torch.dtype) -> None:
     assert done.model.a.weight.dtype == dtype
 
 
+class Ranked(nn.Module):
+    """So many scores that some are equal to all but the last digits of float32; their order is an output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 256, 3)
+        self.score, self.value = nn.Conv2d(256, 90, 3), nn.Conv2d(256, 90, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.b(self.a(x).relu()).relu()
+        order = self.score(features).flatten(1).argsort(dim=1)
+        return order, self.value(features).flatten(1).gather(1, order)
+
+
+def test_an_order_that_rounding_decides_is_compared_in_float64() -> None:
+    net = Ranked()
+    image = torch.zeros(1, 3, 32, 32)
+    done = prune(net, image, budget=Budget(keep=0.5))
+    assert done.model.b.in_channels < 64
+    assert done.certificate.decided_in == "float64"
+    broken = copy.deepcopy(net)
+    broken.value.weight.data[:, 0] *= 1.1
+    assert not certify(net, broken, certificate_inputs(net, image))
+    turned = copy.deepcopy(net)
+    turned.score.bias.data[0] += 1.0
+    proof = certify(net, turned, certificate_inputs(net, image))
+    assert not proof
+    assert proof.differs
+
+
 def test_further_examples_are_probes_too() -> None:
     probes = certificate_inputs(Net(), IMAGE, also=(torch.zeros(5, 3, 24, 40),))
     assert [tuple(x.shape) for x in probes.ordinary][-1] == (5, 3, 24, 40)

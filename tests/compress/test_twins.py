@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from slimtask.compress.budget import Budget
+from slimtask.compress.prune import prune
 from slimtask.compress.twins import become_twin_, become_twins_, has_twin
 
 
@@ -90,3 +92,25 @@ def test_only_attention_that_is_known_has_a_twin() -> None:
     become_twin_(module)
     assert has_twin(module)
     assert module.head_dim == 4
+
+
+@pytest.mark.parametrize("asked", ["itself", "another map", "two other maps"])
+def test_the_width_of_attention_between_maps_goes_exactly(asked: str) -> None:
+    """PyTorch projects query, key and value by one product, by two or by three; the twin does it otherwise."""
+
+    class Between(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.maps = nn.ModuleList(nn.Linear(6, 16) for _ in range(3))
+            self.attend, self.norm = nn.MultiheadAttention(16, 4, batch_first=True), nn.LayerNorm(16)
+            self.out = nn.Linear(16, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = (one(x) for one in self.maps)
+            key, value = {"itself": (q, q), "another map": (k, k), "two other maps": (k, v)}[asked]
+            return self.out(self.norm(q + k + v + self.attend(q, key, value, need_weights=False)[0]))
+
+    net = perturbed(Between())
+    done = prune(net, torch.zeros(2, 7, 6), budget=Budget(keep=0.5), scope="layer")
+    assert not [refusal for refusal in done.certificate.refused if refusal.group != "out"]
+    assert done.model.get_submodule("out").in_features == 8
