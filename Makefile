@@ -17,7 +17,7 @@ demo-result:  ## the demo's report as committed: docs/results/demo.json and demo
 
 WORKERS ?= 2
 test: $(STAMP)  ## the whole suite that needs no GPU, in two processes of one thread each
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 lint: $(STAMP)  ## style, and formatting as it should be
 	$(BIN)/ruff check .

@@ -57,7 +57,6 @@ def test_a_network_is_cut_to_two_measured_budgets(
 
     monkeypatch.setattr(to_latency, "_timed", timed)
     monkeypatch.setattr(latency_table, "time_layer", lambda shape, i, o, **_: 1e-5 * (i + 16) * (o + 16))
-    assert slimtask("compress", "net.safetensors", "--out", "x.safetensors", "--latency-ms", "all=1e9,depth=1e9") == 0
     words = ["compress", "net.safetensors", "--out", "small.safetensors", "--json", "small.json"]
     dense = saved.stat().st_size * 1e-5
     assert slimtask(*words, "--latency-ms", f"all={0.8 * dense},depth={0.7 * dense}", "--align", "4") == 0
