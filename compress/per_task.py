@@ -110,7 +110,7 @@ def task_network(
     device, example = example.device, example.cpu()
     dense = independent_copy(model).cpu().eval()
     names = task_names(dense, example)
-    wanted = _known(names, tasks)
+    wanted = known_tasks(names, tasks)
     route = None
     if isinstance(structure, Policy):
         route = _route(structure.restricted(wanted))
@@ -138,7 +138,7 @@ def task_network(
     )
 
 
-def _known(names: Sequence[str], tasks: Sequence[str]) -> tuple[str, ...]:
+def known_tasks(names: Sequence[str], tasks: Sequence[str]) -> tuple[str, ...]:
     """Return ``tasks`` in the network's order; InputError for an unknown one or none."""
     for task in tasks:
         if task not in names:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from slimtask.compress.branches import why_not_branch
 from slimtask.compress.contents import independent_copy
 from slimtask.compress.cost import count_flops, count_parameters
-from slimtask.compress.per_task import Structure, SubNetwork, task_network
+from slimtask.compress.per_task import Structure, SubNetwork, known_tasks, task_network
 from slimtask.compress.policy import Policy
 from slimtask.compress.task_outputs import task_names
 from slimtask.tasks import Frozen
@@ -94,6 +94,8 @@ def task_networks(
 ) -> dict[str, SubNetwork]:
     """Return by name the networks of the TaskTable: "union", every task, "one+other" for the sets. Errors as there."""
     names = task_names(model, example)
+    for chosen in sets:
+        known_tasks(names, chosen)  # a wrong name is told before the work
     union = {"union": names} if _has_union(model, structure, names) else {}
     wanted = {**union, **{name: (name,) for name in names}, **{"+".join(chosen): tuple(chosen) for chosen in sets}}
     return {name: task_network(model, structure, tasks, example, align=align) for name, tasks in wanted.items()}
