@@ -130,8 +130,9 @@ def _memory(model: nn.Module) -> dict[int, str]:
 
 
 def _by_hand(group: Group) -> bool:
-    """Return whether an operation of the code, not a norm with parameters, runs over the group's channels."""
-    return group.normalised is not None and group.normalised.startswith("'")
+    """Return whether an operation of the code, not a norm that ``zeroed`` follows, runs over the group's channels."""
+    name = group.normalised or ""
+    return name.startswith("'") and not name.startswith(("'batch_norm'", "'layer_norm'"))
 
 
 def _refusal(group: Group) -> Refusal:

@@ -1,7 +1,8 @@
 """A second opinion on a removal, from the two networks alone: the dense one with zeros where weights are gone.
 
 Which entries of a weight are left is read off their values, not asked of who removed them: random weights are nearly
-all different, so a row of the smaller weight is found again in the dense one. Norms take their means over what is left.
+all different, so a row of the smaller weight is found again in the dense one. Norms take their means over what is left:
+the channels whose weight is or, where a norm has none or standardises a kernel, what is not zero throughout.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _NORMS = {
     F.rms_norm: ("input", "shape", "weight", "eps"),
     F.group_norm: ("input", "groups", "weight", "bias", "eps"),
 }
+_BATCH_NORM = ("input", "mean", "var", "weight", "bias", "training", "momentum", "eps")
 
 
 def rel_error(dense: nn.Module, smaller: nn.Module, inputs: Inputs) -> float | str:
@@ -92,6 +94,28 @@ def _difference(expected: Tensor, got: Tensor) -> float:
     return largest / (float(expected.double().abs().max()) or 1.0)
 
 
+def _living(x: Tensor) -> Tensor:
+    """Return the places of the last axis of ``x`` that are not zero throughout."""
+    return (x != 0).flatten(0, -2).any(0).nonzero().flatten()
+
+
+def _without_weight(given: dict[str, Any]) -> Tensor:
+    """Return a layer norm that has no weight, taken over what is not zero throughout."""
+    x, left = given["input"], _living(given["input"])
+    return torch.zeros_like(x).index_copy(
+        -1, left, F.layer_norm(x[..., left], (len(left),), eps=given.get("eps", 1e-5))
+    )
+
+
+def _standardised(given: dict[str, Any]) -> Tensor:
+    """Return a kernel [1, outputs, the rest], each output's by the mean and variance of what is not zero throughout."""
+    x, left = given["input"], _living(given["input"])
+    spread = torch.var_mean(x[..., left], dim=-1, keepdim=True, correction=0)
+    made = (x[..., left] - spread[1]) / (spread[0] + given.get("eps", 1e-5)).sqrt()
+    gain = given.get("weight")
+    return torch.zeros_like(x).index_copy(-1, left, made if gain is None else made * gain[:, None])
+
+
 class _MeansOverKept(TorchFunctionMode):
     """Takes the mean and variance of a norm over the channels whose weight is kept, zero elsewhere."""
 
@@ -100,7 +124,12 @@ class _MeansOverKept(TorchFunctionMode):
         self._kept = kept
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = dict(zip(_NORMS.get(func, ()), args, strict=False)) | (kwargs or {})
+        names = _BATCH_NORM if func is F.batch_norm else _NORMS.get(func, ())
+        given = dict(zip(names, args, strict=False)) | (kwargs or {})
+        if func is F.batch_norm and given.get("training") and len(given["input"]) == 1 and given["input"].ndim == 3:
+            return _standardised(given)
+        if func is F.layer_norm and given.get("weight") is None and len(given["shape"]) == 1:
+            return _without_weight(given)
         kept = self._kept.get(id(given.get("weight"))) if func in _NORMS else None
         if kept is None:
             return func(*args, **(kwargs or {}))

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from slimtask.bench.zoo_wild.zeroed import kept_indices, rel_error
 
@@ -32,18 +33,23 @@ class Net(nn.Module):
             "batch": nn.BatchNorm2d(width),
         }
         norms["vector"] = nn.LayerNorm(width)
+        norms["plain"] = nn.LayerNorm(width, elementwise_affine=False)
+        norms["kernel"] = nn.Identity()
         self.norm = nn.GroupNorm(2, width) if kind == "group" else norms[kind]
-        self.moves, self.vector = kind in ("layer", "rms"), kind == "vector"
+        self.moves, self.vector, self.kernel = kind in ("layer", "rms", "plain"), kind == "vector", kind == "kernel"
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
         if self.vector:
             return self.last(self.norm(x.mean((2, 3)))[..., None, None])
         x = self.norm(x.movedim(1, -1)).movedim(-1, 1) if self.moves else self.norm(x)
+        if self.kernel:  # each output's weights by their own mean and variance, as BiT and NFNet have it
+            weight = F.batch_norm(self.last.weight.reshape(1, 2, -1), None, None, training=True)
+            return F.conv2d(x.relu(), weight.reshape_as(self.last.weight), self.last.bias)
         return self.last(x.relu())
 
 
-@pytest.mark.parametrize("kind", ["batch", "layer", "rms", "group", "vector"])
+@pytest.mark.parametrize("kind", ["batch", "layer", "rms", "group", "vector", "plain", "kernel"])
 def test_a_right_removal_agrees_and_a_wrong_one_does_not(kind: str) -> None:
     torch.manual_seed(0)
     dense, kept = Net(kind, 8).eval(), [0, 3, 5, 6]
