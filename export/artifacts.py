@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from slimtask.errors import CheckFailed
+from slimtask.errors import CheckFailed, Unsupported
 from slimtask.export.bundle import Artifact, File
 from slimtask.export.delta_nodes.graphs import share_base
 from slimtask.export.delta_nodes.paths import DeltaLayers, base_weights, has_deltas, trace_paths
 from slimtask.export.delta_nodes.whole import delta_nodes, write_whole
 from slimtask.export.engines import Engine, build_engine
 from slimtask.export.onnx import OPSET
+from slimtask.export.outputs import check_outputs, run_model
 from slimtask.export.parity import Parity, check_parity, ill_conditioned_outputs, probe_inputs
 from slimtask.export.plugins import register_plugins
 from slimtask.export.precision import graph_precision
@@ -55,24 +56,34 @@ class Job:
 
     @cached_property
     def probes(self) -> np.ndarray:
-        """The inputs float32 [count, 3, H, W] that every artifact is tried on."""
-        return probe_inputs(self.preprocessing)
+        """The inputs float32 [count, 3, H, W] that every artifact is tried on; nothing may write to them."""
+        probes = probe_inputs(self.preprocessing)
+        probes.setflags(write=False)
+        return probes
 
     @cached_property
     def weights(self) -> bytes:
         """The content of the shared weights."""
         return (self.folder / WEIGHTS).read_bytes()
 
+    @cached_property
+    def outputs(self) -> dict[str, np.ndarray]:
+        """What the model gives for one probe, by task: the shapes and types that the manifest states."""
+        names = [spec.name for spec in self.specs]
+        image = torch.tensor(self.probes[:1])
+        outputs = run_model(self.model, image, names)
+        check_outputs(outputs, self.specs, image)
+        return {name: outputs[name].numpy() for name in names}
+
     def reference(self, tasks: Sequence[str]) -> dict[str, np.ndarray]:
         """Return what the float32 PyTorch model gives for the probes when asked for ``tasks`` alone."""
-        with torch.no_grad():
-            outputs = [self.model(torch.from_numpy(probe[None]), tasks=list(tasks)) for probe in self.probes]
+        outputs = [run_model(self.model, torch.tensor(probe[None]), tasks) for probe in self.probes]
         return {name: np.concatenate([output[name].numpy() for output in outputs]) for name in tasks}
 
 
 def write_job_graphs(job: Job) -> None:
     """Trace the model and write the graph of every path, with the weights they share."""
-    example = torch.from_numpy(job.probes[:1])
+    example = torch.tensor(job.probes[:1])
     graphs = trace_paths(job.model, job.roles, example, precision=job.precision, layers=job.layers)
     if has_deltas(job.model) and not job.merged:
         # Single tasks first: what the graph of all tasks stores of a task is then what the task's own graph does.
@@ -87,7 +98,11 @@ def checked_graph(job: Job, role: str) -> Artifact:
 
     path = job.folder / f"{role}.onnx"
     model = onnx.load(path, load_external_data=False)
-    onnx.checker.check_model(str(path), full_check=True)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise Unsupported("exporting the model", f"ONNX opset {OPSET}", reason, "replace that operation") from None
     data = (WEIGHTS,) if any(tensor.external_data for tensor in model.graph.initializer) else ()
     weights = dict.fromkeys(data, job.weights if data else b"")
     return Artifact(

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from slimtask import __version__
@@ -172,7 +173,7 @@ def _manifest(
     return Manifest(
         tasks=job.specs,
         inputs=(image,),
-        outputs=tuple(_output_spec(spec, height, width) for spec in job.specs),
+        outputs=tuple(_output_spec(spec, job.outputs[spec.name]) for spec in job.specs),
         preprocessing=job.preprocessing,
         artifacts=tuple(artifacts),
         data=data_files(job),
@@ -188,7 +189,9 @@ def _library_versions() -> dict[str, str]:
     return {"slimtask": __version__, **libraries, "onnxruntime": str(onnxruntime.__version__)}
 
 
-def _output_spec(spec: TaskSpec, height: int, width: int) -> TensorSpec:
-    shape = (1, spec.channels, height, width) if spec.dense else (1, spec.channels)
-    layout = "NCHW" if spec.dense else "NC"
-    return TensorSpec(name=spec.name, shape=shape, dtype="float32", layout=layout, unit=spec.unit, kind=spec.kind)
+def _output_spec(spec: TaskSpec, output: np.ndarray) -> TensorSpec:
+    unit = "class" if output.dtype.kind in "iu" else "boolean" if output.dtype == bool else spec.unit
+    layout = {2: "NC", 3: "NHW", 4: "NCHW"}[output.ndim]
+    return TensorSpec(
+        name=spec.name, shape=output.shape, dtype=str(output.dtype), layout=layout, unit=unit, kind=spec.kind
+    )

@@ -7,10 +7,11 @@ Opset 20 and IR 10, because ONNX Runtime and TensorRT 10 and 11 all read them.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from slimtask.compress.contents import independent_copy
 from slimtask.errors import InputError, Unsupported
 from slimtask.export.delta_nodes.functions import attach_functions
 from slimtask.export.delta_nodes.translate import translations
+from slimtask.export.outputs import check_outputs, run_model
 from slimtask.export.weights import write_graphs
 from slimtask.tasks import TaskSpec, select_tasks
 
@@ -53,11 +55,11 @@ def trace_onnx(model: nn.Module, tasks: Sequence[str] | None, example: Tensor, *
     """
     specs = select_tasks(task_specs(model), tasks)
     wrapper = _Wrapper(frozen_copy(model), [spec.name for spec in specs])
-    with torch.no_grad():
-        check_outputs(dict(zip(wrapper.tasks, wrapper(example), strict=True)), specs, example)
+    check_outputs(run_model(wrapper.model, example, wrapper.tasks), specs, example)
     program = _trace(_Half(wrapper) if precision == "fp16" else wrapper, example, wrapper.tasks)
     graph = program.model
     graph.ir_version = IR_VERSION
+    _own_nodes_(graph, wrapper.tasks)
     _tidy(graph)
     return subgraph(graph, wrapper.tasks)
 
@@ -93,20 +95,13 @@ def task_specs(model: nn.Module) -> tuple[TaskSpec, ...]:
 
 def frozen_copy(model: nn.Module) -> nn.Module:
     """Return a float32 copy of ``model`` on the CPU in eval mode; the original keeps its mode, device and dtype."""
+    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    if scripted:
+        raise InputError(
+            f"'{scripted[0] or type(model).__name__}' is TorchScript, which cannot be exported again; put the module "
+            "that was scripted in its place."
+        )
     return independent_copy(model).cpu().float().eval().requires_grad_(False)
-
-
-def check_outputs(outputs: dict[str, Tensor], specs: Sequence[TaskSpec], example: Tensor) -> None:
-    """Raise InputError unless every task's output has its layout: [N, channels, H, W] (dense) or [N, channels]."""
-    batch, _, height, width = example.shape
-    for spec in specs:
-        expected = (batch, spec.channels, height, width) if spec.dense else (batch, spec.channels)
-        actual = tuple(outputs[spec.name].shape)
-        if actual != expected:
-            raise InputError(
-                f"task '{spec.name}' ({spec.kind}) gives an output of shape {actual} instead of {expected}; "
-                "make the model's head and its TaskSpec agree."
-            )
 
 
 class _Wrapper(nn.Module):
@@ -119,11 +114,6 @@ class _Wrapper(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         outputs = self.model(image, tasks=self.tasks)
-        if not isinstance(outputs, dict) or not set(self.tasks) <= set(outputs):
-            raise InputError(
-                f"the model's forward(x, tasks={self.tasks}) must return a dict with these keys; it returned "
-                f"{sorted(outputs) if isinstance(outputs, dict) else type(outputs).__name__}."
-            )
         # The clone gives two tasks that share one tensor two outputs; the optimiser removes it elsewhere.
         return tuple(outputs[name].clone() for name in self.tasks)
 
@@ -138,7 +128,8 @@ class _Half(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(output.float() for output in self.wrapper[0](image.half()))
+        outputs = self.wrapper[0](image.half())
+        return tuple(output.float() if output.dtype == torch.half else output for output in outputs)
 
 
 def _trace(module: nn.Module, example: Tensor, names: list[str]) -> Any:
@@ -146,7 +137,7 @@ def _trace(module: nn.Module, example: Tensor, names: list[str]) -> Any:
         with _quiet():
             return torch.onnx.export(
                 module,
-                (example.detach().cpu().float(),),
+                (example.detach().cpu().float().clone(),),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[INPUT],
@@ -164,10 +155,16 @@ def _trace(module: nn.Module, example: Tensor, names: list[str]) -> Any:
         ) from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the deprecations that the exporter raises against itself; the user's own warnings still show."""
-    with warnings.catch_warnings():
+    """Silence what the exporter says against itself; the user's own warnings still show."""
+    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript", "torch.onnx")]
+    before = [logger.level for logger in loggers]
+    with contextlib.ExitStack() as stack:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(logging.ERROR)
+            stack.callback(logger.setLevel, level)
+        stack.enter_context(warnings.catch_warnings())
         for category in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings(
                 "ignore", category=category, module=r"(torch|onnxscript|onnx_ir|onnx|copyreg)(\.|$)"
@@ -175,13 +172,25 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+def _own_nodes_(model: ir.Model, names: Sequence[str]) -> None:
+    """Give each output that is a weight or an input (a head that ignores the image) a node, and all their names."""
+    for place, (value, name) in enumerate(zip(list(model.graph.outputs), names, strict=True)):
+        if value.producer() is None:
+            node = ir.node("Identity", [value])
+            node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+            model.graph.append(node)
+            model.graph.outputs[place] = node.outputs[0]
+            value.name = "constant"
+        model.graph.outputs[place].name = name
+
+
 def _tidy(model: ir.Model) -> None:
     """Name nodes after the modules they came from and drop traces: paths of source files do not belong in a product.
 
     The tracer's own names depend on what was traced before; these depend on the model alone, so that files repeat.
     """
-    used: dict[str, int] = {}
     edges = {*model.graph.inputs, *model.graph.outputs}
+    used = {value.name or "": 1 for value in edges}  # a parameter may be called as a task is, or "image"
     for node in model.graph.all_nodes():
         node.name = _unique(f"{_scope(node)}{node.op_type}", used)
         for index, value in enumerate(node.outputs):

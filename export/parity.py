@@ -11,7 +11,7 @@ from pydantic import Field
 from slimtask.errors import InputError
 from slimtask.tasks import Frozen, Preprocessing, TaskSpec
 
-Statistic = Literal["max", "p99"]
+Statistic = Literal["max", "p99", "mean"]
 
 TOLERANCES: dict[str, float] = {"fp32": 1e-4, "fp16": 2e-2}
 """Largest relative error accepted by default, by precision of the artifact; the reference is always float32."""
@@ -21,7 +21,8 @@ class OutputError(Frozen):
     """Error of one output: ``|a - b|``, and the same divided by ``scale = max|b|`` of the reference ``b``.
 
     Dividing by the scale of the whole output, rather than element by element, keeps a difference of 1e-7 next to a
-    zero from counting as an infinite one. ``statistic`` says which relative error is judged.
+    zero from counting as an infinite one. Class numbers and booleans differ or do not: their error is 0 or 1 an entry.
+    ``statistic`` says which relative error is judged.
     """
 
     scale: float = Field(ge=0)
@@ -36,7 +37,7 @@ class OutputError(Frozen):
     @property
     def judged(self) -> float:
         """The relative error that is held against the tolerance."""
-        return self.max_rel if self.statistic == "max" else self.p99_rel
+        return {"max": self.max_rel, "p99": self.p99_rel, "mean": self.mean_rel}[self.statistic]
 
 
 class Parity(Frozen):
@@ -74,8 +75,10 @@ def check_parity(
     """Return the parity of ``candidate`` with ``reference``: arrays [inputs, ...] under the same names.
 
     The relative error is ``|a - b| / max|b|`` (see OutputError). Its maximum is judged, but for the outputs named in
-    ``ill_conditioned`` its 99th percentile (see ``ill_conditioned_outputs``). A NaN or an infinity on either side
-    counts as an infinite error: what cannot be compared is not equal. Raises InputError if names or shapes differ.
+    ``ill_conditioned`` its 99th percentile (see ``ill_conditioned_outputs``), and of class numbers and booleans the
+    share that differs: rounding decides where two classes are equally likely. A NaN or an infinity on either side
+    counts as an infinite error: what cannot be compared is not equal. Raises InputError if names, shapes or types
+    (numbers, whole numbers) differ.
     """
     if not reference or set(reference) != set(candidate):
         raise InputError(
@@ -124,8 +127,13 @@ def _output_error(name: str, reference: np.ndarray, candidate: np.ndarray, stati
         raise InputError(
             f"output '{name}' has shape {candidate.shape}, the reference {reference.shape}; compare the same inputs."
         )
+    counts = [array.dtype.kind in "biu" for array in (reference, candidate)]
+    if counts[0] != counts[1]:
+        raise InputError(f"output '{name}' is {candidate.dtype}, the reference {reference.dtype}; export it again.")
     if reference.size == 0:
         raise InputError(f"output '{name}' is empty (shape {reference.shape}); there is nothing to compare.")
+    if counts[0]:
+        reference, candidate, statistic = np.ones(reference.shape), reference == candidate, "mean"
     exact, other = reference.astype(np.float64), candidate.astype(np.float64)
     finite = bool(np.isfinite(exact).all() and np.isfinite(other).all())
     scale = float(np.abs(exact).max()) if finite else 0.0
