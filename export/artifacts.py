@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from slimtask.compress.apart import first_line
 from slimtask.errors import CheckFailed, Unsupported
 from slimtask.export.bundle import Artifact, File
 from slimtask.export.delta_nodes.graphs import share_base
 from slimtask.export.delta_nodes.paths import DeltaLayers, base_weights, has_deltas, trace_paths
 from slimtask.export.delta_nodes.whole import delta_nodes, write_whole
 from slimtask.export.engines import Engine, build_engine
-from slimtask.export.onnx import OPSET
+from slimtask.export.half import HalfArithmetic, keep_in_float32_, overflowing
+from slimtask.export.onnx import OPSET, traced_module
 from slimtask.export.outputs import check_outputs, run_model
 from slimtask.export.parity import Parity, check_parity, ill_conditioned_outputs, probe_inputs
 from slimtask.export.plugins import register_plugins
@@ -81,6 +83,18 @@ class Job:
         return {name: np.concatenate([output[name].numpy() for output in outputs]) for name in tasks}
 
 
+def keep_what_overflows_(job: Job) -> None:
+    """Mark the modules of the job's model that half precision does not bear, if marking some makes it right."""
+    names = [spec.name for spec in job.specs]
+    images = [torch.tensor(probe[None]) for probe in job.probes]
+    while not _half_parity(job, names):
+        half, whole = (traced_module(job.model, names, precision) for precision in ("fp16", "fp32"))
+        wrong = overflowing(whole, half, images, job.tolerance)
+        if not wrong:
+            return
+        keep_in_float32_(job.model, wrong)
+
+
 def write_job_graphs(job: Job) -> None:
     """Trace the model and write the graph of every path, with the weights they share."""
     example = torch.tensor(job.probes[:1])
@@ -115,6 +129,7 @@ def checked_graph(job: Job, role: str) -> Artifact:
         opset=next(opset.version for opset in model.opset_import if opset.domain == ""),
         data=data,
         parity=_parity(job, role, path.name, lambda: OrtSession(path.read_bytes(), weights, name=path.name)),
+        parity_in_half=_right_in_half(job, role) if job.precision == "fp16" else None,
     )
 
 
@@ -163,6 +178,30 @@ def _parity(job: Job, role: str, name: str, load: Callable[[], OrtSession | TrtS
             "behaves differently while it is traced, or allow more with the tolerance."
         )
     return parity
+
+
+def _right_in_half(job: Job, role: str) -> Parity:
+    """Return the parity of the role's tasks computed operator by operator in half precision; CheckFailed beyond it."""
+    parity = _half_parity(job, job.roles[role])
+    if not parity:
+        raise CheckFailed(
+            f"in half precision the network of {role}.onnx does not compute what it does in float32 ({parity}); "
+            "nothing was exported: put what overflows in a module of its own, which then stays in float32, or use fp32."
+        )
+    return parity
+
+
+def _half_parity(job: Job, tasks: Sequence[str]) -> Parity:
+    half = traced_module(job.model, tasks, "fp16")
+    runs = []
+    for probe in job.probes:
+        try:
+            with torch.no_grad(), HalfArithmetic():  # type: ignore[no-untyped-call]
+                runs.append([output.numpy() for output in half(torch.tensor(probe[None]))])
+        except RuntimeError as error:
+            raise Unsupported("half precision", "PyTorch on this CPU", first_line(error), "use fp32") from None
+    found = {task: np.concatenate(outputs) for task, outputs in zip(tasks, zip(*runs, strict=True), strict=True)}
+    return check_parity(job.reference(tasks), found, job.tolerance, ill_conditioned_outputs(job.specs))
 
 
 def _file(job: Job, name: str) -> File:

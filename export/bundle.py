@@ -46,7 +46,8 @@ class Artifact(File):
     the "graph" (ONNX), the "network" (after parsing, before building) or the "engine" (its inspector). ``data`` names
     the files of ONNX external data. ``parity`` is against the PyTorch model, or None if the artifact could not run
     where it was built (an engine built without its GPU). ``plugins`` are the delta layers whose kernels are inside an
-    engine ("DeltaBlocks"); it needs nothing else to run.
+    engine ("DeltaBlocks"); it needs nothing else to run. ``parity_in_half`` is that of an fp16 graph's network run by
+    PyTorch operator by operator in float16, which ONNX Runtime's CPU provider does not do.
     """
 
     backend: Backend
@@ -59,6 +60,7 @@ class Artifact(File):
     data: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
     parity: Parity | None = None
+    parity_in_half: Parity | None = None
 
 
 class TensorSpec(Frozen):

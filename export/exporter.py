@@ -13,7 +13,14 @@ from torch import nn
 
 from slimtask import __version__
 from slimtask.errors import InputError, nearest
-from slimtask.export.artifacts import Job, checked_engine, checked_graph, data_files, write_job_graphs
+from slimtask.export.artifacts import (
+    Job,
+    checked_engine,
+    checked_graph,
+    data_files,
+    keep_what_overflows_,
+    write_job_graphs,
+)
 from slimtask.export.bundle import FUSED, MANIFEST, Artifact, Bundle, Manifest, TensorSpec
 from slimtask.export.delta_nodes.paths import DeltaLayers, has_deltas
 from slimtask.export.engines import check_targets
@@ -90,6 +97,8 @@ def export_bundle(
 def _fill(job: Job, modules: Mapping[str, ModuleType], report: _Steps) -> list[Artifact]:
     """Write, read back and check every artifact of the job."""
     report("tracing the model")
+    if job.precision == "fp16" and not has_deltas(job.model):
+        keep_what_overflows_(job)
     write_job_graphs(job)
     artifacts = []
     for role in job.roles:

@@ -19,10 +19,12 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from slimtask.compress.apart import first_line
 from slimtask.compress.contents import independent_copy
 from slimtask.errors import InputError, Unsupported
 from slimtask.export.delta_nodes.functions import attach_functions
 from slimtask.export.delta_nodes.translate import translations
+from slimtask.export.half import in_half_
 from slimtask.export.outputs import check_outputs, run_model
 from slimtask.export.weights import write_graphs
 from slimtask.tasks import TaskSpec, select_tasks
@@ -54,14 +56,13 @@ def trace_onnx(model: nn.Module, tasks: Sequence[str] | None, example: Tensor, *
     InputError if its outputs do not fit its TaskSpecs and Unsupported if an operator has no ONNX form.
     """
     specs = select_tasks(task_specs(model), tasks)
-    wrapper = _Wrapper(frozen_copy(model), [spec.name for spec in specs])
-    check_outputs(run_model(wrapper.model, example, wrapper.tasks), specs, example)
-    program = _trace(_Half(wrapper) if precision == "fp16" else wrapper, example, wrapper.tasks)
-    graph = program.model
+    names = [spec.name for spec in specs]
+    check_outputs(run_model(frozen_copy(model), example, names), specs, example)
+    graph = _trace(traced_module(model, names, precision), example, names).model
     graph.ir_version = IR_VERSION
-    _own_nodes_(graph, wrapper.tasks)
+    _own_nodes_(graph, names)
     _tidy(graph)
-    return subgraph(graph, wrapper.tasks)
+    return subgraph(graph, names)
 
 
 def subgraph(model: ir.Model, outputs: Sequence[str]) -> ir.Model:
@@ -104,6 +105,12 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     return independent_copy(model).cpu().float().eval().requires_grad_(False)
 
 
+def traced_module(model: nn.Module, tasks: Sequence[str], precision: str) -> nn.Module:
+    """Return what is traced for a graph of ``tasks``: a copy of ``model`` from an image to a tuple of outputs."""
+    wrapper = _Wrapper(frozen_copy(model), list(tasks))
+    return _Half(wrapper) if precision == "fp16" else wrapper
+
+
 class _Wrapper(nn.Module):
     """The model as a function of one tensor to a tuple in task order, which is what an ONNX graph is."""
 
@@ -123,7 +130,7 @@ class _Half(nn.Module):
 
     def __init__(self, wrapper: _Wrapper) -> None:
         super().__init__()
-        self.model = wrapper.half().model
+        self.model = in_half_(wrapper).model
         self.wrapper = [wrapper]  # in a list, so that parameters are named as in the float32 graph
         self.eval()
 
@@ -149,7 +156,7 @@ def _trace(module: nn.Module, example: Tensor, names: list[str]) -> Any:
         root: BaseException = error
         while root.__cause__ is not None:
             root = root.__cause__
-        reason = (str(root).strip() or type(root).__name__).splitlines()[0].strip().rstrip(".")
+        reason = first_line(root)[:200].strip().rstrip(".")
         raise Unsupported(
             "exporting the model", f"ONNX opset {OPSET}", f"{type(root).__name__}: {reason}", "replace that operation"
         ) from error
@@ -180,7 +187,7 @@ def _own_nodes_(model: ir.Model, names: Sequence[str]) -> None:
             node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
             model.graph.append(node)
             model.graph.outputs[place] = node.outputs[0]
-            value.name = "constant"
+            value.name = f"constant:{place}"
         model.graph.outputs[place].name = name
 
 
@@ -196,8 +203,10 @@ def _tidy(model: ir.Model) -> None:
         for index, value in enumerate(node.outputs):
             if value not in edges and value.graph is not None:
                 value.name = f"{node.name}:{index}"
-    for value in list(model.graph.initializers.values()):
-        name = value.name or ""
+    weights = [(value.name or "", value) for value in model.graph.initializers.values()]
+    for place, (_, value) in enumerate(weights):
+        value.name = f":{place}"  # so that no new name is another's old one
+    for name, value in weights:
         value.name = _unique(name.removeprefix("model.") if name.startswith("model.") else "constant", used)
     _drop_metadata(model)
 

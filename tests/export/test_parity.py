@@ -76,3 +76,17 @@ def test_probes_are_repeatable_normalised_8_bit_images():
     np.testing.assert_allclose(pixels, np.round(pixels), atol=1e-3)
     assert pixels.min() > -0.01
     assert pixels.max() < 255.01
+
+
+def test_of_class_numbers_the_share_that_differs_is_judged():
+    reference = {"classes": np.arange(200).reshape(1, 200)}
+    other = reference["classes"].copy()
+    other[0, 7] = 199
+    parity = check_parity(reference, {"classes": other}, 1e-2)
+    assert parity
+    assert parity.error == 1 / 200
+    assert not check_parity(reference, {"classes": other}, 1e-3)
+    mask = {"mask": np.array([[True, False, True, True]])}
+    assert check_parity(mask, {"mask": ~mask["mask"]}, 1e-2).error == 1.0
+    with pytest.raises(InputError, match="is float32, the reference int64"):
+        check_parity(reference, {"classes": other.astype(np.float32)}, 1e-2)

@@ -57,3 +57,29 @@ def test_image_level_probabilities():
 def test_keypoint_maps_stay_as_they_are():
     output = raw(2, 4, 6)
     np.testing.assert_array_equal(decode(task("keypoints", 2), output), output[0])
+
+
+@pytest.mark.parametrize("kind", ["edges", "saliency", "classification", "multilabel", "segmentation"])
+def test_probabilities_are_not_decoded_twice(kind):
+    dense = kind in ("edges", "saliency", "segmentation")
+    channels = 1 if kind in ("edges", "saliency") else 4
+    output = np.random.default_rng(0).dirichlet(np.ones(channels + 1), (1, 6))[..., :channels].astype(np.float32)
+    output = output.transpose(0, 2, 1)[..., None] if dense else output[:, 0]
+    decoded = decode(TaskSpec(name="t", kind=kind, channels=channels, unit="probability"), output)
+    expected = {"segmentation": output[0].argmax(0)}.get(kind, output[0, 0] if dense else output[0])
+    np.testing.assert_array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2, 3), (1, 2, 3)])
+def test_class_numbers_stay_as_they_are(shape):
+    numbers = np.array([0, 3, 255, 7, 1, 2], np.int64).reshape(shape)
+    decoded = decode(task("segmentation", 1), numbers)
+    assert decoded.dtype == np.uint8
+    assert decoded.tolist() == [[0, 3, 255], [7, 1, 2]]
+    assert decode(task("segmentation", 1), numbers + 1000).tolist() == [[1000, 1003, 1255], [1007, 1001, 1002]]
+
+
+def test_booleans_are_zero_and_one():
+    decided = decode(task("edges", 1), np.array([[[[True, False]]]]))
+    assert decided.tolist() == [[1.0, 0.0]]
+    assert decode(task("multilabel", 2), np.array([[True, False]])).tolist() == [1.0, 0.0]
