@@ -16,6 +16,7 @@ from torch import nn
 from slimtask.compress.apart import first_line
 from slimtask.errors import CheckFailed, Unsupported
 from slimtask.export.bundle import Artifact, File
+from slimtask.export.decided import refuse_decoding_twice
 from slimtask.export.delta_nodes.graphs import share_base
 from slimtask.export.delta_nodes.paths import DeltaLayers, base_weights, has_deltas, trace_paths
 from slimtask.export.delta_nodes.whole import delta_nodes, write_whole
@@ -99,6 +100,8 @@ def write_job_graphs(job: Job) -> None:
     """Trace the model and write the graph of every path, with the weights they share."""
     example = torch.tensor(job.probes[:1])
     graphs = trace_paths(job.model, job.roles, example, precision=job.precision, layers=job.layers)
+    for graph in graphs.values():
+        refuse_decoding_twice(graph, job.specs)
     if has_deltas(job.model) and not job.merged:
         # Single tasks first: what the graph of all tasks stores of a task is then what the task's own graph does.
         order = sorted(graphs, key=lambda role: len(job.roles[role]))

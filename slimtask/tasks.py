@@ -40,6 +40,9 @@ class TaskSpec(Frozen):
     float [3, H, W], unit vectors, x right, y up, z towards the camera; edges and saliency float [1, H, W] in {0, 1};
     classification int64 scalar; multilabel float [channels] in {0, 1}. A pixel (or label) equal to ``ignore`` does
     not count; for normals that is the zero vector.
+
+    ``unit`` is that of the output. Kinds with classes or labels give logits, from which decoding makes probabilities,
+    or, with the unit "probability", probabilities that stay as they are.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
@@ -69,6 +72,8 @@ class TaskSpec(Frozen):
         fixed = {"depth": 1, "normals": 3, "edges": 1, "saliency": 1}.get(self.kind)
         if fixed is not None and self.channels != fixed:
             raise ValueError(f"task '{self.name}': a {self.kind} task has {fixed} channel(s), not {self.channels}")
+        if _DEFAULTS[self.kind][3] == "logit" and self.unit not in ("logit", "probability"):
+            raise ValueError(f"task '{self.name}': the unit of its output is logit or probability, not '{self.unit}'")
         if self.classes and len(self.classes) != self.channels:
             raise ValueError(f"task '{self.name}': {len(self.classes)} class names for {self.channels} channels")
         if self.class_weights and len(self.class_weights) != self.channels:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from slimtask.errors import InputError, nearest
 from slimtask.tasks import TaskSpec
+from slimtask.train.logits import as_logits
 from slimtask.train.metrics.angles import raw_rgb
 from slimtask.train.parallel import shared_count
 
@@ -53,7 +54,7 @@ def task_loss(prediction: Tensor, target: Tensor, task: TaskSpec, loss: str = ""
 
 def loss_terms(prediction: Tensor, target: Tensor, task: TaskSpec, loss: str = "") -> list[Term]:
     """Return the sums and counts whose quotients' mean is ``task_loss``."""
-    return loss_function(task, loss)(prediction, target, task)
+    return loss_function(task, loss)(as_logits(prediction, task), target, task)
 
 
 def loss_function(task: TaskSpec, loss: str = "") -> Loss:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from slimtask.tasks import TaskSpec
+from slimtask.train.logits import as_logits
 from slimtask.train.metrics.registry import FAMILIES, Extra, reported
 
 
@@ -25,7 +26,7 @@ class TaskMetrics:
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add one batch: a network's output and its target, both in the task's layout (see TaskSpec)."""
-        prediction = prediction.detach().float()
+        prediction = as_logits(prediction.detach().float(), self.task)
         for _, meter in self._meters:
             meter.update(prediction, target)
 
