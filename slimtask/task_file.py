@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -16,11 +17,24 @@ _HOW = "list name, kind and channels of each task"
 
 
 class TaskFile(Frozen):
-    """Tasks in the order of the network's outputs, and what it subtracts from and divides its images by."""
+    """Tasks in the order of the network's outputs, and how it takes its images (``Preprocessing``), as far as told."""
 
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
-    mean: tuple[Finite, Finite, Finite] = Preprocessing.model_fields["mean"].default
-    std: tuple[Positive, Positive, Positive] = Preprocessing.model_fields["std"].default
+    mean: tuple[Finite, Finite, Finite] | None = None
+    std: tuple[Positive, Positive, Positive] | None = None
+    order: Literal["rgb", "bgr"] | None = None
+
+    def preprocessing(self, height: int, width: int) -> Preprocessing:
+        """Return how an image becomes an input of this size: as told, where nothing is told by Preprocessing's own."""
+        told = {name: getattr(self, name) for name in ("mean", "std", "order") if getattr(self, name) is not None}
+        return Preprocessing(height=height, width=width, **told)
+
+    @property
+    def untold(self) -> str:
+        """What is not told of its images, in words with what is then taken; "" if all is."""
+        own = Preprocessing(height=1, width=1)
+        taken = {"mean": f"mean {_listed(own.mean)}", "std": f"std {_listed(own.std)}", "order": f"order {own.order}"}
+        return ", ".join(words for name, words in taken.items() if getattr(self, name) is None)
 
     @model_validator(mode="after")
     def _names_differ(self) -> TaskFile:
@@ -32,7 +46,7 @@ class TaskFile(Frozen):
 
 
 def read_tasks(path: Path | str) -> TaskFile:
-    """Return the tasks in a YAML file: a list of TaskSpecs, or a mapping with ``tasks`` and optional ``mean``, ``std``.
+    """Return the tasks in a YAML file: a list of TaskSpecs, or a mapping of ``tasks`` and the fields of TaskFile.
 
     Raises InputError that says where the file is wrong.
     """
@@ -48,6 +62,10 @@ def read_tasks(path: Path | str) -> TaskFile:
         return TaskFile.model_validate(content)
     except ValidationError as error:
         raise InputError(f"task file '{path}': {_problem(error.errors()[0])}; {_HOW}.") from None
+
+
+def _listed(values: Sequence[float]) -> str:
+    return f"[{', '.join(map(str, values))}]"
 
 
 def _problem(error: Any) -> str:

@@ -89,12 +89,17 @@ class TaskSpec(Frozen):
 
 
 class Preprocessing(Frozen):
-    """How an 8-bit RGB image becomes the network's input: ``(pixel / 255 - mean) / std``, layout [N, 3, H, W]."""
+    """How an 8-bit RGB image becomes the network's input: ``(pixel / 255 - mean) / std``, layout [N, 3, H, W].
+
+    ``order`` is that of the channels which the network takes, and of ``mean`` and ``std``: "bgr" where it was trained
+    on OpenCV's images. For a network that takes 0 to 255 the mean is 0 and ``std`` 1/255.
+    """
 
     height: int = Field(ge=1, le=4096)
     width: int = Field(ge=1, le=4096)
     mean: tuple[Finite, Finite, Finite] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    order: Literal["rgb", "bgr"] = "rgb"
 
 
 def select_tasks(tasks: Sequence[TaskSpec], names: Iterable[str] | None) -> tuple[TaskSpec, ...]:

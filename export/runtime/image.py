@@ -51,6 +51,7 @@ def preprocess(image: np.ndarray, preprocessing: Preprocessing, *, resize: bool 
                 f"{size[0]}x{size[1]}; resize it, or pass --resize."
             )
         image = _resized(image, size)
+    image = image[..., ::-1] if preprocessing.order == "bgr" else image
     mean, std = np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)
     scaled = (image.astype(np.float32) / 255 - mean) / std
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])

@@ -29,8 +29,7 @@ from slimtask.cli.network import (
     TasksOption,
     WeightsOption,
     only_for_foreign,
-    open_checkpoint,
-    open_foreign,
+    opened,
 )
 from slimtask.cli.per_task import compress_per_task
 from slimtask.cli.staircase import compress_by_table, show_speed_up
@@ -109,7 +108,9 @@ def compress_verb(
             raise InputError("of an ONNX file only zeros are removed; leave out --latency-ms and --per-task.")
         _onnx(checkpoint, out, budget, _alignment(align), json_path)
         return
-    network = _opened(checkpoint, model, weights, tasks, shape, also)
+    if checkpoint is not None:
+        only_for_foreign(checkpoint, tasks=tasks)
+    network = opened(checkpoint, model, weights, tasks, shape, also)
     if network.checkpoint.also and (per_task or paths is not None or (align == "auto" and "flops" in budget)):
         raise InputError(
             "--per-task, --latency-ms and --align auto with --flops follow one input; leave out --also, or compress to "
@@ -123,23 +124,6 @@ def compress_verb(
         _by_table(network, out, budget, choices, wanted, json_path)
     else:
         _compress(network, out, budget, choices, _alignment(align), wanted, json_path)
-
-
-def _opened(
-    checkpoint: Path | None,
-    model: str | None,
-    weights: Path | None,
-    tasks: Path | None,
-    shape: str | None,
-    also: list[str] | None,
-) -> Network:
-    """Return the network to compress: of a checkpoint, or of the user's own."""
-    if checkpoint is not None:
-        only_for_foreign(checkpoint, weights=weights, tasks=tasks, input=shape)
-        return open_checkpoint(checkpoint, model, also)
-    if model is not None:
-        return open_foreign(model, weights, tasks, shape, also)
-    raise InputError("there is nothing to compress; give a checkpoint, or --model with --input.")
 
 
 def _measured(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slimtask.cli.common import JsonOption, console, emit, progress_bar, table, words
-from slimtask.cli.network import ModelOption, Network, TasksOption, open_checkpoint, with_tasks
+from slimtask.cli.network import InputOption, ModelOption, Network, TasksOption, WeightsOption, opened
 from slimtask.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 def export_verb(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint written by `slimtask train` or `compress`.")],
     out: Annotated[Path, typer.Option(help="The bundle folder to write.")],
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Checkpoint of `slimtask train` or `compress`; or give --model.")
+    ] = None,
     paths: Annotated[str, typer.Option(help="Execution paths: fused, per-task.")] = "fused,per-task",
     to: Annotated[str, typer.Option(help="Formats: onnx, tensorrt, tensorrt-rtx.")] = "onnx",
     targets: Annotated[str | None, typer.Option(help="GPU targets of the engines, e.g. sm_86,sm_120.")] = None,
@@ -39,20 +41,24 @@ def export_verb(
         ),
     ] = None,
     model: ModelOption = None,
+    weights: WeightsOption = None,
     tasks: TasksOption = None,
+    shape: InputOption = None,
     json_path: JsonOption = None,
 ) -> None:
     """Export ONNX graphs and engines, checked against PyTorch, with their manifest.
 
     Example: slimtask export small.safetensors --out bundle --to onnx,tensorrt-rtx
+
+    Example: slimtask export --model mynet:MyNet --weights w.pt --tasks tasks.yaml --input 1x3x224x224 --out dense
     """
     from slimtask.export.exporter import export_bundle
     from slimtask.files import refuse_existing
 
     refuse_existing(out)
     layers = _layers(delta_nodes, costs)
-    network = with_tasks(open_checkpoint(checkpoint, model), tasks)
-    exported, preprocessing = _exportable(network, checkpoint)
+    network = opened(checkpoint, model, weights, tasks, shape)
+    exported, preprocessing = _exportable(network, str(checkpoint or f"--model {model}"))
     with progress_bar("export") as progress:
         bundle = export_bundle(
             exported,
@@ -106,7 +112,7 @@ def _layers(always: bool, costs: Path | None) -> DeltaLayers | None:
     return DeltaLayers(costs=found)
 
 
-def _exportable(network: Network, path: Path) -> tuple[nn.Module, Preprocessing]:
+def _exportable(network: Network, path: str) -> tuple[nn.Module, Preprocessing]:
     """Return the network in the form that an export takes, and its preprocessing. Raises InputError if it has none."""
     from slimtask.compress.foreign import TaskOutputs
 

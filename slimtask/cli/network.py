@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slimtask.cli.common import load_architectures
+from slimtask.cli.common import console, load_architectures
 from slimtask.errors import InputError
 
 if TYPE_CHECKING:
@@ -152,6 +152,23 @@ def with_tasks(network: Network, tasks: Path | None) -> Network:
     )
 
 
+def opened(
+    checkpoint: Path | None,
+    model: str | None,
+    weights: Path | None,
+    tasks: Path | None,
+    shape: str | None,
+    also: Sequence[str] | None = None,
+) -> Network:
+    """Return the network of a checkpoint, or the user's own that ``model`` names. Raises InputError."""
+    if checkpoint is not None:
+        only_for_foreign(checkpoint, weights=weights, input=shape)
+        return with_tasks(open_checkpoint(checkpoint, model, also), tasks)
+    if model is not None:
+        return open_foreign(model, weights, tasks, shape, also)
+    raise InputError("there is no network to work on; give a checkpoint, or --model with --input.")
+
+
 def only_for_foreign(checkpoint: Path, **options: object) -> None:
     """Return None if none of the options, which describe a network without a checkpoint, is given beside one."""
     for name, value in options.items():
@@ -162,18 +179,22 @@ def only_for_foreign(checkpoint: Path, **options: object) -> None:
 
 
 def _tasks(path: Path | None, inputs: tuple[tuple[int, ...], ...]) -> tuple[tuple[TaskSpec, ...], Preprocessing | None]:
-    """Return the tasks of a file (none without one) and how RGB images become the input (None: it takes no such)."""
+    """Return the tasks of a file (none without one) and how images become the input (None: it takes no such).
+
+    What the file leaves out of that is said aloud.
+    """
     from slimtask.task_file import read_tasks
     from slimtask.tasks import Preprocessing
 
     read = None if path is None else read_tasks(path)
     image = len(inputs) == 1 and len(inputs[0]) == 4 and inputs[0][1] == 3 and max(inputs[0][2:]) <= 4096
-    preprocessing = Preprocessing(height=inputs[0][2], width=inputs[0][3]) if image else None
     if read is None:
-        return (), preprocessing
-    if preprocessing is not None:
-        preprocessing = preprocessing.model_copy(update={"mean": read.mean, "std": read.std})
-    return read.tasks, preprocessing
+        return (), Preprocessing(height=inputs[0][2], width=inputs[0][3]) if image else None
+    if not image:
+        return read.tasks, None
+    if read.untold:
+        console.print(f"how the network takes its images is not all in '{path}'; taken: {read.untold}", markup=False)
+    return read.tasks, read.preprocessing(*inputs[0][2:])
 
 
 def _own_tasks(model: nn.Module) -> tuple[TaskSpec, ...]:

@@ -8,6 +8,7 @@ import pytest
 
 from slimtask.errors import InputError
 from slimtask.task_file import read_tasks
+from slimtask.tasks import Preprocessing
 
 ONE = "{name: classes, kind: classification, channels: 10}"
 
@@ -17,9 +18,14 @@ def test_a_list_or_a_mapping_with_preprocessing(tmp_path: Path) -> None:
     path.write_text(f"- {ONE}\n- {{name: depth, kind: depth, channels: 1}}")
     read = read_tasks(path)
     assert [task.name for task in read.tasks] == ["classes", "depth"]
-    assert read.mean == (0.485, 0.456, 0.406)
+    assert read.preprocessing(4, 6) == Preprocessing(height=4, width=6)
+    assert read.untold == "mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225], order rgb"
     path.write_text(f"tasks: [{ONE}]\nmean: [0.5, 0.5, 0.5]\nstd: [1, 1, 1]")
     assert (read_tasks(path).mean, read_tasks(path).std) == ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+    assert read_tasks(path).untold == "order rgb"
+    path.write_text(f"tasks: [{ONE}]\nmean: [0.5, 0.5, 0.5]\nstd: [1, 1, 1]\norder: bgr")
+    assert read_tasks(path).untold == ""
+    assert read_tasks(path).preprocessing(4, 6).order == "bgr"
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def collate(
             )
     batch = {name: torch.stack([_plain(sample[name]) for sample in samples]) for name in samples[0]}
     image = batch.pop("image").float()
+    image = image.flip(1) if preprocessing.order == "bgr" else image
     mean = image.new_tensor(preprocessing.mean)[:, None, None]
     std = image.new_tensor(preprocessing.std)[:, None, None]
     return (image - mean) / std, {name: _typed(target) for name, target in batch.items()}

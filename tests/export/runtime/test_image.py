@@ -25,6 +25,14 @@ def test_preprocessing_equals_the_torchvision_transform():
     np.testing.assert_allclose(actual, expected.numpy()[None], rtol=1e-5, atol=1e-6)
 
 
+def test_channels_come_in_the_order_that_the_network_takes():
+    image = pixels()
+    turned = PREPROCESSING.model_copy(update={"order": "bgr"})
+    np.testing.assert_array_equal(
+        preprocess(image, turned), preprocess(np.ascontiguousarray(image[..., ::-1]), PREPROCESSING)
+    )
+
+
 def test_another_size_is_refused_with_both_sizes_and_resized_on_demand():
     with pytest.raises(InputError, match=r"8x12 \(height x width\), .* 4x6; .*--resize"):
         preprocess(pixels(8, 12), PREPROCESSING)

@@ -124,6 +124,30 @@ def test_the_four_verbs_and_the_bundle_work(slimtask: Callable[..., int], tmp_pa
     assert (tmp_path / "out" / "a_classes.npy").exists()
 
 
+def test_a_dense_network_is_bundled_as_it_is(
+    slimtask: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refuse
+) -> None:
+    from slimtask.export.runtime.runner import Runner
+    from slimtask.foreign import load_factory, load_weights_
+
+    words = ("export", *MODEL, "--weights", "w.pt", *SHAPE, "--out", tmp_path / "dense")
+    refused("give --tasks", *words)
+    assert slimtask(*words, "--tasks", "tasks.yaml") == 0
+    assert "taken: mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225], order rgb" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert slimtask("verify", tmp_path / "dense") == 0
+    model = load_factory(MODEL[1])().eval()
+    load_weights_(model, "w.pt")
+    image = np.random.default_rng(0).normal(size=(1, 3, 32, 48)).astype(np.float32)
+    with Runner.open(tmp_path / "dense") as runner, torch.no_grad():
+        for name, output in model(torch.from_numpy(image)).items():
+            np.testing.assert_allclose(runner.infer(image)[name], output.numpy(), rtol=1e-4, atol=1e-5)
+    refused("give a checkpoint, or --model", "export", "--out", tmp_path / "b")
+    refused("needs the shape of its input", "export", *MODEL, "--tasks", "tasks.yaml", "--out", tmp_path / "b")
+    refused("--weights describes", "export", "small.safetensors", *MODEL, "--weights", "w.pt", "--out", tmp_path / "b")
+
+
 def test_a_network_is_explained_before_anything_is_cut(
     slimtask: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,7 +219,7 @@ def test_budgets_exclude_each_other_and_have_bounds(refused: Refuse, tmp_path: P
 
 def test_networks_and_files_that_are_wrong(slimtask: Callable[..., int], refused: Refuse, tmp_path: Path) -> None:
     end = ("--keep", 0.5, "--out", tmp_path / "c")
-    refused("nothing to compress", "compress", *end)
+    refused("no network to work on", "compress", *end)
     refused("nothing to inspect", "inspect")
     refused("needs the shape of its input", "compress", *MODEL, *end)
     refused("not '3x'", "compress", *MODEL, "--input", "3x", *end)

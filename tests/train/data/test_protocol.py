@@ -36,6 +36,16 @@ def test_collate_normalises_images_and_gives_the_layouts_of_the_task_specs():
     assert targets["segmentation"].unique().tolist() == [255]
 
 
+def test_collate_gives_channels_in_the_order_that_the_network_takes():
+    sample = _sample(0.5)
+    sample["image"] = sample["image"] * torch.tensor([0.0, 0.5, 1.0])[:, None, None]
+    size = {"height": sample["image"].shape[1], "width": sample["image"].shape[2]}
+    plain = Preprocessing(**size, mean=(0, 0, 0), std=(1, 1, 1))
+    rgb, bgr = (collate([sample], plain.model_copy(update={"order": order}))[0] for order in ("rgb", "bgr"))
+    assert not torch.equal(rgb, bgr)
+    assert torch.equal(rgb[:, [2, 1, 0]], bgr)
+
+
 def test_collate_refuses_another_size_and_an_empty_batch():
     with pytest.raises(InputError, match="4 x 6 pixels does not fit the preprocessing, which says 8 x 6"):
         collate([_sample(0.5)], Preprocessing(height=8, width=6))
