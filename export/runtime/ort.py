@@ -40,7 +40,7 @@ class OrtSession:
             list(files), list(files.values()), [len(content) for content in files.values()]
         )
         try:
-            self._session = onnxruntime.InferenceSession(graph, options, providers=_providers(provider))
+            self._session: Any = onnxruntime.InferenceSession(graph, options, providers=_providers(provider))
         except Exception as error:  # onnxruntime's own exceptions share no base besides Exception
             reason = " ".join(str(error).split())[:300].rstrip(".")
             raise InputError(f"ONNX Runtime cannot load {name} ({reason}); export it again.") from None
@@ -52,11 +52,14 @@ class OrtSession:
     def run(self, image: np.ndarray, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Return the named ``outputs`` (all for None) for ``image`` float32 [N, 3, H, W] of the graph's shape."""
         names = list(outputs) if outputs is not None else list(self.outputs)
-        return dict(zip(names, self._session.run(names, {self.input: image}), strict=True))
+        session = self._session  # which stays while it runs, though another thread closes it
+        if session is None:
+            raise InputError("the session is closed; open the bundle again.")
+        return dict(zip(names, session.run(names, {self.input: image}), strict=True))
 
     def close(self) -> None:
         """Free the session's memory."""
-        del self._session
+        self._session = None
 
 
 def session_options(threads: int | None = None) -> Any:

@@ -31,6 +31,7 @@ class Runner:
         self.bundle, self.tasks, self.choice, self.backend = bundle, tasks, choice, backend
         self.preprocessing = bundle.manifest.preprocessing
         self._sessions = dict(sessions)
+        self._opened = len(self._sessions)
 
     @classmethod
     def open(
@@ -48,6 +49,7 @@ class Runner:
         """
         if backend not in STORED_AS:
             raise InputError(f"unknown backend '{backend}'{nearest(backend, STORED_AS)}")
+        tasks = None if tasks is None else list(tasks)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         artifacts, choice = select_artifacts(opened, tasks, backend)
         data = {name: opened.read(opened.file(name)) for name in sorted({n for a in artifacts for n in a.data})}
@@ -67,13 +69,15 @@ class Runner:
     def infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Return the raw outputs by task for a preprocessed ``image`` float32 [1, 3, H, W]."""
         expected = self.bundle.manifest.inputs[0].shape
-        if image.shape != expected or image.dtype != np.float32:
-            raise InputError(
-                f"the network takes float32 {expected}, not {image.dtype} {image.shape}; call preprocess first."
-            )
+        if not isinstance(image, np.ndarray) or image.shape != expected or image.dtype != np.float32:
+            given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise InputError(f"the network takes float32 {expected}, not {given}; call preprocess first.")
         wanted = [task.name for task in self.tasks]
         outputs: dict[str, np.ndarray] = {}
-        for session in self._sessions.values():
+        sessions = tuple(self._sessions.values())  # another thread may close the runner meanwhile
+        if len(sessions) < self._opened:
+            raise InputError("the runner is closed; open the bundle again.")
+        for session in sessions:
             outputs |= session.run(image, [name for name in session.outputs if name in wanted])
         return {name: outputs[name] for name in wanted}
 
@@ -83,6 +87,11 @@ class Runner:
 
     def decode(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return predictions by task (labels, metres, unit vectors, probabilities) from what ``run`` returned."""
+        for task in self.tasks:
+            if task.name not in outputs:
+                raise InputError(
+                    f"there is no output of task '{task.name}' to decode; give what run or infer of this runner returned."
+                )
         return {task.name: decode(task, outputs[task.name]) for task in self.tasks}
 
     def close(self) -> None:

@@ -1,6 +1,8 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -66,6 +68,38 @@ def test_bad_requests_are_told_apart(exported, image):
         assert runner.run(np.zeros((64, 96, 3), np.uint8), resize=True)["depth"].shape == (1, 1, 32, 48)
         with pytest.raises(InputError, match="call preprocess first"):
             runner.infer(image[None].transpose(0, 3, 1, 2))
+
+
+def test_a_closed_runner_says_so_and_tasks_may_come_from_a_generator(exported, image):
+    runner = Runner.open(exported, (name for name in ["depth", "semantic"]), threads=1)
+    assert list(runner.run(image)) == ["semantic", "depth"]
+    with pytest.raises(InputError, match="no output of task 'semantic' to decode"):
+        runner.decode({"depth": runner.run(image)["depth"]})
+    runner.close()
+    with pytest.raises(InputError, match="the runner is closed"):
+        runner.run(image)
+
+
+def test_threads_end_in_results_or_in_the_sentence_when_the_runner_is_closed(exported, image):
+    runner = Runner.open(exported, threads=1)
+    expected = runner.run(image)["depth"]
+    ends = []
+
+    def work():
+        try:
+            while True:
+                np.testing.assert_array_equal(runner.run(image)["depth"], expected)
+        except BaseException as error:
+            ends.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    runner.close()
+    for thread in threads:
+        thread.join(30)
+    assert [type(error) for error in ends] == [InputError] * 3
 
 
 @pytest.mark.parametrize("name", ["depth.onnx", "weights.bin"])
