@@ -90,7 +90,7 @@ class Runner:
         for task in self.tasks:
             if task.name not in outputs:
                 raise InputError(
-                    f"there is no output of task '{task.name}' to decode; give what run or infer of this runner returned."
+                    f"there is no output of task '{task.name}' to decode; give what run or infer returned."
                 )
         return {task.name: decode(task, outputs[task.name]) for task in self.tasks}
 
