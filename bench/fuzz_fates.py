@@ -36,6 +36,7 @@ MAY_BE_REFUSED: Mapping[str, str] = {
     "HardCoded": "the width stands in the code, or a statistic runs over the channels",
     "InPlace": "a learned scalar stands first, so that nothing is seen to read the channels",
     "OwnConv": "the layers are not known",
+    "LowRankKernel": "of a kernel that is a product, what reads the channels is not seen",
     "PermutedByEinsum(project)": "nothing is seen to read the channels",
     "PixelShuffled": "pixel_shuffle mixes the channels",
     "ProductSum(sum)": "a sum runs over the channels",

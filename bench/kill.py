@@ -15,6 +15,8 @@ from slimtask.compress.groups import Group, Member
 
 Kind = Literal["filter", "gamma", "beta", "readers"]
 WRITERS: tuple[Kind, ...] = ("filter", "gamma", "beta")
+# of a weight under weight_norm the magnitude dies: a direction of zero is not a number
+_MAGNITUDES = {"original1": "original0", "weight_v": "weight_g"}
 _FILTERS = ("conv", "linear", "depthwise", "grouped")
 
 
@@ -64,7 +66,10 @@ def kill_(model: nn.Module, group: Group, dead: Bool[Tensor, " channels"], kind:
 def _tensors(member: Member, module: nn.Module, kind: Kind) -> list[tuple[Tensor, int]]:
     """Return the tensors to zero of one member and the axis of each."""
     if member.kind == "parameter":
-        tensor = getattr(module, member.parameter.rpartition(".")[2])
+        leaf = member.parameter.rpartition(".")[2]
+        if member.side == "out" and hasattr(module, _MAGNITUDES.get(leaf, "")):
+            return []
+        tensor = getattr(module, leaf)
         return [(tensor, member.axis)] if tensor.is_floating_point() else []
     if kind == "readers":
         weight = module.weight

@@ -88,6 +88,19 @@ def _pad(c: Coupler, op: Operation) -> list[Layers]:
     return [result]
 
 
+@rule("glu")
+def _glu(c: Coupler, op: Operation) -> list[Layers]:
+    """The first half of an axis gated by the second: a channel and its gate go together."""
+    x, shape = op.args[0], op.outputs[0].shape
+    axis = op.argument(1, "dim", -1) % len(shape)
+    halves: list[Layers] = [[], []]
+    for layer in c.of(x):
+        parts = np.split(layer, 2, axis=axis) if varies(layer, axis) else [layer, layer]
+        for half, part in zip(halves, parts, strict=True):
+            half.append(part)
+    return [c.labels.elementwise([(half, shape) for half in halves])]
+
+
 @rule("cat")
 def _cat(c: Coupler, op: Operation) -> list[Layers]:
     refs = [ref for ref in op.args[0] if ref.shape != (0,)]

@@ -73,6 +73,10 @@ def _split_sizes(s: Any, x: Tensor) -> Any:
 
 
 SPLITS: Mapping[str, Make] = {
+    "gated by the other half": lambda k: net(lambda s, x: s.b(F.glu(s.a(x), 1)), a=conv(3, 8 * k), b=conv(4 * k, 2)),
+    "gated tokens": lambda k: net(
+        lambda s, x: s.b(F.glu(s.a(x).flatten(2).mT)), a=conv(3, 8 * k), b=nn.Linear(4 * k, 2)
+    ),
     "halves by slices": lambda k: net(_two_halves, a=conv(3, 8 * k), b=conv(4 * k, 2)),
     "halves by number": lambda k: net(
         lambda s, x: s.b((y := s.a(x))[:, : s.n] + y[:, s.n :].cos()), a=conv(3, 8 * k), b=conv(4 * k, 2), n=4 * k
