@@ -105,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows.update({row["seed"]: row for row in chunk["rows"]})
         if options.json:
             ordered = [rows[seed] for seed in sorted(rows)]
-            write_json(options.json, {**head, "summary": summary(ordered), "networks": ordered})
+            told = [row for row in ordered if row["status"] != "pass"]  # of the others the seed is enough
+            write_json(options.json, {**head, "summary": summary(ordered), "networks": told})
 
     in_parallel(work, list(counts), jobs=options.jobs, done=done, title="networks from seed")
     ordered = [rows[seed] for seed in sorted(rows)]
