@@ -61,16 +61,15 @@ class Runner:
 
     def preprocess(self, image: np.ndarray | Path | str, *, resize: bool = False) -> np.ndarray:
         """Return float32 [1, 3, H, W] for a uint8 RGB image [H, W, 3] or the path of an image file."""
-        pixels = image if isinstance(image, np.ndarray) else load_image(image)
+        pixels = load_image(image) if isinstance(image, str | Path) else image
         return preprocess(pixels, self.preprocessing, resize=resize)
 
     def infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Return the raw outputs by task for a preprocessed ``image`` float32 [1, 3, H, W]."""
         expected = self.bundle.manifest.inputs[0].shape
-        if image.shape != expected or image.dtype != np.float32:
-            raise InputError(
-                f"the network takes float32 {expected}, not {image.dtype} {image.shape}; call preprocess first."
-            )
+        if not isinstance(image, np.ndarray) or image.shape != expected or image.dtype != np.float32:
+            given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise InputError(f"the network takes float32 {expected}, not {given}; call preprocess first.")
         wanted = [task.name for task in self.tasks]
         outputs: dict[str, np.ndarray] = {}
         for session in self._sessions.values():
