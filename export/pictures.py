@@ -196,6 +196,7 @@ def _render(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    panels = [(task, _reduced(value) if task is None else value) for task, value in panels]
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     sizes = [np.asarray(value).shape for task, value in panels if task is None or task.dense]
@@ -211,7 +212,7 @@ def _render(
         for place, (task, value) in enumerate(panels, start=1):
             axes = figure.add_subplot(rows, columns, place)
             if task is None:
-                axes.imshow(_reduced(value))
+                axes.imshow(value)
                 _bare(axes, "image")
             elif task.dense:
                 _draw_map(axes, task, value, limits)
