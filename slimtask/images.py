@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
-MAX_PIXELS = 8192 * 8192  # 61 megapixel cameras pass; decoding takes some 0.7 GB
+MAX_PIXELS = 8192 * 8192  # 61 megapixel cameras pass; decoding takes about 1 GB
+MAX_SCANNED = 64 * MAX_PIXELS  # pixels times scans of a progressive JPEG: 4 s of decoding
 _LONGEST = 240  # characters of a path that a sentence quotes
 MAX_BYTES = 2**30  # above what MAX_PIXELS of four uncompressed 16-bit channels take
 
@@ -195,6 +196,7 @@ def _opened(path: Path | str) -> Iterator[tuple[Image.Image, str]]:
             with image:
                 _refuse_frames(image, name)
                 _refuse_size(image, name)
+                _refuse_scans(image, file, name)
                 _load(image)
                 yield image, name
         except InputError:
@@ -268,9 +270,29 @@ def _refuse_size(image: Image.Image, name: str) -> None:
         raise InputError(f"{name} has tiles of {_TOO_LARGE}")
 
 
+def _refuse_scans(image: Image.Image, file: BinaryIO, name: str) -> None:
+    """Refuse a JPEG that goes over all of its pixels again and again: 20 kB of scans keep a decoder busy for 10 s.
+
+    Between the pixels' bits 0xff is followed by a zero, so 0xff 0xda starts a scan; cameras write up to 10.
+    """
+    if image.format not in ("JPEG", "MPO"):
+        return
+    place, scans = file.tell(), 0
+    file.seek(0)
+    while part := file.read(2**20):
+        scans += part.count(b"\xff\xda")
+    file.seek(place)
+    if scans * image.width * image.height > MAX_SCANNED:
+        raise InputError(f"{name} goes over its pixels {scans} times, more often than is read; save it anew.")
+
+
 def _tag(image: Image.Image, number: int, otherwise: int) -> int:
     """Return a whole number out of a TIFF's tags; ``otherwise`` if there is none."""
-    value = getattr(image, "tag_v2", {}).get(number, otherwise)
+    tags = getattr(image, "tag_v2", None)
+    if tags is None:
+        return otherwise
+    with _without_warnings():  # a tag is parsed when it is asked for
+        value = tags.get(number, otherwise)
     value = value[0] if isinstance(value, tuple) and value else value
     return value if isinstance(value, int) else otherwise
 

@@ -209,6 +209,21 @@ def test_damaged_exif_turns_nothing_and_says_nothing(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read_rgb(tmp_path / "a.png"), noise())
 
 
+def test_odd_tags_say_nothing(tmp_path: Path) -> None:
+    Image.fromarray(noise()).save(tmp_path / "a.tif")
+    whole = (tmp_path / "a.tif").read_bytes()
+    start = int.from_bytes(whole[4:8], "little")
+    for wanted in (254, 322):
+        content = bytearray(whole)
+        entry = start + 2 + 12 * (content[start] - 1)  # the last tag: 3 numbers where one belongs
+        content[entry : entry + 12] = struct.pack("<HHII", wanted, 4, 3, 8)
+        (tmp_path / "a.tif").write_bytes(content)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            np.testing.assert_array_equal(read_rgb(tmp_path / "a.tif"), noise())
+        assert said == []
+
+
 def test_animations_and_pages_are_refused_but_a_cameras_second_picture_is_not(tmp_path: Path) -> None:
     first, second = Image.fromarray(noise()), Image.fromarray(255 - noise())
     for name in ("a.png", "a.tif", "a.webp"):

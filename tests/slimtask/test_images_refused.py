@@ -122,6 +122,16 @@ def test_the_tiles_of_a_tiff_are_pixels_too(tmp_path: Path) -> None:
     refused(tmp_path / "a.tif", "has tiles of more pixels than")
 
 
+def test_a_jpeg_of_endless_scans_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (1024, 1024), 90).save(tmp_path / "a.jpg", progressive=True)
+    assert (read_rgb(tmp_path / "a.jpg") == 90).all()
+    content = (tmp_path / "a.jpg").read_bytes()
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    (tmp_path / "a.jpg").write_bytes(content[:-2] + 5000 * scan + content[-2:])
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_: pytest.fail("decoded"))
+    refused(tmp_path / "a.jpg", "goes over its pixels 5006 times, more often than is read; save it anew")
+
+
 def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
