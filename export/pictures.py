@@ -19,11 +19,13 @@ from PIL import Image
 
 from slimtask.errors import InputError
 from slimtask.files import atomic_file
+from slimtask.images import to_rgb
 from slimtask.tasks import TaskSpec
 
 _NOT_LABELLED = (96, 96, 96)
 _SHOWN_BARS = 8
 _LEGEND_ENTRIES = 18
+_SHOWN_SIDE = 2048  # pixels of a photograph; its panel has some 620
 _ACCENT, _MUTED = "#0072b2", "#b9c0c7"
 # Okabe and Ito's colours for every kind of colour vision, without black; farther ones are found from these.
 _FIRST_COLOURS = ("0072b2", "e69f00", "009e73", "cc79a7", "56b4e9", "d55e00", "f0e442")
@@ -194,6 +196,7 @@ def _render(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    panels = [(task, _reduced(value) if task is None else value) for task, value in panels]
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     sizes = [np.asarray(value).shape for task, value in panels if task is None or task.dense]
@@ -209,7 +212,7 @@ def _render(
         for place, (task, value) in enumerate(panels, start=1):
             axes = figure.add_subplot(rows, columns, place)
             if task is None:
-                axes.imshow(np.asarray(value))
+                axes.imshow(value)
                 _bare(axes, "image")
             elif task.dense:
                 _draw_map(axes, task, value, limits)
@@ -217,7 +220,17 @@ def _render(
                 _draw_bars(axes, task, value, slots=_SHOWN_BARS if len(panels) > 1 else 0)
         file = io.BytesIO()
         figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.12, facecolor="white")
-    return Image.open(file).convert("RGB")
+    return Image.open(file, formats=("PNG",)).convert("RGB")  # the figure's own
+
+
+def _reduced(photograph: np.ndarray | Image.Image) -> np.ndarray:
+    """Return a photograph as uint8 RGB, no larger than can be seen: drawing 88 megapixels took 5 GB."""
+    pixels = to_rgb(photograph)
+    if max(pixels.shape[:2]) <= _SHOWN_SIDE:
+        return pixels
+    small = Image.fromarray(pixels)
+    small.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+    return np.array(small)
 
 
 def _bare(axes: Any, title: str) -> None:

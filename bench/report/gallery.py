@@ -10,6 +10,7 @@ from PIL import Image
 
 from slimtask.errors import InputError
 from slimtask.export.pictures import class_name, colorize, depth_limits, legend
+from slimtask.images import to_rgb
 from slimtask.tasks import TaskSpec
 
 _SHOWN = 4
@@ -48,15 +49,14 @@ def scene(
             ``slimtask.export.pictures``; the truth of a classification may be the class number as a scalar array.
 
     Raises:
-        InputError: without any column, or for a prediction that is not decoded.
+        InputError: without any column, for an image that is not RGB, or for a prediction that is not decoded.
     """
     if not columns:
         raise InputError("a scene needs at least one column of predictions, for example 'dense'.")
-    photograph = image if isinstance(image, Image.Image) else Image.fromarray(image)
     strips = [
         _strip(task, {label: one[task.name] for label, one in columns.items() if task.name in one}) for task in tasks
     ]
-    return Scene(image=photograph.convert("RGB"), strips=tuple(strip for strip in strips if strip.cells))
+    return Scene(image=Image.fromarray(to_rgb(image)), strips=tuple(strip for strip in strips if strip.cells))
 
 
 def _strip(task: TaskSpec, found: Mapping[str, np.ndarray]) -> Strip:

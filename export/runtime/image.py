@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from slimtask.errors import InputError, Unsupported
+from slimtask.images import check_rgb, read_rgb
 from slimtask.tasks import Preprocessing
 
 
 def load_image(path: Path | str) -> np.ndarray:
-    """Return the image file (PNG, JPEG, ...) as uint8 RGB [height, width, 3], turned upright; needs Pillow.
+    """Return the image file as uint8 RGB [height, width, 3], turned upright; needs Pillow.
 
-    Raises InputError if the file is missing, is not an image, or is cut off.
+    Raises InputError if the file is missing, no image, damaged, or has no one meaning in RGB; see ``slimtask.images``.
     """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError:
-        raise Unsupported(
-            "reading an image file", "this installation", "Pillow is missing", "pip install pillow"
-        ) from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except FileNotFoundError:
-        raise InputError(f"the image '{path}' does not exist; check the path.") from None
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"'{path}' is not an image that can be read ({reason}); give a PNG or JPEG file.") from None
+    return read_rgb(path)
 
 
 def preprocess(image: np.ndarray, preprocessing: Preprocessing, *, resize: bool = False) -> np.ndarray:
     """Return float32 [1, 3, height, width]: ``(pixel / 255 - mean) / std`` of a uint8 RGB image [height, width, 3].
 
-    Another size is an InputError unless ``resize`` is set; then it is resampled bilinearly.
+    Another size is an InputError unless ``resize`` is set; then it is resampled bilinearly. So is what is not uint8
+    RGB: nothing says whether floats end at 1 or 255, nor what a fourth channel is.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise InputError(
-            f"an image of shape {image.shape} and type {image.dtype} is not RGB; give uint8 [height, width, 3]."
-        )
+    check_rgb(image)
     size = (preprocessing.height, preprocessing.width)
     if image.shape[:2] != size:
         if not resize:

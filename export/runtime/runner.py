@@ -63,7 +63,7 @@ class Runner:
 
     def preprocess(self, image: np.ndarray | Path | str, *, resize: bool = False) -> np.ndarray:
         """Return float32 [1, 3, H, W] for a uint8 RGB image [H, W, 3] or the path of an image file."""
-        pixels = image if isinstance(image, np.ndarray) else load_image(image)
+        pixels = load_image(image) if isinstance(image, str | Path) else image
         return preprocess(pixels, self.preprocessing, resize=resize)
 
     def infer(self, image: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from slimtask.errors import InputError
 from slimtask.export.pictures import (
+    _reduced,
     class_name,
     colorize,
     depth_limits,
@@ -130,6 +131,27 @@ def test_overview_holds_image_and_every_prediction(predictions):
     assert (10, 200, 30) in shown
     assert {tuple(colour) for colour in palette(3).tolist()} <= shown
     assert panel.width > overview(image, {"depth": predictions["depth"]}, TASKS).width
+
+
+def test_a_photograph_of_any_mode_is_shown_as_it_is_read():
+    grey = np.tile(np.array([[0, 60, 180]], np.uint8), (24, 1)).repeat(10, axis=1)
+    prediction = {"depth": np.full((24, 30), 2.0)}
+    of_8_bits = overview(np.stack([grey] * 3, axis=-1), prediction, TASKS)
+    of_16_bits = overview(Image.fromarray(grey.astype(np.uint16) * 257), prediction, TASKS)
+    np.testing.assert_array_equal(np.asarray(of_16_bits), np.asarray(of_8_bits))
+    for strange in (np.zeros((24, 30, 3), np.float32), Image.fromarray(np.full((24, 30), 7e4, np.float32))):
+        with pytest.raises(InputError, match=r"is not RGB|holds floating-point"):
+            overview(strange, prediction, TASKS)
+
+
+def test_a_large_photograph_is_drawn_small():
+    halves = np.zeros((3000, 4000, 3), np.uint8)
+    halves[:, 2000:] = (10, 200, 30)
+    small = _reduced(halves)
+    assert small.shape == (1536, 2048, 3)
+    assert small[700, 1000].tolist() == [0, 0, 0]
+    assert small[700, 1048].tolist() == [10, 200, 30]
+    np.testing.assert_array_equal(_reduced(halves[:500, 1900:2100]), halves[:500, 1900:2100])
 
 
 @pytest.mark.parametrize(

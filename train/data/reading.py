@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from slimtask.errors import InputError
+from slimtask.images import open_regular, read_values
+from slimtask.images import read_rgb as read_picture
 
 
 def data_root(root: str | None, name: str) -> Path:
@@ -34,8 +37,8 @@ def require_files(paths: Iterable[Path], name: str) -> None:
 
 
 def read_rgb(path: Path) -> Tensor:
-    """Return a picture as uint8 [3, h, w], RGB; InputError names a damaged file."""
-    return torch.from_numpy(_pixels(path, "RGB")).permute(2, 0, 1).contiguous()
+    """Return a picture as uint8 [3, h, w], RGB, upright, as ``run`` sees it; InputError names a damaged file."""
+    return torch.from_numpy(read_picture(path)).permute(2, 0, 1).contiguous()
 
 
 def read_labels(path: Path, classes: int | None = None) -> Tensor:
@@ -43,7 +46,7 @@ def read_labels(path: Path, classes: int | None = None) -> Tensor:
 
     With ``classes`` the values must be 0 .. classes - 1, or 255 (void).
     """
-    labels = torch.from_numpy(_pixels(path, None))
+    labels = torch.from_numpy(_values(path, ("L", "P"), "an 8-bit"))
     return labels if classes is None else check_classes(labels, classes, path)
 
 
@@ -56,21 +59,36 @@ def check_classes(labels: Tensor, classes: int, path: Path) -> Tensor:
 
 def read_wide(path: Path) -> Tensor:
     """Return a single-channel 16-bit PNG as int32 [h, w]; InputError if it is something else or damaged."""
-    pixels = _pixels(path, None, modes=("I;16", "I;16B", "I"))
-    return torch.from_numpy(pixels.astype(np.int32))
+    return torch.from_numpy(_values(path, ("I;16", "I;16B", "I"), "a 16-bit").astype(np.int32))
 
 
 def read_array(path: Path, what: str) -> np.ndarray:
     """Return an array saved by NumPy, never unpickled; ``what`` names it in the InputError if it is damaged."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"the {what} '{path}' does not exist; complete the folder or its list.") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"the {what} '{path}' is damaged ({error}); copy it again.") from None
+    with open_regular(path, f"the {what} '{path}'") as file:
+        try:
+            _check_header(file)
+            array = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError, MemoryError) as error:
+            raise InputError(f"the {what} '{path}' is damaged ({error}); copy it again.") from None
     if not isinstance(array, np.ndarray):
         raise InputError(f"the {what} '{path}' is an archive of arrays, not one array; copy it again.")
     return array
+
+
+def _check_header(file: BinaryIO) -> None:
+    """Raise ValueError if the shape that an array's header states is none, or beyond what the file holds: no memory."""
+    magic = file.read(6)
+    file.seek(0)
+    if magic == b"\x93NUMPY":
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        if (
+            min(shape, default=0) < 0
+            or math.prod(shape) * dtype.itemsize > os.fstat(file.fileno()).st_size - file.tell()
+        ):
+            raise ValueError(f"its header states the shape {shape}, which it does not hold")
+        file.seek(0)
 
 
 def read_mat(path: Path, key: str) -> Any:
@@ -107,19 +125,12 @@ def same_size(image: Tensor, maps: dict[Path, Tensor], path: Path) -> None:
             )
 
 
-def _pixels(path: Path, mode: str | None, modes: tuple[str, ...] = ("L", "P")) -> np.ndarray:
-    """Return the pixels converted to ``mode``; as they are for None, then the file must have one of ``modes``."""
-    try:
-        with Image.open(path) as file:
-            file.load()
-            if mode is None and file.mode not in modes:
-                bits = "an 8-bit" if "L" in modes else "a 16-bit"
-                raise InputError(f"the map '{path}' is not {bits} single-channel image but '{file.mode}'.")
-            return np.array(file.convert(mode) if mode else file)
-    except FileNotFoundError:
-        raise InputError(f"the image '{path}' does not exist; complete the folder or its list.") from None
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"the image '{path}' is damaged ({error}); copy it again.") from None
+def _values(path: Path, modes: tuple[str, ...], bits: str) -> np.ndarray:
+    """Return the values [h, w] as they are stored; the file must have one of Pillow's ``modes``."""
+    values, mode = read_values(path, modes)
+    if mode not in modes:
+        raise InputError(f"the map '{path}' is not {bits} single-channel image but '{mode}'.")
+    return values
 
 
 def _size(value: Tensor) -> str:

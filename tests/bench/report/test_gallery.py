@@ -50,3 +50,14 @@ def test_scenes_without_columns_and_wrong_shapes_are_refused():
         scene(IMAGE, [DEPTH], {})
     with pytest.raises(InputError, match="presence"):
         scene(IMAGE, [PRESENCE], {"dense": {"presence": np.zeros(7)}})
+
+
+def test_the_photograph_is_shown_as_it_is_read():
+    grey = np.array([[0, 60, 255]], np.uint8)
+    columns = {"dense": {"depth": np.ones((1, 3))}}
+    for image in (np.stack([grey] * 3, axis=-1), Image.fromarray(grey.astype(np.uint16) * 257)):
+        shown = scene(image, [DEPTH], columns).image
+        assert (shown.mode, [shown.getpixel((x, 0)) for x in range(3)]) == ("RGB", [(0,) * 3, (60,) * 3, (255,) * 3])
+    for image in (np.zeros((4, 6, 3)), grey, Image.fromarray(np.full((4, 6), 300.0, np.float32))):
+        with pytest.raises(InputError, match=r"is not RGB|holds floating-point"):
+            scene(image, [DEPTH], columns)

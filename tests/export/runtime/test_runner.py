@@ -68,6 +68,15 @@ def test_bad_requests_are_told_apart(exported, image):
         assert runner.run(np.zeros((64, 96, 3), np.uint8), resize=True)["depth"].shape == (1, 1, 32, 48)
         with pytest.raises(InputError, match="call preprocess first"):
             runner.infer(image[None].transpose(0, 3, 1, 2))
+        with pytest.raises(InputError, match="not list; call preprocess first"):
+            runner.infer([0.0])
+        for value in (b"\x89PNG\r\n\x1a\n", image.tolist(), None, torch.from_numpy(image)):
+            with pytest.raises(InputError, match=f"path of a file, not {type(value).__name__}; give numpy"):
+                runner.run(value)
+        with pytest.raises(InputError, match=r"shape \(32, 48, 3\) and type float32 is not RGB"):
+            runner.run(image.astype(np.float32))
+        with pytest.raises(InputError, match=r"none\.png' does not exist"):
+            runner.run("none.png")
 
 
 def test_a_closed_runner_says_so_and_tasks_may_come_from_a_generator(exported, image):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,37 @@ def test_16_bit_pictures_keep_their_values(tmp_path):
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "8.png")
     with pytest.raises(InputError, match=r"8\.png' is not a 16-bit single-channel image but 'L'"):
         read_wide(tmp_path / "8.png")
+
+
+def test_a_picture_is_read_as_run_reads_it_but_maps_keep_their_values(tmp_path):
+    values = np.array([[0, 257, 65535], [30000, 2, 1]], np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(values).save(tmp_path / "w.png", exif=exif)
+    assert read_wide(tmp_path / "w.png").tolist() == values[::-1, ::-1].tolist()
+    assert read_rgb(tmp_path / "w.png")[1].tolist() == [[0, 0, 117], [255, 1, 0]]
+    Image.fromarray(values.astype(np.int32)).save(tmp_path / "i.tif")
+    assert read_wide(tmp_path / "i.tif").tolist() == values.tolist()
+    indexed = Image.new("P", (3, 1))
+    indexed.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
+    indexed.putdata([2, 0, 1])
+    indexed.save(tmp_path / "p.png", transparency=0)  # colours of labels are for people
+    assert read_labels(tmp_path / "p.png").tolist() == [[2, 0, 1]]
+
+
+def test_a_pipe_is_read_as_nothing(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in (read_rgb, read_labels, read_wide, read_depth):
+        with pytest.raises(InputError, match="pipe' is a pipe, not a regular file"):
+            read(tmp_path / "pipe")
+
+
+def test_an_array_whose_header_states_more_than_the_file_holds_takes_no_memory(tmp_path):
+    for shape in ("(1099511627776, 2)", "(1099511627776, 1099511627776)", "(-1, 4)", "(4, 4)"):
+        header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+        (tmp_path / "d.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+        with pytest.raises(InputError, match=r"depth map '.*d\.npy' is damaged"):
+            read_depth(tmp_path / "d.npy")
 
 
 def test_labels_beyond_the_classes_are_named(tmp_path):
