@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The pair the project is tested with; torchvision needs the torch it was built for.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: demo demo-result test lint types check gpu delta camvid optimizer zoo zoo-exact zoo-wild realised methods relationship fuzz-compress clean
+.PHONY: demo demo-result test lint types check gpu delta camvid optimizer zoo zoo-exact zoo-wild realised methods relationship fuzz-compress fuzz-files clean
 
 demo: $(STAMP)  ## the whole chain on generated scenes -> runs/demo/report.html and report.json
 	rm -rf runs/demo
@@ -67,6 +67,9 @@ delta: $(STAMP)  ## sub-tasks as sparse deltas against T dense models, ONNX Runt
 
 fuzz-compress: $(STAMP)  ## 1,000 generated networks through pruning, removal, file and ONNX -> docs/results/fuzz_compress.json (an hour)
 	$(BIN)/python -m slimtask.bench.fuzz_compress --networks 1000 --json docs/results/fuzz_compress.json
+
+fuzz-files: $(STAMP)  ## 3,000 hostile files and options through the commands -> docs/results/fuzz_files.json (a quarter of an hour)
+	$(BIN)/python -m slimtask.bench.fuzz_files --cases 3000 --json docs/results/fuzz_files.json
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
