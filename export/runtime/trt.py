@@ -21,6 +21,7 @@ _NUMPY = {
     "INT32": np.int32,
     "INT64": np.int64,
     "INT8": np.int8,
+    "UINT8": np.uint8,
     "BOOL": np.bool_,
 }
 

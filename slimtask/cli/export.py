@@ -76,6 +76,8 @@ def export_verb(
     rows = table(f"Bundle {out}", "file", "backend", "tasks", "bytes", "precision", "targets", "parity")
     for artifact in bundle.manifest.artifacts:
         parity = "-" if artifact.parity is None else f"{artifact.parity.error:.1e}"
+        if artifact.parity_in_half is not None:
+            parity += f" ({artifact.parity_in_half.error:.1e} in half arithmetic)"
         rows.add_row(
             artifact.path,
             artifact.backend,
