@@ -164,10 +164,11 @@ def only_for_foreign(checkpoint: Path, **options: object) -> None:
 def _tasks(path: Path | None, inputs: tuple[tuple[int, ...], ...]) -> tuple[tuple[TaskSpec, ...], Preprocessing | None]:
     """Return the tasks of a file (none without one) and how RGB images become the input (None: it takes no such)."""
     from slimtask.task_file import read_tasks
-    from slimtask.tasks import Preprocessing
+    from slimtask.tasks import MOST_PIXELS, Preprocessing
 
     read = None if path is None else read_tasks(path)
-    image = len(inputs) == 1 and len(inputs[0]) == 4 and inputs[0][1] == 3 and max(inputs[0][2:]) <= 4096
+    image = len(inputs) == 1 and len(inputs[0]) == 4 and inputs[0][1] == 3
+    image = image and max(inputs[0][2:]) <= 4096 and inputs[0][2] * inputs[0][3] <= MOST_PIXELS
     preprocessing = Preprocessing(height=inputs[0][2], width=inputs[0][3]) if image else None
     if read is None:
         return (), preprocessing
