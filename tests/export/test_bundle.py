@@ -63,7 +63,7 @@ def test_a_path_outside_the_bundle_is_refused(bundle_dir, path):
 def test_a_link_inside_the_bundle_is_refused(bundle_dir, tmp_path):
     (bundle_dir / "weights.bin").rename(tmp_path / "elsewhere.bin")
     (bundle_dir / "weights.bin").symlink_to(tmp_path / "elsewhere.bin")
-    with pytest.raises(InputError, match=r"'weights\.bin' .* is a link"):
+    with pytest.raises(InputError, match=r"'weights\.bin' .* leads outside"):
         Bundle.open(bundle_dir)
 
 
@@ -74,7 +74,7 @@ def test_a_linked_folder_inside_the_bundle_is_refused(bundle_dir, tmp_path):
     with pytest.raises(CheckFailed, match="'sub' is an extra file"):
         Bundle.open(bundle_dir).verify()
     edit_manifest(bundle_dir, lambda manifest: manifest["data"][0].update(path="sub/w.bin"))
-    with pytest.raises(InputError, match=r"not valid|is a link"):
+    with pytest.raises(InputError, match=r"not valid|leads outside"):
         Bundle.open(bundle_dir)
 
 
@@ -119,7 +119,7 @@ def test_what_is_no_bundle_is_said_to_be_none(tmp_path):
         Bundle.open(tmp_path)
     with (tmp_path / MANIFEST).open("wb") as file:
         file.truncate(2**25)
-    with pytest.raises(InputError, match="larger than"):
+    with pytest.raises(InputError, match="more than the"):
         Bundle.open(tmp_path)
 
 
