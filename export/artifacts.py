@@ -27,6 +27,7 @@ from slimtask.export.runtime.ort import OrtSession
 from slimtask.export.runtime.trt import TrtSession
 from slimtask.export.weights import WEIGHTS, write_graphs
 from slimtask.files import sha256
+from slimtask.onnx_file import open_onnx
 from slimtask.tasks import Preprocessing, TaskSpec
 
 _DTYPES = {"fp32": "float32", "fp16": "float16"}
@@ -83,11 +84,10 @@ def write_job_graphs(job: Job) -> None:
 
 def checked_graph(job: Job, role: str) -> Artifact:
     """Return the graph of ``role`` as an artifact: valid ONNX, its precision read back, equal to the model."""
-    import onnx
-
     path = job.folder / f"{role}.onnx"
-    model = onnx.load(path, load_external_data=False)
-    onnx.checker.check_model(str(path), full_check=True)
+    file = open_onnx(path, path.name)
+    file.check()
+    model = file.model
     data = (WEIGHTS,) if any(tensor.external_data for tensor in model.graph.initializer) else ()
     weights = dict.fromkeys(data, job.weights if data else b"")
     return Artifact(

@@ -175,9 +175,9 @@ class Bundle:
     def _load(self, file: File) -> tuple[str | None, bytes]:
         """Return (problem, content): what is wrong with ``file`` or None, and its bytes if nothing is."""
         place = _inside(self.path, file.path)
-        if not place.exists():
+        if not os.path.exists(place):
             return f"'{file.path}' is missing", b""
-        if not place.is_file():
+        if not os.path.isfile(place):
             return f"'{file.path}' is not a regular file", b""
         try:
             with open_regular(place, "its file") as stream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -209,7 +210,7 @@ def holds_metadata(path: Path | str, key: str) -> bool:
     """Return whether ``path`` is a safetensors file with ``key`` in its metadata, sound or not."""
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         return False
     try:
         with safe_open(path, framework="pt") as file:

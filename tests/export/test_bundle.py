@@ -126,3 +126,11 @@ def test_what_is_no_bundle_is_said_to_be_none(tmp_path):
 def test_an_unknown_file_is_refused(exported):
     with pytest.raises(InputError, match=r"lists no file 'other\.bin'"):
         Bundle.open(exported).file("other.bin")
+
+
+def test_deep_and_other_manifests_are_one_sentence(bundle_dir):
+    for content in (b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 1000 + b"1" + b"}" * 1000, b"9" * 5000, b"\xff\xfe{}"):
+        (bundle_dir / MANIFEST).write_bytes(content)
+        with pytest.raises(InputError) as failure:
+            Bundle.open(bundle_dir)
+        assert "\n" not in str(failure.value)
