@@ -86,10 +86,7 @@ def _fold_constants_(model: onnx.ModelProto, weights: dict[str, Any], opset: int
 def _constant(node: onnx.NodeProto, weights: dict[str, Any], opset: int) -> Any:
     """Return what ``node`` computes if that is constant and small enough, else None."""
     if node.op_type == "Constant" and node.domain in DOMAINS:
-        try:
-            return _constant_node(attributes(node))
-        except (ValueError, TypeError, OverflowError):  # an attribute of no kind; ONNX Runtime says so
-            return None
+        return _constant_node(node)
     names = [name for name in node.input if name]
     if node.op_type not in _FOLDABLE or node.domain not in DOMAINS or not all(name in weights for name in names):
         return None
@@ -125,13 +122,17 @@ def _elements(node: onnx.NodeProto, arrays: list[Shaped[np.ndarray, "..."]]) -> 
     return 0
 
 
-def _constant_node(given: dict[str, Any]) -> Any:
+def _constant_node(node: onnx.NodeProto) -> Any:
     """Return the value of a Constant node as an array; None if it is of a kind that no rule reads (strings, sparse)."""
-    if "value" in given:
-        return onnx.numpy_helper.to_array(given["value"])
     kinds: dict[str, type[np.generic]] = dict.fromkeys(("value_float", "value_floats"), np.float32)
     kinds |= dict.fromkeys(("value_int", "value_ints"), np.int64)
-    return next((np.array(given[key], dtype) for key, dtype in kinds.items() if key in given), None)
+    try:
+        given = attributes(node)
+        if "value" in given:
+            return onnx.numpy_helper.to_array(given["value"])
+        return next((np.array(given[key], dtype) for key, dtype in kinds.items() if key in given), None)
+    except (ValueError, TypeError, OverflowError):  # an attribute of no kind; ONNX Runtime says so
+        return None
 
 
 def _untie_(model: onnx.ModelProto, weights: dict[str, Any]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from tests.slimtask import onnx_samples as samples
 
 @pytest.fixture
 def model(builder):
-    b = builder(dims=("n", 3, "h", "w"))
+    b = builder(dims=(1, 3, 12, 10))
     y = b.op("Relu", b.conv("x", 3, 16, 3, dead=range(6)))
     z = b.op("Concat", y, b.op("Cast", b.op("Transpose", y, perm=[0, 1, 2, 3]), to=1), axis=1)
     return b.model(b.conv(b.op("Clip", z, b.constant(-1), b.constant(1)), 32, 4, 3))
