@@ -215,7 +215,7 @@ def holds_metadata(path: Path | str, key: str) -> bool:
     try:
         with safe_open(path, framework="pt") as file:
             return key in (file.metadata() or {})
-    except (OSError, SafetensorError, UnicodeError):
+    except (OSError, SafetensorError, UnicodeError, MemoryError):  # MemoryError: too large to be mapped
         return False
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from slimtask.errors import InputError
 from slimtask.onnx_bytes import scan, unreadable
 
-_SECONDS = 60.0
+LOOP_SECONDS = 8
 
 
 class TooLong(InputError):
@@ -33,7 +33,7 @@ class OnnxSession:
         what: str,
         options: Any = None,
         providers: Sequence[Any] = ("CPUExecutionProvider",),
-        seconds: float | int = _SECONDS,
+        seconds: float | int = LOOP_SECONDS,
     ) -> None:
         """Load ``graph`` with its external ``data`` (location -> content); ``what`` names it in the InputErrors.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -150,9 +151,10 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(content, f"recipe '{path}'")
 
 
-def _content(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+def _content(path: Path, children: tuple[str, ...]) -> dict[str, Any]:
     """Return the keys of a recipe file on top of those of the recipe that it extends."""
-    if path.resolve() in children:
+    place = os.path.realpath(path)  # resolve() fails on links in a circle
+    if place in children:
         raise InputError(f"recipe '{path}' extends itself; end the chain at a whole recipe.")
     content = read_yaml(path, "recipe")
     if not isinstance(content, dict):
@@ -164,7 +166,7 @@ def _content(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
         raise InputError(f"recipe '{path}': 'extends' names one recipe file, not '{base}'.")
     if not (path.parent / base).exists():
         raise InputError(f"recipe '{path}' extends '{path.parent / base}', which does not exist; check the path.")
-    return _merged(_content(path.parent / base, (*children, path.resolve())), content)
+    return _merged(_content(path.parent / base, (*children, place)), content)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

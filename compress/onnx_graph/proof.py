@@ -14,11 +14,10 @@ from slimtask.compress.certify import Certificate, Refusal
 from slimtask.compress.compare import TaskDifference
 from slimtask.compress.onnx_graph.network import Network, assemble
 from slimtask.errors import InputError
-from slimtask.onnx_session import OnnxSession, TooLong, session_options
+from slimtask.onnx_session import LOOP_SECONDS, OnnxSession, TooLong, session_options
 
 Feed = dict[str, Shaped[np.ndarray, "..."]]
 _INLINE_BYTES = 1024
-_LOOP_SECONDS = 8
 _MOST_ELEMENTS = 2**27  # of an input
 _BATCHES = (1, 2)
 _SIZES = ((64, 96), (224, 224), (32, 32), (256, 320), (128, 128))  # what most networks take is among them
@@ -32,7 +31,7 @@ class Session:
         model, data = assemble(network, inline_below_bytes=_INLINE_BYTES)
         try:
             self._session = OnnxSession(
-                model.SerializeToString(), data, what="the graph", options=session_options(1), seconds=_LOOP_SECONDS
+                model.SerializeToString(), data, what="the graph", options=session_options(1), seconds=LOOP_SECONDS
             )
         except InputError as error:
             raise RuntimeError(str(error)) from None

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from slimtask.checkpoint import Architecture, Checkpoint, read_safetensors
+from slimtask.checkpoint import Architecture, Checkpoint, holds_metadata, read_safetensors
 from slimtask.compress.rebuild import rebuild
 from slimtask.errors import InputError
 from slimtask.tasks import Preprocessing
@@ -188,3 +188,4 @@ def test_a_pipe_or_a_huge_file_is_no_checkpoint(tmp_path: Path) -> None:
     for name, words in (("pipe", "a pipe or device"), ("huge", "more than the"), (".", "a folder")):
         with pytest.raises(InputError, match=words):
             Checkpoint.load(tmp_path / name)
+        assert not holds_metadata(tmp_path / name, "slimtask")

@@ -34,7 +34,7 @@ def test_a_graph_in_memory_names_no_file(tmp_path, monkeypatch, place):
 
 @pytest.mark.parametrize("trips", [10**12, None])
 def test_a_loop_without_an_end_is_refused_where_it_would_run(model, monkeypatch, trips):
-    monkeypatch.setattr(proof, "_LOOP_SECONDS", 0.5)
+    monkeypatch.setattr(proof, "LOOP_SECONDS", 0.5)
     loop = samples.loop(trips)
     loop.graph.node[0].input[2], loop.graph.node[0].output[0] = "l", "m2"
     del loop.graph.output[0].type.tensor_type.shape.dim[:]
