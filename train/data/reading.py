@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from slimtask.errors import InputError
+from slimtask.files import check_regular
 
 
 def data_root(root: str | None, name: str) -> Path:
@@ -62,6 +63,8 @@ def read_wide(path: Path) -> Tensor:
 
 def read_array(path: Path, what: str) -> np.ndarray:
     """Return an array saved by NumPy, never unpickled; ``what`` names it in the InputError if it is damaged."""
+    if path.exists():
+        check_regular(path, f"the {what}")  # NumPy waits for a pipe
     try:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
