@@ -8,6 +8,7 @@ smaller network could look slower than a large one.
 from __future__ import annotations
 
 import ctypes
+import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ import numpy as np
 from slimtask.bench.environment import cpu_name, gpus, usable_cores, version_of
 from slimtask.bench.measure import Conditions
 from slimtask.errors import InputError, Unsupported, nearest
+from slimtask.onnx_file import open_onnx
+from slimtask.onnx_session import OnnxSession, open_session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,8 @@ class OnnxRuntime:
         import onnxruntime
 
         path, threads = _existing(artifact), threads or usable_cores()
-        session = self._session(path, threads)
+        opened = self._session(path, threads)
+        session = opened.session
         if self.provider not in session.get_providers():
             raise Unsupported("the benchmark", self.name, f"{self.provider} did not start", "use onnxruntime-cpu")
         feed = _random_feed(session.get_inputs(), shape, np.random.default_rng(seed), path)
@@ -86,7 +90,7 @@ class OnnxRuntime:
         for name, array in feed.items():
             kept.append(onnxruntime.OrtValue.ortvalue_from_numpy(array, self.device, 0))
             binding.bind_ortvalue_input(name, kept[-1])
-        for output, array in zip(session.get_outputs(), session.run(None, feed), strict=True):
+        for output, array in zip(session.get_outputs(), opened.run(feed).values(), strict=True):
             kept.append(onnxruntime.OrtValue.ortvalue_from_numpy(array, self.device, 0))
             binding.bind_ortvalue_output(output.name, kept[-1])
 
@@ -99,7 +103,7 @@ class OnnxRuntime:
         version = str(onnxruntime.__version__)
         return Opened(call=call, conditions=self._conditions(version, threads, precision, first.shape))
 
-    def _session(self, path: Path, threads: int) -> Any:
+    def _session(self, path: Path, threads: int) -> OnnxSession:
         import onnxruntime
 
         if self.device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
@@ -110,12 +114,7 @@ class OnnxRuntime:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        try:
-            return onnxruntime.InferenceSession(str(path), options, providers=[self.provider])
-        except Exception as error:  # its exceptions share no base class; the file is the only thing given
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"ONNX Runtime cannot open '{path}' ({reason}); export it again.") from None
+        return open_session(path, options, [self.provider])
 
     def _conditions(self, version: str, threads: int, precision: str, shape: tuple[int, ...]) -> Conditions:
         return Conditions(
@@ -176,6 +175,8 @@ class PyTorchCpu:
         return Opened(call=call, conditions=conditions)
 
 
+_MOST_ELEMENTS = 2**27  # of an input
+
 BACKENDS: dict[str, Backend] = {
     "onnxruntime-cpu": OnnxRuntime(name="onnxruntime-cpu", provider="CPUExecutionProvider", device="cpu"),
     "onnxruntime-cuda": OnnxRuntime(name="onnxruntime-cuda", provider="CUDAExecutionProvider", device="cuda"),
@@ -194,11 +195,11 @@ def backend(name: str) -> Backend:
 def graph_precision(path: Path | str) -> str:
     """Return the floating types of an ONNX file's weights, read from the graph: e.g. ``float32``, ``float16+float32``.
 
-    A graph without floating weights gives the types of its inputs. External weights are not loaded.
+    A graph without floating weights gives the types of its inputs. Raises InputError as ``open_onnx`` does.
     """
     import onnx
 
-    graph = onnx.load(str(path), load_external_data=False).graph
+    graph = open_onnx(path).model.graph
     floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
     kinds = {tensor.data_type for tensor in graph.initializer} & floats
     kinds = kinds or {value.type.tensor_type.elem_type for value in graph.input}
@@ -237,6 +238,8 @@ def _random_feed(
                 f"input '{value.name}' of '{path}' has type {value.type} and shape {value.shape}, asked for "
                 f"{shape and tuple(shape)}; give a shape that the graph accepts, of a floating type."
             )
+        if math.prod(fixed) > _MOST_ELEMENTS:
+            raise InputError(f"input '{value.name}' of '{path}' has the shape {fixed}, which is too large to be made.")
         feed[value.name] = rng.standard_normal(fixed).astype(types[value.type])
     return feed
 

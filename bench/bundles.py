@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def bench_bundles(
     Every bundle's hashes are verified first. Raises InputError for a bundle given twice or with another input size.
     """
     names = [str(path) for path in paths]
-    if len({Path(name).resolve() for name in names}) != len(names):
+    if len({os.path.realpath(name) for name in names}) != len(names):
         raise InputError("the same bundle is given twice; name each bundle once.")
     bundles = [Bundle.open(path) for path in paths]
     shapes = {bundle.manifest.inputs[0].shape for bundle in bundles}

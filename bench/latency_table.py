@@ -23,8 +23,8 @@ from slimtask.bench.environment import cpu_name, version_of
 from slimtask.bench.latency_graph import has_producer, layer_graph
 from slimtask.compress.latency.table import BLOCK, FREE, Entry, LatencyTable, LayerShape, Penalties
 from slimtask.errors import InputError
-from slimtask.export.runtime.ort import session_options
 from slimtask.files import read_json, write_json
+from slimtask.onnx_session import OnnxSession, session_options
 
 BACKEND = "onnxruntime-cpu"
 Range = tuple[int, int]
@@ -217,10 +217,8 @@ def _widened(table: LatencyTable, shape: LayerShape, ranges: tuple[Range, Range]
 
 def _call(shape: LayerShape, inputs: int, outputs: int, copies: int, threads: int) -> Callable[[], object]:
     """Return one run of a layer's graph with preallocated buffers."""
-    import onnxruntime
-
     graph, feed = layer_graph(shape, inputs, outputs, copies)
-    session = onnxruntime.InferenceSession(graph, session_options(threads), providers=["CPUExecutionProvider"])
+    session = OnnxSession(graph, {}, what="a layer", options=session_options(threads)).session
     x = np.full(feed, 0.5, dtype=np.float32)
     return lambda: session.run(None, {"x": x})
 

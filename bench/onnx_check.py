@@ -15,6 +15,7 @@ from slimtask.compress.contents import independent_copy
 from slimtask.compress.cost import count_parameters
 from slimtask.compress.inputs import Inputs, call, named_outputs, tensors_of
 from slimtask.compress.trace import plain_attention
+from slimtask.onnx_session import open_session, session_options
 
 OPSET = 20
 _LARGEST_SINGLE_FILE = 300_000_000  # parameters: a protobuf holds at most 2 GB
@@ -46,15 +47,10 @@ def export_any(model: nn.Module, inputs: Inputs, path: Path) -> Path:
 
 def run_onnx(path: Path, inputs: Inputs, threads: int = 1) -> list[np.ndarray]:
     """Return the outputs of the graph on ``inputs`` under ONNX Runtime's CPU provider."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    fed = {node.name: x.numpy() for node, x in zip(session.get_inputs(), tensors_of(inputs), strict=True)}
-    found: list[np.ndarray] = session.run(None, fed)
-    return found
+    opened = open_session(path, session_options(threads))
+    names = [node.name for node in opened.session.get_inputs()]
+    found = opened.run({name: x.numpy() for name, x in zip(names, tensors_of(inputs), strict=True)})
+    return list(found.values())
 
 
 def onnx_rel_error(model: nn.Module, inputs: Inputs, folder: Path) -> float:

@@ -10,8 +10,9 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from slimtask.checkpoint import Shape, read_safetensors, write_safetensors
+from slimtask.checkpoint import Shape, holds_metadata, read_safetensors, write_safetensors
 from slimtask.compress.patterns import Pattern
+from slimtask.documents import parse_json
 from slimtask.errors import InputError, first_problem
 from slimtask.tasks import Frozen
 
@@ -62,13 +63,7 @@ def write_delta(
 
 def is_delta_file(path: Path | str) -> bool:
     """Return whether ``path`` is a safetensors file of a delta, sound or not."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _KEY in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        return False
+    return holds_metadata(path, _KEY)
 
 
 def read_delta(path: Path | str) -> tuple[str, str, dict[str, Any], dict[str, Stored]]:
@@ -79,6 +74,7 @@ def read_delta(path: Path | str) -> tuple[str, str, dict[str, Any], dict[str, St
     tensors, metadata = read_safetensors(path, "delta file")
     if _KEY not in metadata:
         raise InputError(f"'{path}' is a safetensors file but not one of a delta; give a file that Delta.save wrote.")
+    parse_json(metadata[_KEY], f"the metadata of delta file '{path}'")
     try:
         header = _Header.model_validate_json(metadata[_KEY])
     except ValidationError as error:

@@ -13,7 +13,8 @@ from jaxtyping import Bool, UInt8
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from slimtask.checkpoint import read_safetensors, write_safetensors
+from slimtask.checkpoint import holds_metadata, read_safetensors, write_safetensors
+from slimtask.documents import parse_json
 from slimtask.errors import InputError, first_problem
 from slimtask.tasks import Frozen
 
@@ -58,13 +59,7 @@ def write_masks(path: Path | str, shared: Shared, per_task: PerTask) -> None:
 
 def is_mask_file(path: Path | str) -> bool:
     """Return whether ``path`` is a safetensors file of masks, sound or not."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _KEY in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        return False
+    return holds_metadata(path, _KEY)
 
 
 def read_masks(
@@ -74,6 +69,7 @@ def read_masks(
     tensors, metadata = read_safetensors(path, "masks file")
     if _KEY not in metadata:
         raise InputError(f"'{path}' is a safetensors file but not one of masks; give a file that Masks.save wrote.")
+    parse_json(metadata[_KEY], f"the metadata of masks file '{path}'")
     try:
         header = _Header.model_validate_json(metadata[_KEY])
     except ValidationError as error:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from slimtask.compress.apart import first_line
-from slimtask.errors import CheckFailed, Unsupported
+from slimtask.errors import CheckFailed, InputError, Unsupported
 from slimtask.export.bundle import Artifact, File
 from slimtask.export.decided import refuse_decoding_twice
 from slimtask.export.delta_nodes.graphs import share_base
@@ -31,6 +31,7 @@ from slimtask.export.runtime.ort import OrtSession
 from slimtask.export.runtime.trt import TrtSession
 from slimtask.export.weights import WEIGHTS, write_graphs
 from slimtask.files import sha256
+from slimtask.onnx_file import open_onnx
 from slimtask.tasks import Preprocessing, TaskSpec
 
 _DTYPES = {"fp32": "float32", "fp16": "float16"}
@@ -111,15 +112,14 @@ def write_job_graphs(job: Job) -> None:
 
 def checked_graph(job: Job, role: str) -> Artifact:
     """Return the graph of ``role`` as an artifact: valid ONNX, its precision read back, equal to the model."""
-    import onnx
-
     path = job.folder / f"{role}.onnx"
-    model = onnx.load(path, load_external_data=False)
+    file = open_onnx(path, path.name)
     try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = " ".join(str(error).split())[:200]
+        file.check()
+    except InputError as error:
+        reason = str(error).rstrip(".")
         raise Unsupported("exporting the model", f"ONNX opset {OPSET}", reason, "replace that operation") from None
+    model = file.model
     data = (WEIGHTS,) if any(tensor.external_data for tensor in model.graph.initializer) else ()
     weights = dict.fromkeys(data, job.weights if data else b"")
     return Artifact(

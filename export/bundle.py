@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from slimtask.errors import CheckFailed, InputError, first_problem
 from slimtask.export.parity import Parity
-from slimtask.files import read_json
+from slimtask.files import open_regular, read_json
 from slimtask.tasks import Frozen, Preprocessing, TaskSpec
 
 MANIFEST = "manifest.json"
@@ -135,16 +134,13 @@ class Bundle:
                 f"the bundle '{path}' is not a directory; give the directory that 'slimtask export' wrote."
             )
         root = root.resolve()
-        file = root / MANIFEST
-        if file.is_symlink() or not file.is_file():
+        file = _inside(root, MANIFEST)
+        if not file.is_file():
             raise InputError(f"'{path}' has no regular file {MANIFEST}; it is not a bundle, or its export was cut off.")
-        if file.stat().st_size > _MANIFEST_LIMIT_BYTES:
-            raise InputError(
-                f"'{file}' is larger than {_MANIFEST_LIMIT_BYTES} bytes; it is not a manifest of slimtask."
-            )
-        bundle = cls(path=root, manifest=_parse_manifest(read_json(file, "the manifest"), file))
+        content = read_json(file, "the manifest", _MANIFEST_LIMIT_BYTES)
+        bundle = cls(path=root, manifest=_parse_manifest(content, file))
         for listed in bundle.manifest.files:
-            bundle._refuse_links(listed)
+            _inside(root, listed.path)
         return bundle
 
     def artifacts(self, backend: str) -> tuple[Artifact, ...]:
@@ -178,30 +174,21 @@ class Bundle:
         if damage:
             raise CheckFailed(f"the bundle '{self.path}' is not what was exported: {'; '.join(damage)}.")
 
-    def _refuse_links(self, file: File) -> None:
-        place = self.path
-        for part in Path(file.path).parts:
-            place = place / part
-            if place.is_symlink():
-                raise InputError(
-                    f"'{file.path}' in the bundle '{self.path}' is a link; a bundle holds only its own files."
-                )
-
     def _load(self, file: File) -> tuple[str | None, bytes]:
         """Return (problem, content): what is wrong with ``file`` or None, and its bytes if nothing is."""
-        self._refuse_links(file)
+        place = _inside(self.path, file.path)
+        if not os.path.exists(place):
+            return f"'{file.path}' is missing", b""
+        if not os.path.isfile(place):
+            return f"'{file.path}' is not a regular file", b""
         try:
-            handle = os.open(self.path / file.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | os.O_NONBLOCK)
-        except OSError as error:
-            reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-            return f"'{file.path}' {reason}", b""
-        with os.fdopen(handle, "rb") as stream:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                return f"'{file.path}' is not a regular file", b""
-            if status.st_size != file.bytes:
-                return f"'{file.path}' has {status.st_size} bytes instead of {file.bytes}", b""
-            content = stream.read(file.bytes)
+            with open_regular(place, "its file") as stream:
+                size = os.fstat(stream.fileno()).st_size
+                if size != file.bytes:
+                    return f"'{file.path}' has {size} bytes instead of {file.bytes}", b""
+                content = stream.read(file.bytes)
+        except (InputError, OSError) as error:
+            return f"'{file.path}' cannot be read ({str(error).rstrip('.')})", b""
         if hashlib.sha256(content).hexdigest() != file.sha256:
             return f"'{file.path}' has changed (its SHA-256 differs from the manifest)", b""
         return None, content
@@ -219,6 +206,20 @@ def _parse_manifest(data: Any, file: Path) -> Manifest:
     except ValidationError as error:
         problem = first_problem(error, "as a whole")
         raise InputError(f"the manifest '{file}' is not valid at {problem}; export again.") from None
+
+
+def _inside(root: Path, path: str) -> Path:
+    """Return where ``path`` of the bundle at ``root`` (resolved) lies, links followed; InputError if that is outside.
+
+    A link to another file of the bundle is one that a store makes of equal files.
+    """
+    place = Path(os.path.realpath(root / path))
+    if not place.is_relative_to(root):
+        raise InputError(
+            f"'{path}' in the bundle '{root}' is a link that leads outside, to '{place}'; a bundle holds only its own "
+            "files."
+        )
+    return place
 
 
 def _walk(root: Path) -> Iterator[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from slimtask.export.bundle import FUSED, Artifact, Bundle
 from slimtask.export.parity import TOLERANCES, check_parity, ill_conditioned_outputs, probe_inputs
 from slimtask.export.precision import graph_precision
 from slimtask.export.runtime.ort import OrtSession
+from slimtask.onnx_file import held_onnx
 from slimtask.tasks import Frozen
 
 
@@ -73,15 +73,13 @@ def _files(bundle: Bundle) -> str:
 
 
 def _graph(bundle: Bundle, artifact: Artifact) -> str:
-    import onnx
-    from google.protobuf.message import DecodeError
-
+    data = {name: bundle.read(bundle.file(name)) for name in artifact.data}
     try:
-        model = onnx.load_model_from_string(bundle.read(artifact))
-        check_external_data(bundle, artifact, model)
-        onnx.checker.check_model(str(bundle.path / artifact.path), full_check=True)
-    except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise CheckFailed(f"it is not valid ONNX ({str(error).splitlines()[0]})") from None
+        file = held_onnx(bundle.read(artifact), data, f"'{artifact.path}'")
+        file.check()
+        model = file.model
+    except InputError as error:
+        raise CheckFailed(str(error)) from None
     names = tuple(output.name for output in model.graph.output)
     if names != artifact.tasks:
         raise CheckFailed(f"its outputs are {names}, the manifest says {artifact.tasks}")
@@ -101,42 +99,6 @@ def _engine(bundle: Bundle, artifact: Artifact) -> str:
         raise CheckFailed("its parity with the PyTorch model is beyond the tolerance")
     kernels = f", kernels of {', '.join(artifact.plugins)} inside" if artifact.plugins else ""
     return f"{artifact.precision} ({artifact.precision_source}), {', '.join(artifact.targets)}, {ran}{kernels}"
-
-
-def check_external_data(bundle: Bundle, artifact: Artifact, model: Any) -> None:
-    """Raise CheckFailed if the ``onnx.ModelProto`` of ``artifact`` refers to bytes outside the files listed for it."""
-    import onnx
-
-    for tensor in (*_tensors(model.graph), *(t for body in model.functions for t in _held(body.node))):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        entry = {item.key: item.value for item in tensor.external_data}
-        location = entry.get("location", "")
-        if location not in artifact.data:
-            raise CheckFailed(f"its weight '{tensor.name}' refers to '{location}', which is not a file listed for it")
-        offset, length = (entry.get(key, "0") for key in ("offset", "length"))
-        inside = offset.isdecimal() and length.isdecimal() and int(offset) + int(length) <= bundle.file(location).bytes
-        if not inside:
-            raise CheckFailed(f"its weight '{tensor.name}' lies beyond the end of '{location}'")
-
-
-def _tensors(graph: Any) -> list[Any]:
-    """Return every stored tensor of a graph: initializers and attributes, in sub-graphs too."""
-    found = list(graph.initializer)
-    for sparse in graph.sparse_initializer:
-        found += [sparse.values, sparse.indices]
-    return found + _held(graph.node)
-
-
-def _held(nodes: Any) -> list[Any]:
-    """Return the tensors in the attributes of nodes."""
-    found = []
-    for node in nodes:
-        for attribute in node.attribute:
-            found += [attribute.t, *attribute.tensors]
-            for inner in (attribute.g, *attribute.graphs):
-                found += _tensors(inner)
-    return found
 
 
 def _paths_agree(bundle: Bundle) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,6 +21,7 @@ from slimtask.kernels.device import Device
 from slimtask.kernels.problem import Problem
 
 SCHEMA = 1
+_MOST_BYTES = 2**26
 _TYPES = {"int": (int,), "str": (str,), "float | int": (float, int), "float": (float, int), "bool": (bool,)}
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 _PROBLEM = {each.name: _TYPES[str(each.type)] for each in fields(Problem) if each.name != "device"}
@@ -202,9 +204,12 @@ class _NoCosts(ValueError):
 
 def _content(path: Path, *, named: bool = False) -> dict[str, Any]:
     """Return what a file holds; one that the user ``named`` may be of anything."""
+    status = path.stat()
+    if not path.is_dir() and (not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES):
+        raise _NoCosts  # a pipe would never end
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise (_NoCosts() if named else error) from None
     if not isinstance(content, dict) or not {"schema", "device", "entries"} <= set(content):
         raise _NoCosts

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
+from slimtask.documents import parse_json
 from slimtask.errors import InputError, first_problem
-from slimtask.files import atomic_file
+from slimtask.files import atomic_file, check_regular
 from slimtask.seal import SEAL, UNSEALED, check_seal, seal_
 from slimtask.tasks import Frozen, Preprocessing, TaskSpec
 
@@ -23,7 +25,8 @@ _KEY = "slimtask"
 _OTHERS = {"slimtask-delta": "the delta of a sub-task", "slimtask-masks": "masks"}  # what else a run writes, by its key
 
 
-MOST_ELEMENTS = 2**27
+MOST_ELEMENTS = 2**25
+"""Of all inputs of a network together: an image of 3840 x 2160 has 25 million."""
 
 
 def check_elements(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -59,6 +62,13 @@ class _Header(Frozen):
     provenance: dict[str, Any]
     inputs: tuple[Shape, ...] = ()
     also: tuple[tuple[Shape, ...], ...] = ()
+
+    @model_validator(mode="after")
+    def _check_size(self) -> _Header:
+        shapes = (*self.inputs, *(shape for further in self.also for shape in further))
+        if sum(map(math.prod, shapes)) > MOST_ELEMENTS:
+            raise ValueError(f"its inputs have more than {MOST_ELEMENTS:,} elements together")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +133,13 @@ class Checkpoint:
         tensors, metadata = read_safetensors(path, "checkpoint")
         if _KEY not in metadata:
             raise InputError(_no_checkpoint(path, metadata))
+        parse_json(metadata[_KEY], f"the metadata of checkpoint '{path}'")  # of sane depth and numbers
         try:
             header = _Header.model_validate_json(metadata[_KEY])
         except ValidationError as error:
-            raise InputError(f"checkpoint '{path}' has damaged metadata ({first_problem(error)}).") from None
+            raise InputError(
+                f"checkpoint '{path}' has damaged metadata ({first_problem(error, 'as a whole')})."
+            ) from None
         if header.schema_version != SCHEMA:
             raise InputError(
                 f"checkpoint '{path}' has schema version {header.schema_version}, this slimtask reads {SCHEMA}; "
@@ -179,19 +192,31 @@ def read_safetensors(path: Path | str, what: str) -> tuple[dict[str, Tensor], di
     """
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
-        raise InputError(f"{what} '{path}' does not exist or is not a file; check the path.")
+    check_regular(path, what)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if SEAL in metadata:
                 check_seal(path, what, metadata[SEAL])
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, UnicodeError, RuntimeError) as error:
         raise InputError(
             f"{what} '{path}' is not a whole safetensors file ({error}); it is truncated or of another kind, "
             "write or copy it again."
         ) from None
+
+
+def holds_metadata(path: Path | str, key: str) -> bool:
+    """Return whether ``path`` is a safetensors file with ``key`` in its metadata, sound or not."""
+    from safetensors import SafetensorError, safe_open
+
+    if not os.path.isfile(path):
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return key in (file.metadata() or {})
+    except (OSError, SafetensorError, UnicodeError, MemoryError):  # MemoryError: too large to be mapped
+        return False
 
 
 def refuse_non_finite(weights: dict[str, Tensor], where: str) -> None:

@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+_QUOTED, _SENTENCE = 200, 2000  # characters of one thing quoted, and of all
+_LONG = re.compile(rf"(?<![^\s(\[:=,])'[^']{{{_QUOTED - 1},}}'|\S{{{_QUOTED + 1},}}")
 _LISTED, _CLOSEST = 30, 5  # words that a sentence lists; the closest ones, if there are more
 
 
 class SlimtaskError(Exception):
-    """Base of every error a user can mend; the command line prints its one sentence and no traceback."""
+    """Base of every error a user can mend; the command line prints its one sentence and no traceback.
+
+    The sentence is made ``plain``: whatever it quotes of a file or an option is a line of printable characters.
+    """
 
     exit_status = 2
+
+    def __init__(self, sentence: str = "") -> None:
+        super().__init__(plain(sentence))
+
+
+def plain(sentence: str) -> str:
+    """Return ``sentence`` with characters that do not print escaped, and what is too long cut in its middle."""
+    text = "".join(char if char.isprintable() else _escaped(char) for char in sentence)
+    text = _LONG.sub(lambda found: _cut(found[0], _QUOTED), text)
+    return _cut(text, _SENTENCE)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}[...]{text[len(text) - most // 2 + 5 :]}"
 
 
 class InputError(SlimtaskError, ValueError):

@@ -8,15 +8,19 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from slimtask.documents import parse_json, parse_yaml
 from slimtask.errors import InputError
 
+MOST_TEXT_BYTES = 2**28
+MOST_YAML_BYTES = 2**18  # a hundred recipes; a second of parsing
 _PARTIAL = ".partial-"
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust tells it: a SafetensorError for a full disk is no OSError
 
@@ -95,30 +99,99 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_text(path: Path | str, what: str) -> str:
-    """Return the UTF-8 text of ``path``; ``what`` names the file in the InputError if it cannot be read."""
+def check_regular(path: Path | str, what: str, most_bytes: int | None = None) -> int:
+    """Return the size in bytes of the regular file at ``path``, for a library that opens it by itself.
+
+    Links are followed. Raises InputError, which calls the file ``what``, for what is absent, a folder, a pipe, a
+    device, or has more than ``most_bytes`` (None: what this machine can hold).
+    """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        status = os.stat(path)
     except FileNotFoundError:
         raise InputError(f"{what} '{path}' does not exist; check the path.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{what} '{path}' cannot be read ({error}); give a readable text file.") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in a name
+        raise InputError(_unreadable(path, what, error)) from None
+    return _sane_size(status, path, what, most_bytes)
 
 
-def read_json(path: Path | str, what: str) -> Any:
-    """Return the parsed JSON of ``path``; ``what`` names the file in the InputError if it is not JSON."""
+@contextmanager
+def open_regular(path: Path | str, what: str, most_bytes: int | None = None) -> Iterator[BinaryIO]:
+    """Yield the regular file at ``path``, opened to read bytes; every file that slimtask did not just write is so read.
+
+    Nothing else is opened, so that nothing hangs. Raises InputError as ``check_regular`` does.
+    """
+    check_regular(path, what, most_bytes)
     try:
-        return json.loads(read_text(path, what))
-    except json.JSONDecodeError as error:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise InputError(_unreadable(path, what, error)) from None
+    with os.fdopen(handle, "rb") as file:
+        _sane_size(os.fstat(handle), path, what, most_bytes)  # it may be another one by now
+        yield file
+
+
+def read_bytes(path: Path | str, what: str, most_bytes: int | None = None) -> bytes:
+    """Return the content of the regular file at ``path``; InputError as ``check_regular`` raises it."""
+    with open_regular(path, what, most_bytes) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise InputError(_unreadable(path, what, error)) from None
+
+
+def read_text(path: Path | str, what: str, most_bytes: int = MOST_TEXT_BYTES) -> str:
+    """Return the UTF-8 text of ``path``; ``what`` names the file in the InputError if it cannot be read."""
+    try:
+        return read_bytes(path, what, most_bytes).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise InputError(_unreadable(path, what, error)) from None
+
+
+def read_json(path: Path | str, what: str, most_bytes: int = MOST_TEXT_BYTES) -> Any:
+    """Return the parsed JSON of ``path``; ``what`` names the file in the InputError if it is not JSON."""
+    return parse_json(read_text(path, what, most_bytes), f"{what} '{path}'")
+
+
+def read_yaml(path: Path | str, what: str) -> Any:
+    """Return the parsed YAML of ``path``; ``what`` names the file in the InputError if it is not YAML."""
+    return parse_yaml(read_text(path, what, MOST_YAML_BYTES), f"{what} '{path}'")
+
+
+def _sane_size(status: os.stat_result, path: Path | str, what: str, most_bytes: int | None) -> int:
+    most = MOST_BYTES if most_bytes is None else most_bytes
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+        raise InputError(f"{what} '{path}' is {kind}, not a file; check the path.")
+    if status.st_size > most:
         raise InputError(
-            f"{what} '{path}' is not valid JSON (line {error.lineno}: {error.msg}); it is damaged, write it again."
-        ) from None
+            f"{what} '{path}' has {status.st_size:,} bytes, more than the {most:,} that are read of such a file; "
+            "give a smaller one."
+        )
+    return status.st_size
+
+
+def _unreadable(path: Path | str, what: str, error: Exception) -> str:
+    why = error.strerror if isinstance(error, OSError) else error
+    kind = "text" if isinstance(error, UnicodeDecodeError) else ""
+    return f"{what} '{path}' cannot be read ({why}); give a readable {kind} file.".replace("  ", " ")
+
+
+def _memory_bytes() -> int:
+    """Return the size of this machine's memory, without a limit where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**63
 
 
 def sha256(path: Path | str) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+MOST_BYTES = min(2**35, _memory_bytes())
+"""What is read of a file of weights: 8 billion float32 numbers, and not more than memory holds."""
 
 
 def _sweep_partials(path: Path) -> None:

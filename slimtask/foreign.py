@@ -8,6 +8,7 @@ import math
 import pickle
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,12 @@ from torch import Tensor, nn
 
 from slimtask.checkpoint import MOST_ELEMENTS, read_safetensors, refuse_non_finite
 from slimtask.errors import InputError, nearest
+from slimtask.files import check_regular
 
 _HOLDERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
+_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def load_factory(path: str) -> Callable[[], nn.Module]:
@@ -142,9 +146,7 @@ def _working_directory_importable() -> Iterator[None]:
 
 def _read_weights(path: Path | str) -> dict[str, Tensor]:
     """Return the state dict in a file."""
-    if not Path(path).is_file():
-        raise InputError(f"the weights '{path}' do not exist or are not a file; check the path.")
-    if Path(path).stat().st_size == 0:
+    if check_regular(path, "the weights file") == 0:
         raise InputError(f"the weights '{path}' are an empty file; write or copy it again.")
     if Path(path).suffix == ".safetensors":
         return read_safetensors(path, "the weights")[0]
@@ -164,11 +166,30 @@ def _read_weights(path: Path | str) -> dict[str, Tensor]:
                 f"the weights '{path}' hold a {type(tensor).__name__} under '{name}' where a tensor is expected; write "
                 "them with torch.save(model.state_dict(), PATH)."
             )
+        kind = _unusual(tensor)
+        if kind is not None:
+            raise InputError(
+                f"the weights '{path}' hold a {kind} tensor under '{name}'; save a dense one of the network's type."
+            )
     return dict(content)
+
+
+def _unusual(tensor: Tensor) -> str | None:
+    """Return what keeps ``tensor`` from being weights with values of their own, None if nothing does."""
+    if tensor.is_quantized:
+        return "quantised"
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    if tensor.device.type != "cpu":
+        return str(tensor.device.type)  # meta: a shape without values
+    return None if tensor.dtype in (*_FLOATS, *_INTEGERS) else str(tensor.dtype).removeprefix("torch.")
 
 
 def _unpickled(path: Path | str) -> Any:
     """Return what a torch file holds if it can be read without running code (law 8)."""
+    _refuse_packed(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old pickles: what matters is whether they load
@@ -189,6 +210,17 @@ def _unpickled(path: Path | str) -> Any:
         raise InputError(
             f"the weights '{path}' are not a whole torch file ({_words(error)}); write or copy the file again."
         ) from None
+
+
+def _refuse_packed(path: Path | str) -> None:
+    """Raise InputError for an archive whose parts take more space than it has itself: torch.save packs nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            total = sum(part.file_size for part in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # not an archive, as before torch 1.6, or not a whole one, which torch says
+    if total > Path(path).stat().st_size:
+        raise InputError(f"the weights '{path}' are a packed archive, which torch.save does not write; unpack them.")
 
 
 def _stripped(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import stat
 import tempfile
 import threading
 import warnings
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from slimtask.errors import InputError, Unsupported
+from slimtask.files import open_regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,13 +39,6 @@ _LONGEST = 240  # characters of a path that a sentence quotes
 MAX_BYTES = 2**30  # above what MAX_PIXELS of four uncompressed 16-bit channels take
 
 _KINDS = "PNG, JPEG, BMP, TIFF or WebP"
-_NOT_FILES = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
 _WIDE = ("I;16", "I;16B", "I;16L", "I;16N")
 _PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
 _ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -139,47 +132,6 @@ def shown(path: Path | str | bytes) -> str:
 
 
 @contextmanager
-def open_regular(path: Path | str, name: str, limit: int = MAX_BYTES) -> Iterator[BinaryIO]:
-    """Yield the regular file ``path``, open for reading; ``name`` begins the InputError if it is none.
-
-    A folder, a pipe or a device is never opened (a pipe would wait for ever), nor an empty file or one of more than
-    ``limit`` bytes.
-    """
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:
-        raise _not_opened(error, name) from None
-    _refuse_special(status, name, limit)
-    try:
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        file = os.fdopen(os.open(path, flags), "rb")
-    except OSError as error:
-        raise _not_opened(error, name) from None
-    with file:
-        _refuse_special(os.fstat(file.fileno()), name, limit)  # it may be another by now
-        yield file
-
-
-def _not_opened(error: OSError | ValueError, name: str) -> InputError:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return InputError(f"{name} does not exist; check the path.")
-    reason = getattr(error, "strerror", None) or "no path is like this"  # a ValueError: there is a null character in it
-    return InputError(f"{name} cannot be opened ({reason}); check the path and its permissions.")
-
-
-def _refuse_special(status: os.stat_result, name: str, limit: int) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        kind = next((kind for test, kind in _NOT_FILES if test(status.st_mode)), "something else")
-        raise InputError(f"{name} is {kind}, not a regular file; give the path of a file.")
-    if status.st_size == 0:
-        raise InputError(f"{name} is damaged: it is empty; copy it again.")
-    if status.st_size > limit:
-        raise InputError(
-            f"{name} has {status.st_size:,} bytes, more than the {limit:,} that are read; make it smaller."
-        )
-
-
-@contextmanager
 def _opened(path: Path | str) -> Iterator[tuple[Image.Image, str]]:
     """Yield the decoded image and its name in sentences; whatever the file does to Pillow is an InputError."""
     try:
@@ -189,7 +141,9 @@ def _opened(path: Path | str) -> Iterator[tuple[Image.Image, str]]:
             "reading an image file", "this installation", "Pillow is missing", "pip install pillow"
         ) from None
     name = f"the image '{shown(path)}'"
-    with open_regular(path, name) as file:
+    with open_regular(path, "the image", MAX_BYTES) as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise InputError(f"{name} is damaged: it is empty; copy it again.")
         try:
             with _without_warnings():
                 image = Image.open(file, formats=FORMATS)

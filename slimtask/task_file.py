@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from slimtask.errors import InputError, nearest
-from slimtask.files import read_text
+from slimtask.files import read_yaml
 from slimtask.tasks import Finite, Frozen, Positive, Preprocessing, TaskSpec
 
 _HOW = "list name, kind and channels of each task"
@@ -50,11 +49,7 @@ def read_tasks(path: Path | str) -> TaskFile:
 
     Raises InputError that says where the file is wrong.
     """
-    text = read_text(path, "task file")
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        raise InputError(f"task file '{path}' is not valid YAML ({' '.join(str(error).split())}).") from None
+    content = read_yaml(path, "task file")
     content = {"tasks": content} if isinstance(content, list) else content
     if not isinstance(content, dict):
         raise InputError(f"task file '{path}' holds no list of tasks; {_HOW}.")

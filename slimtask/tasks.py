@@ -24,6 +24,7 @@ _DEFAULTS: dict[str, tuple[str, bool, float, str]] = {
 }
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+MOST_PIXELS = 2**23  # 3840 x 2160 and a little: a network takes gigabytes for them
 IMAGE_LEVEL = frozenset({"classification", "multilabel"})
 
 
@@ -62,7 +63,7 @@ class TaskSpec(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _fill_defaults(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("kind") in _DEFAULTS:
+        if isinstance(data, dict) and isinstance(data.get("kind"), str) and data["kind"] in _DEFAULTS:
             keys = ("metric", "higher_is_better", "ignore", "unit")
             data = dict(zip(keys, _DEFAULTS[data["kind"]], strict=True)) | data
         return data
@@ -100,6 +101,12 @@ class Preprocessing(Frozen):
     mean: tuple[Finite, Finite, Finite] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     order: Literal["rgb", "bgr"] = "rgb"
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Preprocessing:
+        if self.height * self.width > MOST_PIXELS:
+            raise ValueError(f"images of {self.width} x {self.height} have more than {MOST_PIXELS:,} pixels")
+        return self
 
 
 def select_tasks(tasks: Sequence[TaskSpec], names: Iterable[str] | None) -> tuple[TaskSpec, ...]:

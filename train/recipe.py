@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from slimtask.documents import parse_yaml
 from slimtask.errors import InputError, nearest
-from slimtask.files import read_text
+from slimtask.files import read_yaml
 from slimtask.tasks import Frozen
 from slimtask.train.data.config import DataConfig
 from slimtask.train.methods.adashare.config import PolicyConfig
@@ -139,21 +140,6 @@ class Recipe(Frozen):
         return self
 
 
-class _Once(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a key that is given twice: the first one would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping; raises ConstructorError at the second of two equal keys."""
-        seen: list[Any] = []
-        for name, _ in node.value:
-            if name.tag == "tag:yaml.org,2002:merge":
-                continue  # << may come more than once, and what it brings is meant to be overridden
-            if name.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{name.value}' is given twice", name.start_mark)
-            seen.append(name.value)
-        return super().construct_mapping(node, deep)
-
-
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in the YAML file ``path`` with ``a.b=value`` overrides; InputError says what is wrong.
 
@@ -165,15 +151,12 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(content, f"recipe '{path}'")
 
 
-def _content(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+def _content(path: Path, children: tuple[str, ...]) -> dict[str, Any]:
     """Return the keys of a recipe file on top of those of the recipe that it extends."""
-    if path.resolve() in children:
+    place = os.path.realpath(path)  # resolve() fails on links in a circle
+    if place in children:
         raise InputError(f"recipe '{path}' extends itself; end the chain at a whole recipe.")
-    text = read_text(path, "recipe")
-    try:
-        content = yaml.load(text, _Once)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        raise InputError(f"recipe '{path}' is not valid YAML ({' '.join(str(error).split())}).") from None
+    content = read_yaml(path, "recipe")
     if not isinstance(content, dict):
         raise InputError(f"recipe '{path}' holds no keys; it must be a mapping with at least 'data'.")
     base = content.pop("extends", None)
@@ -183,7 +166,7 @@ def _content(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
         raise InputError(f"recipe '{path}': 'extends' names one recipe file, not '{base}'.")
     if not (path.parent / base).exists():
         raise InputError(f"recipe '{path}' extends '{path.parent / base}', which does not exist; check the path.")
-    return _merged(_content(path.parent / base, (*children, path.resolve())), content)
+    return _merged(_content(path.parent / base, (*children, place)), content)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -233,7 +216,4 @@ def _override(content: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise InputError(f"--set {key}: '{parent}' is a single value in the recipe, not a section.")
         content = child
-    try:
-        content[leaf] = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):
-        raise InputError(f"--set {key}: '{value}' is not a YAML value.") from None
+    content[leaf] = parse_yaml(value, f"--set {key}: '{value}'")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from slimtask.export.runtime.ort import session_options
+from slimtask.onnx_session import OnnxSession, open_session, session_options
 
 Array = Shaped[np.ndarray, "..."]
 BACKEND = "onnxruntime-cpu"
@@ -22,10 +22,13 @@ class Session:
         """Open ``graph``; of ``feeds`` it takes those that it has as inputs."""
         import onnxruntime
 
-        source = graph if isinstance(graph, bytes) else str(graph)
-        self._session = onnxruntime.InferenceSession(
-            source, session_options(threads), providers=["CPUExecutionProvider"]
+        options = session_options(threads)
+        opened = (
+            OnnxSession(graph, {}, what="the graph", options=options)
+            if isinstance(graph, bytes)
+            else open_session(graph, options)
         )
+        self._session = opened.session
         self._binding = self._session.io_binding()
         self._values: dict[str, Any] = {}
         taken = {each.name: np.ascontiguousarray(feeds[each.name]) for each in self._session.get_inputs()}
@@ -33,7 +36,7 @@ class Session:
         for name, array in taken.items():  # ONNX Runtime borrows these buffers, so they are kept
             self._values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array, "cpu", 0)
             self._binding.bind_ortvalue_input(name, self._values[name])
-        for name, array in zip(names, self._session.run(names, taken), strict=True):
+        for name, array in opened.run(taken).items():
             self._values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array, "cpu", 0)
             self._binding.bind_ortvalue_output(name, self._values[name])
         self.names = tuple(names)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from jaxtyping import Shaped
 
 from slimtask.compress.onnx_graph.network import Network, assemble, external, graphs
 from slimtask.errors import InputError
 from slimtask.files import atomic_file, refuse_existing
+from slimtask.onnx_bytes import unreadable
+from slimtask.onnx_file import OnnxFile, held_onnx, is_external, open_onnx
 
 SPLIT_BYTES = 1_900_000_000  # protobuf ends at 2 GiB
 _ALIGNMENT_BYTES = 64
@@ -29,26 +30,15 @@ def read_onnx(source: onnx.ModelProto | Path | str) -> tuple[onnx.ModelProto, We
 
     Raises InputError for what is not a whole ONNX file and for a graph that does not compute in float32.
     """
-    what = "the ONNX graph" if isinstance(source, onnx.ModelProto) else f"'{source}'"
-    model = onnx.ModelProto()
-    folder = ""
-    if isinstance(source, onnx.ModelProto):
-        model.CopyFrom(source)
-    else:
-        folder = str(Path(source).parent)
-        _parse_(model, Path(source))
+    file = _in_memory(source) if isinstance(source, onnx.ModelProto) else open_onnx(source)
+    what = file.contents.what
+    model = file.model
     if not model.graph.node or not model.graph.output:
         raise InputError(f"{what} holds no graph; give an .onnx file that an exporter wrote.")
+    if not model.opset_import:
+        raise InputError(f"{what} is no ONNX model; give an .onnx file that an exporter wrote.")
     _refuse_other_precisions(model, what)
-    weights = {}
-    for tensor in model.graph.initializer:
-        try:
-            weights[tensor.name] = onnx.numpy_helper.to_array(tensor, base_dir=folder)
-        except (OSError, ValueError, RuntimeError, TypeError, onnx.checker.ValidationError) as error:
-            raise InputError(
-                f"{what}: the weights '{tensor.name}' cannot be read ({_first_line(error)}); "
-                "the graph or the file with its weights is damaged or missing, write or copy both again."
-            ) from None
+    weights = {tensor.name: file.array(tensor) for tensor in model.graph.initializer}
     del model.graph.initializer[:]
     return model, weights
 
@@ -57,8 +47,7 @@ def uses_external_data(source: onnx.ModelProto | Path | str) -> bool:
     """Return whether the weights of a file lie in another file beside it."""
     if isinstance(source, onnx.ModelProto):
         return False
-    model = onnx.load(source, load_external_data=False)
-    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
+    return any(not tensor.inside for tensor in open_onnx(source).contents.external)
 
 
 def write_onnx(network: Network, path: Path | str, *, external_data: bool = False) -> tuple[Path, ...]:
@@ -88,16 +77,17 @@ def write_onnx(network: Network, path: Path | str, *, external_data: bool = Fals
     return path, beside
 
 
-def _parse_(model: onnx.ModelProto, path: Path) -> None:
-    """Fill ``model`` from a file, weights in other files left there."""
-    if not path.is_file():
-        raise InputError(f"'{path}' does not exist or is not a file; check the path.")
-    try:
-        model.ParseFromString(path.read_bytes())
-    except DecodeError:
-        raise InputError(f"'{path}' is no whole ONNX file; it is damaged or of another kind, write it again.") from None
-    if not model.opset_import or not model.HasField("graph"):
-        raise InputError(f"'{path}' is no ONNX model; give an .onnx file that an exporter wrote.")
+def _in_memory(source: onnx.ModelProto) -> OnnxFile:
+    """Return a copy of a graph that was given as such, checked like one in a file; it can name no file."""
+    what, model, bare = "the ONNX graph", onnx.ModelProto(), onnx.ModelProto()
+    model.CopyFrom(source)
+    bare.CopyFrom(source)
+    del bare.graph.initializer[:]  # protobuf writes 2 GiB at most; what is in memory has its size already
+    file = held_onnx(bare.SerializeToString(), {}, what)
+    for tensor in model.graph.initializer:
+        if is_external(tensor):
+            raise unreadable(what, tensor.name, "they lie in a file; give the path of the graph")
+    return file.with_model(model)
 
 
 def _refuse_other_precisions(model: onnx.ModelProto, what: str) -> None:
@@ -116,7 +106,3 @@ def _refuse_other_precisions(model: onnx.ModelProto, what: str) -> None:
                     f"{onnx.TensorProto.DataType.Name(kinds[name]).lower()}, not float32; "
                     "compress the float32 graph and convert the result."
                 )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -37,6 +37,7 @@ _FOLDABLE = frozenset(
         "ConstantOfShape",
     )
 )
+_MOST_DIMS = 64
 _FOLD_ELEMENTS = 1 << 20  # a constant made larger than its inputs is worth that much at most
 _INLINE_BYTES = 1024  # shape inference reads small constants (target shapes), never the weights
 
@@ -85,12 +86,14 @@ def _fold_constants_(model: onnx.ModelProto, weights: dict[str, Any], opset: int
 def _constant(node: onnx.NodeProto, weights: dict[str, Any], opset: int) -> Any:
     """Return what ``node`` computes if that is constant and small enough, else None."""
     if node.op_type == "Constant" and node.domain in DOMAINS:
-        return _constant_node(attributes(node))
+        return _constant_node(node)
     names = [name for name in node.input if name]
     if node.op_type not in _FOLDABLE or node.domain not in DOMAINS or not all(name in weights for name in names):
         return None
     arrays = {name: weights[name] for name in names}
-    if node.op_type == "ConstantOfShape" and math.prod(arrays[names[0]].tolist()) > _FOLD_ELEMENTS:
+    limit = max(_FOLD_ELEMENTS, *(array.size for array in arrays.values()), 0)
+    made = _elements(node, [arrays[name] for name in names])
+    if made is None or made > limit:
         return None
     if node.op_type == "Identity":
         return arrays[names[0]]
@@ -101,17 +104,35 @@ def _constant(node: onnx.NodeProto, weights: dict[str, Any], opset: int) -> Any:
         value = results[0]
     except Exception:  # the reference has many ways to fail; such a node is simply not folded
         return None
-    limit = max(_FOLD_ELEMENTS, *(array.size for array in arrays.values()))
     return value if isinstance(value, np.ndarray) and value.size <= limit else None
 
 
-def _constant_node(given: dict[str, Any]) -> Any:
+def _elements(node: onnx.NodeProto, arrays: list[Shaped[np.ndarray, "..."]]) -> int | None:
+    """Return at least how many elements ``node`` makes of constants, before it makes them; None if it cannot."""
+    try:
+        if node.op_type == "ConstantOfShape":
+            return int(math.prod(arrays[0].reshape(-1).tolist())) if arrays[0].size <= _MOST_DIMS else None
+        if node.op_type == "Gather":
+            axis = int(attributes(node).get("axis", 0))
+            return int(arrays[0].size // max(arrays[0].shape[axis], 1) * arrays[-1].size)
+        if node.op_type in ("Add", "Sub", "Mul", "Div"):
+            return math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
+    except (ValueError, TypeError, IndexError):
+        return None
+    return 0
+
+
+def _constant_node(node: onnx.NodeProto) -> Any:
     """Return the value of a Constant node as an array; None if it is of a kind that no rule reads (strings, sparse)."""
-    if "value" in given:
-        return onnx.numpy_helper.to_array(given["value"])
     kinds: dict[str, type[np.generic]] = dict.fromkeys(("value_float", "value_floats"), np.float32)
     kinds |= dict.fromkeys(("value_int", "value_ints"), np.int64)
-    return next((np.array(given[key], dtype) for key, dtype in kinds.items() if key in given), None)
+    try:
+        given = attributes(node)
+        if "value" in given:
+            return onnx.numpy_helper.to_array(given["value"])
+        return next((np.array(given[key], dtype) for key, dtype in kinds.items() if key in given), None)
+    except (ValueError, TypeError, OverflowError):  # an attribute of no kind; ONNX Runtime says so
+        return None
 
 
 def _untie_(model: onnx.ModelProto, weights: dict[str, Any]) -> dict[str, str]:
@@ -150,8 +171,11 @@ def _shapes(network: Network) -> dict[str, Dims]:
     for value in (*graph.input, *graph.output, *graph.value_info):
         kind = value.type.tensor_type
         if kind.HasField("shape"):
-            shapes[value.name] = tuple(
-                dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"?{value.name}.{index}"
-                for index, dim in enumerate(kind.shape.dim)
-            )
+            shapes[value.name] = tuple(_dim(dim, f"?{value.name}.{index}") for index, dim in enumerate(kind.shape.dim))
     return shapes
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension, unknown: str) -> int | str:
+    """Return a size, or its name if it is open: some exporters write -1 for that."""
+    known = dim.HasField("dim_value") and dim.dim_value >= 0
+    return int(dim.dim_value) if known else dim.dim_param or unknown

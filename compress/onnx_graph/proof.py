@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,11 @@ from slimtask.compress.certify import Certificate, Refusal
 from slimtask.compress.compare import TaskDifference
 from slimtask.compress.onnx_graph.network import Network, assemble
 from slimtask.errors import InputError
+from slimtask.onnx_session import LOOP_SECONDS, OnnxSession, TooLong, session_options
 
 Feed = dict[str, Shaped[np.ndarray, "..."]]
 _INLINE_BYTES = 1024
+_MOST_ELEMENTS = 2**27  # of an input
 _BATCHES = (1, 2)
 _SIZES = ((64, 96), (224, 224), (32, 32), (256, 320), (128, 128))  # what most networks take is among them
 
@@ -25,32 +28,23 @@ class Session:
 
     def __init__(self, network: Network) -> None:
         """Load ``network``; raises RuntimeError with ONNX Runtime's reason if it refuses the graph."""
-        import onnxruntime
-
         model, data = assemble(network, inline_below_bytes=_INLINE_BYTES)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # An empty entry keeps the graph from reading any file, even if it has no large weights.
-        files = data or {"": b""}
-        options.add_external_initializers_from_files_in_memory(
-            list(files), list(files.values()), [len(content) for content in files.values()]
-        )
         try:
-            self._session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            self._session = OnnxSession(
+                model.SerializeToString(), data, what="the graph", options=session_options(1), seconds=LOOP_SECONDS
             )
-        except Exception as error:  # onnxruntime's own exceptions share no base besides Exception
-            raise RuntimeError(_reason(error)) from None
-        self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
+        except InputError as error:
+            raise RuntimeError(str(error)) from None
+        self.outputs = self._session.outputs
 
     def run(self, feed: Feed) -> dict[str, Any]:
-        """Return every output for ``feed``; raises RuntimeError if the graph does not take it."""
+        """Return every output for ``feed``; RuntimeError if the graph does not take it, TooLong if it does not end."""
         try:
-            return dict(zip(self.outputs, self._session.run(None, feed), strict=True))
-        except Exception as error:  # as above
-            raise RuntimeError(_reason(error)) from None
+            return self._session.run(feed)
+        except TooLong:
+            raise
+        except InputError as error:
+            raise RuntimeError(str(error)) from None
 
 
 def probes(network: Network, seed: int = 0) -> tuple[tuple[Feed, dict[str, Any]], ...]:
@@ -63,7 +57,7 @@ def probes(network: Network, seed: int = 0) -> tuple[tuple[Feed, dict[str, Any]]
     try:
         session = Session(network)
     except RuntimeError as error:
-        raise InputError(f"ONNX Runtime cannot load the graph ({error}); export it again.") from None
+        raise InputError(str(error)) from None
     done: list[tuple[Feed, dict[str, Any]]] = []
     reason, sizes = "", 0
     for batch, size in _openings(network):
@@ -120,7 +114,16 @@ def _feed(network: Network, batch: int, size: tuple[int, int], generator: np.ran
         for axis, dim in enumerate(network.shapes.get(value.name, ())):
             open_size = batch if axis == 0 else size[axis % 2]
             shape.append(dim if isinstance(dim, int) else open_size)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        try:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        except KeyError:
+            raise InputError(
+                f"the input '{value.name}' of the graph is of no type of tensor; export it again."
+            ) from None
+        if dtype.hasobject or not 0 < math.prod(shape) <= _MOST_ELEMENTS:
+            raise InputError(
+                f"the input '{value.name}' of the graph, {shape}, cannot be made: it is text, empty or too large."
+            )
         feed[value.name] = _numbers(tuple(shape), generator, kind).astype(dtype)
     return feed
 
@@ -154,7 +157,3 @@ def _worse(one: TaskDifference | None, other: TaskDifference) -> TaskDifference:
     if one is None:
         return other
     return TaskDifference(max_abs=max(one.max_abs, other.max_abs), max_rel=max(one.max_rel, other.max_rel))
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".")

@@ -80,7 +80,13 @@ def _visit(flow: Flow, index: int, node: onnx.NodeProto) -> None:
         rule(flow, index, node)
     except Mixes as reason:
         _give_up(flow, node, before, str(reason))
-    except (IndexError, KeyError, ValueError):  # a node outside the operator's specification
+    except (
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+    ):  # a node outside the operator's specification
         _give_up(flow, node, before, "is not of a form that can be followed")
 
 

@@ -184,10 +184,11 @@ def _tasks(path: Path | None, inputs: tuple[tuple[int, ...], ...]) -> tuple[tupl
     What the file leaves out of that is said aloud.
     """
     from slimtask.task_file import read_tasks
-    from slimtask.tasks import Preprocessing
+    from slimtask.tasks import MOST_PIXELS, Preprocessing
 
     read = None if path is None else read_tasks(path)
-    image = len(inputs) == 1 and len(inputs[0]) == 4 and inputs[0][1] == 3 and max(inputs[0][2:]) <= 4096
+    image = len(inputs) == 1 and len(inputs[0]) == 4 and inputs[0][1] == 3
+    image = image and max(inputs[0][2:]) <= 4096 and inputs[0][2] * inputs[0][3] <= MOST_PIXELS
     if read is None:
         return (), Preprocessing(height=inputs[0][2], width=inputs[0][3]) if image else None
     if not image:

@@ -53,7 +53,7 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"missing\.onnx' does not exist"):
         backend("onnxruntime-cpu").open(tmp_path / "missing.onnx")
     (tmp_path / "noise.onnx").write_bytes(b"not a graph")
-    with pytest.raises(InputError, match=r"cannot open .*noise\.onnx"):
+    with pytest.raises(InputError, match=r"noise\.onnx"):
         backend("onnxruntime-cpu").open(tmp_path / "noise.onnx")
 
 

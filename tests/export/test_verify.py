@@ -1,5 +1,7 @@
 import hashlib
 import json
+import os
+import shutil
 
 import onnx
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from slimtask.errors import InputError
 from slimtask.export.bundle import MANIFEST
 from slimtask.export.verify import verify_bundle
+from tests.slimtask import onnx_samples as samples
 
 
 def rewrite_graph(folder, name, change):
@@ -107,4 +110,34 @@ def test_a_tensor_inside_a_function_reaches_out_of_the_bundle_no_more_than_other
     function = onnx.helper.make_function("slimtask", "F", [], ["y"], [node], [])
     rewrite_graph(bundle_dir, "depth.onnx", lambda model: model.functions.append(function))
     (failure,) = (check for check in verify_bundle(bundle_dir).failures if check.name == "depth.onnx")
-    assert "'stolen' refers to '../secret'" in failure.detail
+    assert "'stolen' cannot be read (it refers to '../secret'" in failure.detail
+
+
+@pytest.mark.parametrize("kind", ["hard", "folder", "within"])
+def test_a_bundle_of_links_to_its_own_content_holds(bundle_dir, tmp_path, kind):
+    other = tmp_path / "other"
+    if kind == "folder":
+        other.symlink_to(bundle_dir)
+    elif kind == "hard":
+        shutil.copytree(bundle_dir, other, copy_function=os.link)
+    else:
+        shutil.copytree(bundle_dir, other)
+        (other / "depth.onnx").unlink()
+        (other / "depth.onnx").symlink_to("fused.onnx")
+        content, manifest = (other / "fused.onnx").read_bytes(), json.loads((other / MANIFEST).read_text())
+        entry = next(artifact for artifact in manifest["artifacts"] if artifact["path"] == "depth.onnx")
+        entry |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        (other / MANIFEST).write_text(json.dumps(manifest))
+    report = verify_bundle(other)
+    assert report.checks[0].holds
+    assert bool(report) is (kind != "within")  # a fused graph is not that of depth
+
+
+def test_hostile_graphs_fail_their_check_in_one_sentence(bundle_dir):
+    outside = samples.constant(samples.tensor("/etc/passwd"))
+    for hostile, words in ((samples.nested_functions(24), "nested"), (outside, "refers")):
+        (bundle_dir / "depth.onnx").write_bytes(hostile.SerializeToString())
+        rewrite_graph(bundle_dir, "depth.onnx", lambda model: None)
+        failures = {check.name: check.detail for check in verify_bundle(bundle_dir).failures}
+        assert set(failures) == {"depth.onnx", "paths agree"}
+        assert all(words in detail for detail in failures.values())

@@ -334,3 +334,17 @@ def test_a_file_of_no_device_is_damaged(change: dict[str, Any], tmp_path: Path) 
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"the costs '.*' are damaged \("):
         Costs.read(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "huge", "deep", "digits"])
+def test_a_file_of_costs_that_cannot_be_one_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / "costs.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "huge":
+        with path.open("wb") as file:
+            file.truncate(2**42)
+    else:
+        path.write_text("[" * 100_000 if kind == "deep" else "9" * 5000)
+    with pytest.raises(ValueError, match=r"costs\.json"):
+        Costs.read(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from slimtask.checkpoint import Architecture, Checkpoint, read_safetensors
+from slimtask.checkpoint import Architecture, Checkpoint, holds_metadata, read_safetensors
 from slimtask.compress.rebuild import rebuild
 from slimtask.errors import InputError
 from slimtask.tasks import Preprocessing
@@ -157,3 +158,34 @@ def test_crafted_inputs_are_refused(checkpoint: Checkpoint, tmp_path: Path, shap
 def test_an_input_that_nothing_tells_is_an_error(checkpoint: Checkpoint) -> None:
     with pytest.raises(InputError, match="does not say which input"):
         checkpoint.with_changes(preprocessing=None).example()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"inputs": [[1, 3, 2048, 2048]] * 3}, "more than 33,554,432 elements together"),
+        ({"inputs": [[1, 8]], "also": [[[1, 2**13, 2**11]]] * 3}, "elements together"),
+        ({"preprocessing": {"height": 4096, "width": 4096}}, "more than 8,388,608 pixels"),
+        ({"provenance": {"a": json.loads("[" * 150 + "]" * 150)}}, "nested more than 100 deep"),
+        ({"provenance": {"a": 10**4000}}, "more than 64 bits"),
+        ({"provenance": {"a": "\ud800"}}, "no Unicode"),
+        ({"tasks": [{"name": "a", "kind": ["depth"], "channels": 1}]}, "tasks.0.kind"),
+    ],
+)
+def test_metadata_that_would_cost_or_break_something_is_refused(
+    checkpoint: Checkpoint, tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    checkpoint.save(tmp_path / "a.safetensors")
+    rewritten(tmp_path / "a.safetensors", lambda header: header.update(change))
+    with pytest.raises(InputError, match=words):
+        Checkpoint.load(tmp_path / "a.safetensors")
+
+
+def test_a_pipe_or_a_huge_file_is_no_checkpoint(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(2**43)
+    for name, words in (("pipe", "a pipe or device"), ("huge", "more than the"), (".", "a folder")):
+        with pytest.raises(InputError, match=words):
+            Checkpoint.load(tmp_path / name)
+        assert not holds_metadata(tmp_path / name, "slimtask")

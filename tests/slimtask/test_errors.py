@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError, model_validator
 
-from slimtask.errors import first_problem, nearest
+from slimtask.errors import CheckFailed, InputError, SlimtaskError, first_problem, nearest
 
 
 class Inner(BaseModel):
@@ -53,3 +53,19 @@ def test_of_many_words_only_the_closest_are_named() -> None:
     named = said.partition("known: ")[2].split(", ")
     assert len(named) == 5
     assert named[0] == "layer12.conv"
+
+
+@pytest.mark.parametrize("kind", [SlimtaskError, InputError, CheckFailed])
+def test_a_sentence_quotes_a_line_at_most_and_prints(kind: type[SlimtaskError]) -> None:
+    said = str(kind(f"no key 'a\nb\x1b[31m\ud800\u202e', nor '{'word ' * 1000}end', nor {'x' * 9999}, in 'it'; end."))
+    assert said.startswith(r"no key 'a\nb\x1b[31m\ud800\u202e', nor 'word word")
+    assert said.endswith("xxx, in 'it'; end.")
+    assert said.isprintable()
+    assert len(said) < 600
+    assert str(kind(said)) == said
+    assert len(str(kind("word " * 9999))) == 2000
+
+
+def test_a_sentence_of_ordinary_length_stays_as_it_is() -> None:
+    sentence = f"'{'a' * 190}' is the file's name, é, and {'not ' * 60}'b'; give 'c'."
+    assert str(InputError(sentence)) == sentence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import resource
 from pathlib import Path
 
@@ -15,8 +16,12 @@ from slimtask.errors import InputError
 from slimtask.files import (
     atomic_directory,
     atomic_file,
+    check_regular,
     file_in_the_way,
+    read_bytes,
     read_json,
+    read_text,
+    read_yaml,
     refuse_existing,
     sha256,
     write_json,
@@ -95,3 +100,30 @@ def test_what_the_system_refuses_a_library_names_the_file(tmp_path: Path) -> Non
     assert caught.value.errno == errno.EFBIG
     assert caught.value.filename == str(tmp_path / "a.st")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("read", [read_json, read_text, read_bytes, read_yaml, check_regular])
+def test_only_regular_files_of_sane_size_are_read(read, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(2**43)
+    said = {
+        "pipe": "a pipe or device", "link": "a pipe or device", ".": "a folder", "huge": "more than the", "no": "exist",
+        "a\0b": "cannot be read", "loop": "cannot be read", "x" * 300: "cannot be read",
+        "/dev/zero": "a pipe or device",
+    }  # fmt: skip
+    for name, words in said.items():
+        with pytest.raises(InputError, match=rf"the recipe '.*{words}"):
+            read(tmp_path / name, "the recipe")
+
+
+def test_text_is_utf8(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"cannot be read .*; give a readable text file"):
+        read_json(tmp_path / "a", "the recipe")
+    name = os.fsdecode(os.fsencode(tmp_path / "a") + b"\xff")
+    Path(name).write_bytes(b"oops")
+    with pytest.raises(InputError, match=r"'.*a\\udcff' is not valid JSON"):
+        read_json(name, "the recipe")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def test_weights_that_do_not_load_leave_the_network_as_it_is(tmp_path: Path, kin
 
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.pt", tmp_path):
-        with pytest.raises(InputError, match="do not exist or are not a file"):
+        with pytest.raises(InputError, match=r"does not exist|is a folder"):
             load_weights_(Net(), path)
     (tmp_path / "bad.safetensors").write_bytes(b"{}" * 50)
     with pytest.raises(InputError, match="not a whole safetensors file"):
@@ -207,3 +208,37 @@ def test_shapes() -> None:
 def test_shapes_that_are_none(text: str) -> None:
     with pytest.raises(InputError, match="--input"):
         input_shapes(text)
+
+
+UNUSUAL = {
+    "sparse_coo": lambda t: t.to_sparse(),
+    "sparse_csr": lambda t: t.to_sparse_csr(),
+    "quantised": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+    "meta": lambda t: t.to("meta"),
+    "float8_e4m3fn": lambda t: t.to(torch.float8_e4m3fn),
+    "float8_e5m2": lambda t: t.to(torch.float8_e5m2),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+@pytest.mark.filterwarnings("ignore")  # torch's, of what it is about to drop
+def test_tensors_without_plain_values_are_refused_by_name(tmp_path: Path, kind: str) -> None:
+    model = nn.Linear(3, 2)
+    torch.save(model.state_dict() | {"weight": UNUSUAL[kind](model.weight.detach())}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match=f"hold a {kind} tensor under 'weight'"):
+        load_weights_(model, tmp_path / "a.pt")
+
+
+def test_a_packed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    model = nn.Linear(300, 200)
+    nn.init.zeros_(model.weight)
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.pt") as read,
+        zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as out,
+    ):
+        for part in read.infolist():
+            out.writestr(part.filename, read.read(part))
+    with pytest.raises(InputError, match="packed archive"):
+        load_weights_(model, tmp_path / "b.pt")
+    load_weights_(model, tmp_path / "a.pt")

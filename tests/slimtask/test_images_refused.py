@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from slimtask.errors import InputError
-from slimtask.images import MAX_PIXELS, open_regular, read_rgb, shown
+from slimtask.images import MAX_PIXELS, read_rgb, shown
 
 ROOT = Path(__file__).parents[2]
 
@@ -137,16 +137,16 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     for path, what in (
-        (tmp_path, "is a folder, not a regular file"),
-        (tmp_path / "pipe.png", "is a pipe, not a regular file"),
-        (tmp_path / "link.png", "is a pipe, not a regular file"),
-        (tmp_path / "loop.png", "cannot be opened"),
-        ("/dev/zero", "is a device, not a regular file"),
+        (tmp_path, "is a folder, not a file"),
+        (tmp_path / "pipe.png", "is a pipe or device, not a file"),
+        (tmp_path / "link.png", "is a pipe or device, not a file"),
+        (tmp_path / "loop.png", "cannot be read"),
+        ("/dev/zero", "is a pipe or device, not a file"),
         (tmp_path / "none.png", r"none\.png' does not exist; check the path"),
         (tmp_path / "none.png" / "a.png", "does not exist"),
-        ("a\0b.png", r"'a\\x00b\.png' cannot be opened"),
+        ("a\0b.png", r"'a\\x00b\.png' cannot be read"),
         ("", "does not exist"),
-        (tmp_path / ("x" * 300), "cannot be opened"),
+        (tmp_path / ("x" * 300), "cannot be read"),
         (tmp_path / "a\n\x1b[31m.png", r"a\\n\\x1b\[31m\.png' does not exist"),
         (os.fsdecode(b"\xff.png"), r"\\udcff\.png' does not exist"),
     ):
@@ -230,17 +230,6 @@ def test_threads_read_side_by_side_and_leave_the_filters_of_warnings_as_they_wer
         thread.join()
     assert wrong == []
     assert warnings.filters == before
-
-
-def test_a_regular_file_is_read_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"\r\n\x1a")
-    with open_regular(tmp_path / "a", "the file 'a'") as file:
-        assert file.read() == b"\r\n\x1a"
-    with (
-        pytest.raises(InputError, match="the file 'a' has 3 bytes, more than the 2"),
-        open_regular(tmp_path / "a", "the file 'a'", 2),
-    ):
-        pass
 
 
 def test_a_path_is_shown_on_one_line() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,20 @@ ROOT = Path(__file__).parents[2] / "recipes"
 def test_every_recipe_of_the_project_is_valid(path: Path) -> None:
     recipe = load_recipe(path, ["train.steps=5"])
     assert recipe.name.replace("_", "-") != "run"
+
+
+def test_a_recipe_that_is_a_circle_of_links_or_a_pipe_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "child.yaml").write_text("extends: pipe.yaml")
+    for name, words in (("loop", "cannot be read"), ("pipe", "a pipe or device"), ("child", "a pipe or device")):
+        with pytest.raises(InputError, match=words):
+            load_recipe(tmp_path / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "!!bool maybe", "9" * 5000, "2020-01-01", "a: b: c", "\x01"])
+def test_an_override_that_is_no_value_is_one_sentence(tmp_path: Path, value: str) -> None:
+    (tmp_path / "a.yaml").write_text("data: {name: scenes}")
+    with pytest.raises(InputError, match=r"--set train\.steps: ") as failure:
+        load_recipe(tmp_path / "a.yaml", [f"train.steps={value}"])
+    assert len(str(failure.value)) < 800

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from slimtask.errors import InputError
-from slimtask.images import open_regular, read_values
+from slimtask.files import open_regular
 from slimtask.images import read_rgb as read_picture
+from slimtask.images import read_values
 
 
 def data_root(root: str | None, name: str) -> Path:
@@ -64,7 +65,7 @@ def read_wide(path: Path) -> Tensor:
 
 def read_array(path: Path, what: str) -> np.ndarray:
     """Return an array saved by NumPy, never unpickled; ``what`` names it in the InputError if it is damaged."""
-    with open_regular(path, f"the {what} '{path}'") as file:
+    with open_regular(path, f"the {what}") as file:
         try:
             _check_header(file)
             array = np.load(file, allow_pickle=False)

@@ -34,20 +34,20 @@ def test_idle_threads_do_not_spin():
 def test_a_graph_reaches_no_file_it_was_not_given(graph, weights, exported, monkeypatch, location):
     monkeypatch.chdir(exported)  # the weights lie in the working directory, and are still out of reach
     place = str(exported / "weights.bin") if location == "absolute" else location
-    with pytest.raises(InputError, match="cannot load"):
+    with pytest.raises(InputError, match="which is not a file listed"):
         OrtSession(relocate(graph, place), {})
     if "/" in location.removeprefix("./"):
-        with pytest.raises(InputError, match="cannot load"):
+        with pytest.raises(InputError, match="which is not a file listed"):
             OrtSession(relocate(graph, place), weights)
 
 
 def test_weights_that_are_too_short_are_refused(graph, weights):
-    with pytest.raises(InputError, match="cannot load"):
+    with pytest.raises(InputError, match="beyond the end"):
         OrtSession(graph, {"weights.bin": weights["weights.bin"][:1000]})
 
 
 def test_a_damaged_graph_is_refused_in_one_sentence(weights):
-    with pytest.raises(InputError, match="ONNX Runtime cannot load 'x'") as failure:
+    with pytest.raises(InputError, match="'x' is no whole ONNX file") as failure:
         OrtSession(b"junk", weights, name="'x'")
     assert "\n" not in str(failure.value)
 

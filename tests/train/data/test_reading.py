@@ -100,7 +100,7 @@ def test_a_picture_is_read_as_run_reads_it_but_maps_keep_their_values(tmp_path):
 def test_a_pipe_is_read_as_nothing(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for read in (read_rgb, read_labels, read_wide, read_depth):
-        with pytest.raises(InputError, match="pipe' is a pipe, not a regular file"):
+        with pytest.raises(InputError, match="pipe' is a pipe or device, not a file"):
             read(tmp_path / "pipe")
 
 
