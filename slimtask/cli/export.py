@@ -47,9 +47,7 @@ def export_verb(
     Example: slimtask export small.safetensors --out bundle --to onnx,tensorrt-rtx
     """
     from slimtask.export.exporter import export_bundle
-    from slimtask.files import refuse_existing
 
-    refuse_existing(out)
     layers = _layers(delta_nodes, costs)
     network = with_tasks(open_checkpoint(checkpoint, model), tasks)
     exported, preprocessing = _exportable(network, checkpoint)

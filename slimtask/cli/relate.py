@@ -26,13 +26,14 @@ def relate_verb(
 
     Example: slimtask relate recipes/scenes/relate.yaml --set relate.groups=3 --out runs/relate
     """
-    from slimtask.files import refuse_existing
+    from slimtask.files import refuse_existing, refuse_unwritable
     from slimtask.train.recipe import load_recipe
     from slimtask.train.relate.relate import relate, save
 
     chosen = load_recipe(recipe, settings or [])
     folder = out or Path("runs") / f"{chosen.name}-relate"
     refuse_existing(folder)
+    refuse_unwritable(folder)
     with interruptible("interrupted; nothing was written."), progress_bar(f"relate {chosen.name}") as progress:
         relation = relate(chosen, chosen.relate, progress=progress)
         summary = save(relation, folder)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slimtask.cli.common import JsonOption, console, emit, interruptible, plain_warnings, progress_bar, table
+from slimtask.cli.common import JsonOption, console, emit, interruptible, progress_bar, table
 from slimtask.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def train_verb(
     folder = out or Path("runs") / chosen.name
     _check_folder(folder, trials, resume=resume)
     sentence = f"interrupted; the state is saved, the same command with --resume --out {folder} continues."
-    with plain_warnings(), interruptible(sentence), progress_bar(f"train {chosen.name}") as progress:
+    with interruptible(sentence), progress_bar(f"train {chosen.name}") as progress:
         if trials > 1:
             from slimtask.train.trials import train_trials
 
