@@ -85,12 +85,52 @@ def _graph(bundle: Bundle, artifact: Artifact) -> str:
     names = tuple(output.name for output in model.graph.output)
     if names != artifact.tasks:
         raise CheckFailed(f"its outputs are {names}, the manifest says {artifact.tasks}")
+    check_contract(bundle, artifact, model)
     precision = graph_precision(model)
     if precision != artifact.precision:
         raise CheckFailed(f"it computes in {precision}, the manifest says {artifact.precision}")
     if not artifact.parity:
         raise CheckFailed("its parity with the PyTorch model is not recorded, or beyond the tolerance")
     return f"valid ONNX, opset {artifact.opset}, {precision} (graph), parity {artifact.parity.error:.1e}"
+
+
+def check_contract(bundle: Bundle, artifact: Artifact, model: Any) -> None:
+    """Raise CheckFailed unless the inputs and outputs of an ``onnx.ModelProto`` are those that the manifest describes.
+
+    Name, shape and dtype are the graph's; kind, channels and layout of a task must be such as go with them.
+    """
+    manifest = bundle.manifest
+    names = tuple(value.name for value in model.graph.input)
+    if names != tuple(spec.name for spec in manifest.inputs):
+        raise CheckFailed(f"its inputs are {names}, the manifest says {tuple(spec.name for spec in manifest.inputs)}")
+    declared = {spec.name: spec for spec in (*manifest.inputs, *manifest.outputs)}
+    for value in (*model.graph.input, *model.graph.output):
+        spec, (shape, dtype) = declared[value.name], _shape_and_dtype(value)
+        if (shape, dtype) != (spec.shape, spec.dtype):
+            raise CheckFailed(
+                f"its '{value.name}' is {dtype} {list(shape)}, the manifest says {spec.dtype} {list(spec.shape)}"
+            )
+    for task in manifest.tasks:
+        spec = declared[task.name]
+        rank, layout = (4, "NCHW") if task.dense else (2, "NC")
+        fits = (spec.kind, spec.layout, len(spec.shape)) == (task.kind, layout, rank) and spec.shape[1] == task.channels
+        if task.name in artifact.tasks and not fits:
+            raise CheckFailed(
+                f"its '{task.name}' is {list(spec.shape)}, which is not what the manifest's {task.kind} task of "
+                f"{task.channels} channel(s), {layout}, gives"
+            )
+    size = (1, 3, manifest.preprocessing.height, manifest.preprocessing.width)
+    if manifest.inputs[0].shape != size:
+        raise CheckFailed(f"it takes {list(manifest.inputs[0].shape)}, the manifest's preprocessing gives {list(size)}")
+
+
+def _shape_and_dtype(value: Any) -> tuple[tuple[int, ...], str]:
+    """Return the shape of a graph's input or output, -1 for a size that is not fixed, and the name of its dtype."""
+    import onnx
+
+    tensor = value.type.tensor_type
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
+    return shape, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
 
 
 def _engine(bundle: Bundle, artifact: Artifact) -> str:
@@ -168,6 +208,11 @@ def _run(bundle: Bundle, artifact: Artifact, probes: np.ndarray) -> dict[str, np
         session = OrtSession(bundle.read(artifact), data, name=f"'{artifact.path}'")
     except InputError as error:
         raise CheckFailed(str(error)) from None
-    runs = [session.run(probe[None]) for probe in probes]
-    session.close()
+    try:
+        runs = [session.run(probe[None]) for probe in probes]
+    except Exception as error:  # onnxruntime's own exceptions share no base besides Exception
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise CheckFailed(f"'{artifact.path}' does not run on what the manifest describes ({reason})") from None
+    finally:
+        session.close()
     return {name: np.concatenate([run[name] for run in runs]) for name in artifact.tasks}
