@@ -18,6 +18,7 @@ from slimtask.cli.surroundings import Terminated, settled
 from slimtask.cli.system import left, of_the_system, refusals
 from slimtask.cli.user_code import first_line, raised_in
 from slimtask.errors import SlimtaskError
+from slimtask.train.shipped import shipped
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,7 +51,10 @@ def _telling(name: str, verb: Callable[..., None]) -> Callable[..., None]:
 
 for module in (demo, train, relate, compress, costs, export, run, bench, sweep, verify, inspect, doctor):
     name = module.__name__.rpartition(".")[2]
-    app.command(name=name)(_telling(name, getattr(module, f"{name}_verb")))
+    recipes = (
+        "Recipes that come with slimtask: " + ", ".join(shipped()) if name in ("train", "sweep", "relate") else None
+    )
+    app.command(name=name, epilog=recipes)(_telling(name, getattr(module, f"{name}_verb")))
 
 
 def _version(asked: bool) -> None:
