@@ -158,7 +158,8 @@ class _Once(yaml.SafeLoader):
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in the YAML file ``path`` with ``a.b=value`` overrides; InputError says what is wrong.
 
-    Where there is no such file ``path`` may name a recipe that comes with slimtask, "scenes" say. A recipe may say ``extends: FILE`` (relative to itself): it then changes single keys of that one.
+    Where there is no such file ``path`` may name a recipe that comes with slimtask, "scenes" say. A recipe may say
+    ``extends: FILE`` (relative to itself): it then changes single keys of that one.
     """
     content = _content(find_recipe(path), ())
     for override in overrides:

@@ -51,10 +51,9 @@ def _telling(name: str, verb: Callable[..., None]) -> Callable[..., None]:
 
 for module in (demo, train, relate, compress, costs, export, run, bench, sweep, verify, inspect, doctor):
     name = module.__name__.rpartition(".")[2]
-    recipes = (
-        "Recipes that come with slimtask: " + ", ".join(shipped()) if name in ("train", "sweep", "relate") else None
-    )
-    app.command(name=name, epilog=recipes)(_telling(name, getattr(module, f"{name}_verb")))
+    known = "Recipes that come with slimtask: " + ", ".join(shipped())
+    epilog = known if name in ("train", "sweep", "relate") else None
+    app.command(name=name, epilog=epilog)(_telling(name, getattr(module, f"{name}_verb")))
 
 
 def _version(asked: bool) -> None:

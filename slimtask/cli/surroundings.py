@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
 from slimtask.errors import InputError
@@ -56,6 +56,7 @@ def settled(*, debug: bool = False) -> Iterator[None]:
     _settle_variables()
     with ExitStack() as stack:
         if not debug:
+            stack.enter_context(_apart_from_libraries())
             stack.enter_context(silenced())
         stack.enter_context(_terminable())
         yield
@@ -80,6 +81,35 @@ def silenced() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+@contextmanager
+def _apart_from_libraries() -> Iterator[None]:
+    """Let what Python writes to standard error reach the user, and nothing that C or C++ code writes there itself.
+
+    ONNX Runtime, say, logs before anything can tell it not to. Where standard error is no file of its own, in tests,
+    everything stays as it is.
+    """
+    ours, kept = sys.stderr, 2
+    try:
+        if ours.fileno() != kept:
+            raise OSError
+        copy = os.dup(kept)
+    except (OSError, ValueError, AttributeError):
+        yield
+        return
+    ours.flush()
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, kept)
+    os.close(sink)
+    sys.stderr = os.fdopen(copy, "w", encoding=ours.encoding, errors="backslashreplace", buffering=1)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the reader may have left
+            sys.stderr.flush()
+        os.dup2(copy, kept)
+        sys.stderr = ours
 
 
 @contextmanager

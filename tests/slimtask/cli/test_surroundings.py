@@ -143,3 +143,24 @@ def test_a_reader_who_leaves_does_not_make_the_status_that_of_a_failed_check() -
         )
         assert (done.returncode, done.stderr) == (0, b"")
     os.close(writer)
+
+
+@pytest.mark.parametrize("words", [[], ["--debug"]])
+def test_lines_that_c_code_writes_reach_the_user_only_with_debug(words: list[str]) -> None:
+    code = (
+        "import os, sys\n"
+        "from slimtask.cli import app\n"
+        "import slimtask.bench.environment as environment\n"
+        "def speak():\n"
+        "    os.write(2, b'from C\\n')\n"
+        "    print('from Python', file=sys.stderr)\n"
+        "    raise app.SlimtaskError('a sentence.')\n"
+        "environment.environment = speak\n"
+        f"sys.argv = ['slimtask', *{words}, 'doctor']\n"
+        "app.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ("from C" in done.stderr) == bool(words)
+    assert "from Python\n" in done.stderr
+    assert "a sentence." in done.stderr
+    assert done.returncode == (1 if words else 2)
