@@ -182,6 +182,14 @@ def new_files(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def make_folder(path: Path | str, *, new: bool) -> None:
+    """Make a folder that grows, with its parents. Raises InputError if it is to be ``new`` and another run made it."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=not new)
+    except FileExistsError:
+        raise InputError(_taken(Path(path))) from None
+
+
 def refuse_unwritable(path: Path | str) -> None:
     """Raise InputError unless a file or folder ``path`` can be made; what is tried leaves nothing behind."""
     path = Path(path)

@@ -18,6 +18,7 @@ from slimtask.files import (
     atomic_directory,
     atomic_file,
     file_in_the_way,
+    make_folder,
     new_files,
     read_json,
     refuse_existing,
@@ -83,6 +84,13 @@ def test_of_two_writers_of_one_output_the_second_is_told(tmp_path: Path) -> None
             other.write_text("first")
     assert (tmp_path / "net").read_text() == "first"
     assert {path.name for path in tmp_path.iterdir()} == {"out", "net"}
+
+
+def test_of_two_that_make_a_new_folder_the_second_is_told(tmp_path: Path) -> None:
+    make_folder(tmp_path / "runs" / "one", new=True)
+    with pytest.raises(InputError, match="written by another run meanwhile"):
+        make_folder(tmp_path / "runs" / "one", new=True)
+    make_folder(tmp_path / "runs" / "one", new=False)
 
 
 def test_new_files_come_all_or_not_at_all(tmp_path: Path) -> None:
