@@ -145,6 +145,8 @@ def _refuse_other_format(verb: str, name: str, path: Path, arguments: Mapping[st
     ending = path.suffix.lower()
     if ending not in _FORMATS or name == "plot":  # a plot is whatever its ending says
         return
+    if name == "out" and path.exists():  # the verb says what is there
+        return
     own, what = ".json", "a report is JSON"
     if name == "out":
         own, what = "", f"what `{verb}` writes there is a folder"
