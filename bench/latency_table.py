@@ -31,6 +31,8 @@ Range = tuple[int, int]
 Timer = Callable[[LayerShape, int, int], float]
 """Returns the milliseconds of one layer with these input and output counts."""
 
+_IN_MEMORY: dict[Path, LatencyTable] = {}
+"""The tables whose files cannot be written."""
 _MOST_POINTS, _FEWEST_POINTS = 8, 3
 _POINT_SECONDS = 0.035  # two sessions and their samples, on the machine of the committed results
 _WORTH_FURTHER_COPIES_MS = 0.3
@@ -80,7 +82,7 @@ def measure_table(
                 progress(before + points, total)
 
         table = table.joined([measure_entry(item, timer, tick)])
-        write_json(cache, table.model_dump(mode="json"))
+        _keep(cache, table)
         done += item.points
     return table
 
@@ -179,7 +181,9 @@ def load_table(path: Path, threads: int) -> LatencyTable:
     A damaged file is named in a warning and measured again.
     """
     empty = LatencyTable.model_validate(_identity(threads))
-    if not path.exists():
+    if path in _IN_MEMORY:
+        return _IN_MEMORY[path]
+    if not _is_there(path):
         return empty
     try:
         table = LatencyTable.model_validate(read_json(path, "latency table"))
@@ -189,6 +193,28 @@ def load_table(path: Path, threads: int) -> LatencyTable:
         return empty
     mine = all(getattr(table, name) == value for name, value in _identity(threads).items())
     return table if mine else empty
+
+
+def _keep(path: Path, table: LatencyTable) -> None:
+    """Write the table to its file; where that cannot be, a home that is read-only say, keep it for this process."""
+    if path not in _IN_MEMORY:
+        try:
+            write_json(path, table.model_dump(mode="json"))
+            return
+        except OSError as error:
+            warnings.warn(
+                f"the measured times cannot be kept in '{path}' ({error.strerror or error}), so the next run measures "
+                "them again; let XDG_CACHE_HOME name a folder that can be written.",
+                stacklevel=2,
+            )
+    _IN_MEMORY[path] = table
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # in a folder that may not be looked into
+        return False
 
 
 def _identity(threads: int) -> dict[str, Any]:

@@ -168,12 +168,12 @@ def _nothing(model: nn.Module, example: Inputs, align: Align, tried: Compressed)
     if dead and not isinstance(align, int):
         return (
             f"nothing can be removed down to the counts given: {dead} of {total} channels are dead, but no group comes "
-            "down to its next count without them; align to 1 to remove them all the same."
+            "down to its next count without them; align to 1 (--align 1) to remove them all the same."
         )
     if dead:
         return (
             f"nothing can be removed in blocks of {align} channels: {dead} of {total} channels are dead, but no group "
-            f"has a whole block of them; align to 1 to remove them all the same."
+            f"has a whole block of them; align to 1 (--align 1) to remove them all the same."
         )
     stay, reasons = dead_that_stay(model, found, refused)
     if stay:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from slimtask.errors import CheckFailed, InputError, SlimtaskError
-from slimtask.export.bundle import FUSED, Artifact, Bundle
+from slimtask.export.bundle import FUSED, Artifact, Bundle, TensorSpec
 from slimtask.export.parity import TOLERANCES, check_parity, ill_conditioned_outputs, probe_inputs
 from slimtask.export.precision import graph_precision
 from slimtask.export.runtime.ort import OrtSession
 from slimtask.onnx_file import held_onnx
-from slimtask.tasks import Frozen
+from slimtask.tasks import Frozen, TaskSpec
 
 
 class Check(Frozen):
@@ -83,12 +84,65 @@ def _graph(bundle: Bundle, artifact: Artifact) -> str:
     names = tuple(output.name for output in model.graph.output)
     if names != artifact.tasks:
         raise CheckFailed(f"its outputs are {names}, the manifest says {artifact.tasks}")
+    check_contract(bundle, artifact, model)
     precision = graph_precision(model)
     if precision != artifact.precision:
         raise CheckFailed(f"it computes in {precision}, the manifest says {artifact.precision}")
     if not artifact.parity:
         raise CheckFailed("its parity with the PyTorch model is not recorded, or beyond the tolerance")
-    return f"valid ONNX, opset {artifact.opset}, {precision} (graph), parity {artifact.parity.error:.1e}"
+    half = artifact.parity_in_half
+    if half is not None and not half:
+        raise CheckFailed("its parity with the PyTorch model in half arithmetic is beyond the tolerance")
+    told = "" if half is None else f" ({half.error:.1e} in half arithmetic)"
+    return f"valid ONNX, opset {artifact.opset}, {precision} (graph), parity {artifact.parity.error:.1e}{told}"
+
+
+def check_contract(bundle: Bundle, artifact: Artifact, model: Any) -> None:
+    """Raise CheckFailed unless the inputs and outputs of an ``onnx.ModelProto`` are those that the manifest describes.
+
+    Name, shape and dtype are the graph's; kind, channels and layout of a task must be such as go with them.
+    """
+    manifest = bundle.manifest
+    names = tuple(value.name for value in model.graph.input)
+    if names != tuple(spec.name for spec in manifest.inputs):
+        raise CheckFailed(f"its inputs are {names}, the manifest says {tuple(spec.name for spec in manifest.inputs)}")
+    declared = {spec.name: spec for spec in (*manifest.inputs, *manifest.outputs)}
+    for value in (*model.graph.input, *model.graph.output):
+        spec, (shape, dtype) = declared[value.name], _shape_and_dtype(value)
+        if (shape, dtype) != (spec.shape, spec.dtype):
+            raise CheckFailed(
+                f"its '{value.name}' is {dtype} {list(shape)}, the manifest says {spec.dtype} {list(spec.shape)}"
+            )
+    for task in manifest.tasks:
+        spec = declared[task.name]
+        if task.name in artifact.tasks and not _fits(spec, task):
+            raise CheckFailed(
+                f"its '{task.name}' is {list(spec.shape)}, {spec.layout}, which is not what the manifest's {task.kind} "
+                f"task of {task.channels} channel(s) gives"
+            )
+    size = (1, 3, manifest.preprocessing.height, manifest.preprocessing.width)
+    if manifest.inputs[0].shape != size:
+        raise CheckFailed(f"it takes {list(manifest.inputs[0].shape)}, the manifest's preprocessing gives {list(size)}")
+
+
+def _fits(spec: TensorSpec, task: TaskSpec) -> bool:
+    """Return whether an output is laid out as a task of its kind is: numbers by channel, or class numbers."""
+    if task.kind == "segmentation" and np.dtype(spec.dtype).kind in "iu":
+        wanted = {"NCHW": (4, 1), "NHW": (3, None)}.get(spec.layout)
+    else:
+        wanted = (4, task.channels) if task.dense else (2, task.channels)
+        wanted = wanted if spec.layout == ("NCHW" if task.dense else "NC") else None
+    channels = spec.shape[1] if len(spec.shape) in (2, 4) else None
+    return spec.kind == task.kind and (len(spec.shape), channels) == wanted
+
+
+def _shape_and_dtype(value: Any) -> tuple[tuple[int, ...], str]:
+    """Return the shape of a graph's input or output, -1 for a size that is not fixed, and the name of its dtype."""
+    import onnx
+
+    tensor = value.type.tensor_type
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
+    return shape, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
 
 
 def _engine(bundle: Bundle, artifact: Artifact) -> str:
@@ -130,6 +184,11 @@ def _run(bundle: Bundle, artifact: Artifact, probes: np.ndarray) -> dict[str, np
         session = OrtSession(bundle.read(artifact), data, name=f"'{artifact.path}'")
     except InputError as error:
         raise CheckFailed(str(error)) from None
-    runs = [session.run(probe[None]) for probe in probes]
-    session.close()
+    try:
+        runs = [session.run(probe[None]) for probe in probes]
+    except Exception as error:  # onnxruntime's own exceptions share no base besides Exception
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise CheckFailed(f"'{artifact.path}' does not run on what the manifest describes ({reason})") from None
+    finally:
+        session.close()
     return {name: np.concatenate([run[name] for run in runs]) for name in artifact.tasks}

@@ -182,8 +182,12 @@ def measure(
 
 def costs_path(device: Device, folder: Path | str | None = None) -> Path:
     """Return the file of ``device`` in ``folder`` (default: $SLIMTASK_COSTS, else ~/.cache/slimtask/costs)."""
-    chosen = folder or os.environ.get("SLIMTASK_COSTS") or Path.home() / ".cache" / "slimtask" / "costs"
-    return Path(chosen) / device.file_name
+    return costs_folder(folder) / device.file_name
+
+
+def costs_folder(folder: Path | str | None = None) -> Path:
+    """Return ``folder``, by default $SLIMTASK_COSTS, else ~/.cache/slimtask/costs."""
+    return Path(folder or os.environ.get("SLIMTASK_COSTS") or Path.home() / ".cache" / "slimtask" / "costs")
 
 
 def between(points: list[tuple[float, float]], x: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -56,7 +57,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 def atomic_directory(path: Path | str) -> Iterator[Path]:
     """Yield a temporary directory that becomes ``path`` on success and vanishes on failure.
 
-    Raises InputError at once if ``path`` exists: nothing of the user's is ever overwritten.
+    Raises InputError at once if ``path`` exists, and at the end if it does by then: nothing is ever overwritten.
     """
     path = Path(path)
     refuse_existing(path)
@@ -68,7 +69,12 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
         temporary.chmod(0o777 & ~_umask())
         for file in (*temporary.rglob("*"), temporary):
             _fsync(file)
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise InputError(_taken(path)) from None
+            raise
         _fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -220,3 +226,82 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@contextmanager
+def new_files(path: Path | str) -> Iterator[Path]:
+    """Yield the name of ``path`` in a temporary folder beside it; all that is written there moves beside ``path``.
+
+    All or nothing, and only to names that nobody has taken meanwhile: two writers of one output cannot both succeed.
+    Raises InputError to the one who comes second, whose files vanish.
+    """
+    path = Path(path)
+    refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_partials(path)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}{_PARTIAL}", dir=path.parent))
+    moved: list[Path] = []
+    try:
+        yield temporary / path.name
+        for file in sorted(temporary.iterdir(), key=lambda each: each.name == path.name):  # what names others last
+            _move_new(file, path.parent / file.name)
+            moved.append(path.parent / file.name)
+        _fsync(path.parent)
+    except BaseException:
+        for file in moved:
+            file.unlink(missing_ok=True)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_folder(path: Path | str, *, new: bool) -> None:
+    """Make a folder that grows, with its parents. Raises InputError if it is to be ``new`` and another run made it."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=not new)
+    except FileExistsError:
+        raise InputError(_taken(Path(path))) from None
+
+
+def refuse_unwritable(path: Path | str) -> None:
+    """Raise InputError unless a file or folder ``path`` can be made; what is tried leaves nothing behind."""
+    path = Path(path)
+    try:
+        blocked = file_in_the_way(path.parent)
+        if blocked is not None:
+            raise InputError(f"there can be no '{path}', as '{blocked}' is a file, not a folder; give another path.")
+        path.lstat()  # a name that is too long cannot be looked up
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise InputError(f"there can be no '{path}' ({_reason(error)}); give another path.") from None
+    folder = next(each for each in (path.absolute(), *path.absolute().parents) if each.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"'{path}' cannot be written, as nothing can in '{folder}' ({_reason(error)}); give another path."
+        ) from None
+
+
+def _move_new(file: Path, target: Path) -> None:
+    """Move a file to a name that nobody has, else raise InputError; on one file system, in one step."""
+    try:
+        os.link(file, target)
+    except FileExistsError:
+        raise InputError(_taken(target)) from None
+    except OSError:  # a file system without hard links: the name is taken first, then filled
+        try:
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            raise InputError(_taken(target)) from None
+        file.replace(target)
+
+
+def _taken(path: Path) -> str:
+    return f"'{path}' was written by another run meanwhile and stays as that left it; give another path and run again."
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib
+import importlib.util
 import math
+import os
 import pickle
 import sys
 import warnings
@@ -28,27 +31,30 @@ _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torc
 
 
 def load_factory(path: str) -> Callable[[], nn.Module]:
-    """Return the function without arguments that makes the network ``pkg.mod:factory``, a path given by the user.
+    """Return the function without arguments that makes the network ``pkg.mod:factory`` or ``path/net.py:factory``.
 
-    ``factory`` is a class, a function, or a network that stands ready (it is copied). The working directory is on the
-    import path. Raises InputError if the module or the name does not exist, or the import fails; the function returned
-    raises it if the factory does not make a network.
+    ``factory`` is a class, a function, or a network that stands ready (it is copied). The working directory, and the
+    folder of a file, are on the import path. Raises InputError if the module or the name does not exist, or the import
+    fails; the function returned raises it if the factory does not make a network.
     """
-    module_name, colon, name = path.partition(":")
+    module_name, colon, name = path.rpartition(":")
     if not colon or not module_name or not name:
-        raise InputError(f"--model takes pkg.mod:factory, such as mynet:MyNet, not '{path}'.")
-    if module_name.endswith(".py") or "/" in module_name:
-        dotted = module_name.removesuffix(".py").removeprefix("./").replace("/", ".").strip(".")
-        raise InputError(f"--model takes a module, not a file: write '{dotted}:{name}' and run it in its folder.")
-    with _working_directory_importable():
-        module = _import(module_name, path)
+        raise InputError(f"--model takes pkg.mod:factory or FILE.py:factory, such as mynet:MyNet, not '{path}'.")
+    file, folder = None, Path.cwd()
+    if module_name.endswith(".py") or os.sep in module_name:
+        file = Path(module_name if module_name.endswith(".py") else f"{module_name}.py").expanduser().resolve()
+        folder = file.parent
+        if not file.is_file():
+            raise InputError(f"--model '{path}': there is no file '{file}'; check the path.")
+    with _importable(folder):
+        module = _import(module_name, path) if file is None else _import_file(file, path)
     made = getattr(module, name, None)
     if made is None:
         names = [word for word, value in vars(module).items() if callable(value) and not word.startswith("_")]
-        raise InputError(f"module '{module_name}' has no '{name}'{nearest(name, names)}")
+        raise InputError(f"'{module_name}' has no '{name}'{nearest(name, names)}")
 
     def factory() -> nn.Module:
-        with _working_directory_importable():
+        with _importable(folder):
             return _made(made, path)
 
     return factory
@@ -113,6 +119,33 @@ def _import(name: str, path: str) -> Any:
         raise InputError(f"--model '{path}': importing '{name}' fails ({_words(error)}); mend the module.") from error
 
 
+def _import_file(file: Path, path: str) -> Any:
+    """Return the module in a file, imported once, under the name that others in its folder import it by if it is free.
+
+    An installed module of that name stays what it is.
+    """
+    found = next((module for module in list(sys.modules.values()) if _file_of(module) == file), None)
+    if found is not None:
+        return found
+    taken = file.stem in sys.modules or not file.stem.isidentifier()
+    name = f"_slimtask_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}" if taken else file.stem
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise InputError(f"--model '{path}': importing '{file}' fails ({_words(error)}); mend the module.") from error
+    return module
+
+
+def _file_of(module: Any) -> Path | None:
+    name = getattr(module, "__file__", None)
+    return Path(name) if isinstance(name, str) else None
+
+
 def _made(made: Any, path: str) -> nn.Module:
     if isinstance(made, nn.Module):
         return copy.deepcopy(made)
@@ -134,8 +167,8 @@ def _made(made: Any, path: str) -> nn.Module:
 
 
 @contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    here = str(Path.cwd())
+def _importable(folder: Path) -> Iterator[None]:
+    here = str(folder)
     sys.path.insert(0, here)
     try:
         yield

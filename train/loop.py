@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from slimtask.checkpoint import Architecture, Checkpoint, json_safe
 from slimtask.errors import CheckFailed, InputError
-from slimtask.files import refuse_existing, write_json, write_text
+from slimtask.files import make_folder, refuse_existing, write_json, write_text
 from slimtask.tasks import Preprocessing
 from slimtask.train import parallel
 from slimtask.train.data.protocol import MultiTaskDataset
@@ -88,8 +88,8 @@ class Trainer:
         self, recipe: Recipe, out: Path, *, resume: bool, fork: Path | str | None = None, fork_at: int | None = None
     ) -> None:
         self.recipe, self.out, self.fork_at = recipe, out, fork_at
-        config = recipe.train
-        if not resume:
+        config, fresh = recipe.train, not resume
+        if fresh:
             refuse_existing(out)
         resume = resume and has_state(recipe, out)
         self.fabric = launch(config)
@@ -117,7 +117,7 @@ class Trainer:
             if fork is not None:
                 self._start_from(Path(fork))
         if parallel.rank() == 0:
-            out.mkdir(parents=True, exist_ok=True)
+            make_folder(out, new=fresh)
             write_text(out / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         if not resume:
             self._save()  # so that a run killed before its first validation resumes too

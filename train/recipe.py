@@ -18,6 +18,7 @@ from slimtask.train.methods.adashare.config import PolicyConfig
 from slimtask.train.methods.delta.config import DeltaConfig
 from slimtask.train.methods.masks.config import MasksConfig
 from slimtask.train.relate.config import RelateConfig
+from slimtask.train.shipped import find_recipe
 
 METHOD_SECTIONS = ("sparsity", "masks", "policy", "delta")
 """The sections that choose how to train; a recipe has one of them, or none for plain training."""
@@ -143,9 +144,10 @@ class Recipe(Frozen):
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in the YAML file ``path`` with ``a.b=value`` overrides; InputError says what is wrong.
 
-    A recipe may say ``extends: FILE`` (relative to itself): it then changes single keys of that one.
+    Where there is no such file ``path`` may name a recipe that comes with slimtask, "scenes" say. A recipe may say
+    ``extends: FILE`` (relative to itself): it then changes single keys of that one.
     """
-    content = _content(Path(path), ())
+    content = _content(find_recipe(path), ())
     for override in overrides:
         _override(content, override)
     return parse_recipe(content, f"recipe '{path}'")

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from slimtask.errors import InputError
-from slimtask.files import refuse_existing, write_text
+from slimtask.files import make_folder, refuse_existing, write_text
 from slimtask.train import parallel
 from slimtask.train.loop import Progress, Trainer, TrainResult, check_same_recipe, launch
 from slimtask.train.recipe import Recipe
@@ -35,7 +35,7 @@ def open_folder(recipe: Recipe, out: Path, *, resume: bool) -> None:
     launch(recipe.train)  # from here on the processes know of each other
     parallel.meet()
     if parallel.rank() == 0 and not resume:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out, new=True)
         write_text(written, yaml.safe_dump(content, sort_keys=False))
     parallel.meet()
 

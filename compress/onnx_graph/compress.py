@@ -60,7 +60,7 @@ def compress_onnx(
     search = _Search(flow=flow, classes=classes, align=align, tolerance=tolerance)
     first = decide(flow, classes, np.ones(len(classes), dtype=bool), align)
     if not first.removed.any():
-        raise InputError(nothing(flow, classes, model))
+        raise InputError(nothing(flow, classes, model, align))
     search.probes = probes(flow.network)
     search.accept(groups_of(classes, first.removed))
     if search.best is None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from slimtask.compress.certify import Refusal
-from slimtask.compress.onnx_graph.dead import ClassMask, Decision, blocked, gone, groups_of
+from slimtask.compress.onnx_graph.dead import ClassMask, Decision, blocked, decide, gone, groups_of
 from slimtask.compress.onnx_graph.flow import Flow
 from slimtask.compress.onnx_graph.labels import Classes
 from slimtask.compress.onnx_graph.network import described
@@ -85,9 +85,15 @@ def carrying_classes(flow: Flow, classes: Classes, decision: Decision) -> ClassM
     return mask
 
 
-def nothing(flow: Flow, classes: Classes, model: Any) -> str:
-    """Return the sentence that says why nothing goes: how many channels there are, which are held and by what."""
+def nothing(flow: Flow, classes: Classes, model: Any, align: int = 1) -> str:
+    """Return the sentence that says why nothing goes: the alignment, or which channels are held and by what."""
     what = "the ONNX graph" if isinstance(model, onnx.ModelProto) else f"'{model}'"
+    dead = int(decide(flow, classes, np.ones(len(classes), dtype=bool)).removed.sum())
+    if dead:
+        return (
+            f"nothing in {what} can be removed in blocks of {align} channels: {dead} of its {len(classes)} channels "
+            "are dead, but no group has a whole block of them; align to 1 (--align 1) to remove them all the same."
+        )
     held: Counter[str] = Counter()
     for refusal in refusals(flow, classes, np.zeros(len(classes), dtype=bool)):
         held[refusal.reason] += refusal.channels

@@ -6,12 +6,11 @@ import os
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,20 +24,32 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from slimtask.files import write_json
+from slimtask.cli.places import write_report
+from slimtask.cli.surroundings import speaks_for_all
 from slimtask.tables import Sheet
 
-FIRST = os.environ.get("RANK", "0") == "0"
+FIRST = speaks_for_all()
 """Whether this process speaks for all: of those that torchrun started only the first one does."""
 
-console = Console(emoji=False, quiet=not FIRST)  # mynet:car: is a path, not a picture
+
+class Patient(Console):
+    """A console whose reader may leave (`| head -1`): it falls silent, and the verb ends its work with its status."""
+
+    def on_broken_pipe(self) -> None:
+        """Write nowhere from now on."""
+        self.quiet = True
+        with suppress(OSError, ValueError):  # a stream that is no file, in tests
+            os.dup2(os.open(os.devnull, os.O_WRONLY), (sys.stderr if self.stderr else sys.stdout).fileno())
+
+
+console = Patient(emoji=False, quiet=not FIRST)  # mynet:car: is a path, not a picture
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON.")]
 
 
 def emit(result: Any, path: Path | None) -> None:
     """Write a verb's result as JSON to ``path`` if the user asked for it."""
     if path is not None and FIRST:
-        write_json(path, result)
+        write_report(path, result)
 
 
 @contextmanager
@@ -51,7 +62,7 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
 @contextmanager
 def working(label: str) -> Iterator[None]:
     """Show that something of unknown length is going on, on standard error."""
-    with Console(stderr=True).status(label):
+    with Patient(stderr=True).status(label):
         yield
 
 
@@ -62,7 +73,7 @@ def interruptible(sentence: str | Callable[[], str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         said = sentence if isinstance(sentence, str) else sentence()
-        Console(stderr=True, soft_wrap=True).print(f"slimtask: {said}", markup=False, highlight=False)
+        Patient(stderr=True, soft_wrap=True).print(f"slimtask: {said}", markup=False, highlight=False)
         raise typer.Exit(130) from None
 
 
@@ -91,28 +102,6 @@ def whatever_interrupts_break() -> Iterator[None]:
     finally:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@contextmanager
-def plain_warnings() -> Iterator[None]:
-    """Show slimtask's own warnings as one sentence on standard error, without the line of code that gave them."""
-
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        if "slimtask" in Path(filename).parts:
-            print(f"slimtask: warning: {message}", file=sys.stderr)  # as it is now: a bar may watch over it
-        else:
-            before(message, category, filename, lineno, file, line)
-
-    with warnings.catch_warnings():
-        before, warnings.showwarning = warnings.showwarning, show
-        yield
 
 
 def table(title: str, *headings: str, words: bool = False) -> Sheet:
@@ -182,5 +171,5 @@ def _bars() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
-        console=Console(stderr=True, quiet=not FIRST),
+        console=Patient(stderr=True, quiet=not FIRST),
     )

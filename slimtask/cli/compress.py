@@ -89,9 +89,6 @@ def compress_verb(
 
     Example: slimtask compress --model mynet:MyNet --weights w.pt --input 1x3x224x224 --flops 0.5 --out s.safetensors
     """
-    from slimtask.files import refuse_existing
-
-    refuse_existing(out)
     paths = None if latency_ms is None else parse_budgets(latency_ms)
     budget = {
         name: value for name, value in (("keep", keep), ("params", params), ("flops", flops)) if value is not None
@@ -208,10 +205,12 @@ def _written(
     """Write the checkpoint, print what was done to it and return it as JSON."""
     from slimtask.compress.compress import cost
     from slimtask.compress.rebuild import rebuild
+    from slimtask.files import new_files
 
     example = network.checkpoint.example()
     before, after = cost(network.rebuild(), example), cost(rebuild(smaller, network.factory), example)
-    smaller.save(out)
+    with new_files(out) as place:
+        smaller.save(place)
     _show(cuts, before, after)
     result = {"checkpoint": str(out), "before": vars(before), "after": vars(after), **_proved(cuts[-1])}
     if len(cuts) > 1:
@@ -331,6 +330,7 @@ def _show_proof(proof: Any) -> None:
 def _onnx(path: Path, out: Path, budget: dict[str, float], align: int, json_path: Path | None) -> None:
     """Compress an ONNX file: what is dead goes."""
     from slimtask.compress.onnx_graph.compress import compress_onnx
+    from slimtask.files import new_files
 
     if budget:
         raise InputError(
@@ -339,8 +339,8 @@ def _onnx(path: Path, out: Path, budget: dict[str, float], align: int, json_path
         )
     if out.suffix != ".onnx":
         raise InputError(f"an ONNX file becomes one; call the output '{out.with_suffix('.onnx')}'.")
-    with working("finding what is dead, removing it, proving it"):
-        done = compress_onnx(path, out, align=align)
+    with working("finding what is dead, removing it, proving it"), new_files(out) as place:
+        done = compress_onnx(path, place, align=align)
     rows = table("Removed channels", "group", "before", "after", "why", "note", words=True)
     for cut in done.removed:
         why = ", ".join(f"{count} {reason}" for reason, count in cut.removed.items())
@@ -350,7 +350,7 @@ def _onnx(path: Path, out: Path, budget: dict[str, float], align: int, json_path
     proof = done.certificate
     emit(
         {
-            "files": [str(file) for file in done.files],
+            "files": [str(out.with_name(file.name)) for file in done.files],
             "removed": [cut.model_dump(mode="json") for cut in done.removed],
             "certificate": {
                 **proof.model_dump(mode="json"),

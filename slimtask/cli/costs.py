@@ -30,13 +30,15 @@ def costs_verb(
     from slimtask.bench.delta.costs import measure_costs
     from slimtask.errors import InputError
     from slimtask.export.delta_nodes.paths import has_deltas
-    from slimtask.kernels.costs import costs_path
+    from slimtask.files import refuse_unwritable
+    from slimtask.kernels.costs import costs_folder, costs_path
     from slimtask.kernels.dispatch import choose
 
     if on not in ("cpu", "cuda"):
         raise InputError(f"costs are measured on cpu or cuda, not on '{on}'.")
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"'{out}' is a file, and costs lie in a folder, a file for each device; give another path.")
+    refuse_unwritable(costs_folder(out))
     opened = open_checkpoint(checkpoint, None)
     network, image = opened.rebuild(), opened.checkpoint.preprocessing
     if not has_deltas(network):

@@ -5,18 +5,8 @@ from __future__ import annotations
 from rich.text import Text
 
 from slimtask.cli.common import JsonOption, console, emit, table
+from slimtask.cli.pieces import PIECES
 from slimtask.tables import Sheet
-
-_PIECES = (
-    # distributions (any one suffices), what it does, how to get it
-    (("torch",), "training and compression", "pip install torch"),
-    (("onnx",), "ONNX export", "pip install onnx onnxscript"),
-    (("onnxruntime-gpu", "onnxruntime"), "running and timing ONNX graphs", "pip install onnxruntime"),
-    (("tensorrt-rtx",), "engines for RTX GPUs, built without a GPU", "pip install slimtask[rtx]"),
-    (("tensorrt",), "engines for data-centre GPUs, built on the GPU", "pip install slimtask[tensorrt]"),
-    (("pycuda",), "running engines without torch", "pip install slimtask[gpu]"),
-    (("ray",), "sweeps over several machines", "pip install slimtask[cluster]"),
-)
 
 
 def doctor_verb(json_path: JsonOption = None) -> None:
@@ -31,10 +21,11 @@ def doctor_verb(json_path: JsonOption = None) -> None:
     console.print(table_of(facts))
     rows = table("Pieces", "piece", "version", "what it is for", "how to get it", words=True)
     pieces = []
-    for names, purpose, how in _PIECES:
-        version = next((v for v in map(version_of, names) if v), None)
-        rows.add_row(names[0], version or Text("missing", style="yellow"), purpose, "" if version else how)
-        pieces.append({"name": names[0], "version": version, "purpose": purpose, "how": how})
+    for piece in PIECES:
+        version = next((v for v in map(version_of, piece.distributions) if v), None)
+        name, how = piece.distributions[0], "" if version else piece.how
+        rows.add_row(name, version or Text("missing", style="yellow"), piece.purpose, how)
+        pieces.append({"name": name, "version": version, "purpose": piece.purpose, "how": piece.how})
     console.print(rows)
     timers = table("Backends to time on", "backend", "state", words=True)
     reasons = {name: backend.why_unavailable() for name, backend in BACKENDS.items()}

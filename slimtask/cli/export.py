@@ -53,9 +53,7 @@ def export_verb(
     Example: slimtask export --model mynet:MyNet --weights w.pt --tasks tasks.yaml --input 1x3x224x224 --out dense
     """
     from slimtask.export.exporter import export_bundle
-    from slimtask.files import refuse_existing
 
-    refuse_existing(out)
     layers = _layers(delta_nodes, costs)
     network = opened(checkpoint, model, weights, tasks, shape)
     exported, preprocessing = _exportable(network, str(checkpoint or f"--model {model}"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slimtask.cli.calibration import Data, open_data
-from slimtask.cli.common import console, progress_bar, table, working
+from slimtask.cli.common import Patient, console, progress_bar, table, working
 from slimtask.cli.network import Network
 from slimtask.errors import InputError
 
@@ -248,9 +248,7 @@ class Tuner:
 
 def cut_in_rounds(tuner: Tuner, cut: Callable[..., Any]) -> Any:
     """Return ``cut(between=...)`` with the tuner between the rounds, and a sign of life on standard error meanwhile."""
-    from rich.console import Console
-
-    with Console(stderr=True).status("finding what may go, removing it, proving it") as status:
+    with Patient(stderr=True).status("finding what may go, removing it, proving it") as status:
 
         def between(checkpoint: Checkpoint, number: int) -> Checkpoint:
             status.stop()  # the training has a bar of its own

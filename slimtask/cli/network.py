@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", metavar="PKG.MOD:FACTORY", help="A network of yours: the function or class that makes it."),
+    typer.Option("--model", metavar="PKG.MOD:FACTORY", help="A network of yours: what makes it, also FILE.py:FACTORY."),
 ]
 WeightsOption = Annotated[
     Path | None, typer.Option("--weights", help="Its weights: .safetensors, or a torch state dict; else as it is made.")

@@ -17,22 +17,25 @@ if TYPE_CHECKING:
 
 
 def relate_verb(
-    recipe: Annotated[Path, typer.Argument(help="YAML recipe, with a relate section or with its defaults.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="YAML recipe, with a relate section or with its defaults; or the name of one below.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Output folder; default runs/NAME-relate.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key.")] = None,
     json_path: JsonOption = None,
 ) -> None:
     """Measure task similarity without training, suggest groups; write relate.json, relate.png and relate.svg.
 
-    Example: slimtask relate recipes/scenes/relate.yaml --set relate.groups=3 --out runs/relate
+    Example: slimtask relate scenes/relate --set relate.groups=3 --out runs/relate
     """
-    from slimtask.files import refuse_existing
+    from slimtask.files import refuse_existing, refuse_unwritable
     from slimtask.train.recipe import load_recipe
     from slimtask.train.relate.relate import relate, save
 
     chosen = load_recipe(recipe, settings or [])
     folder = out or Path("runs") / f"{chosen.name}-relate"
     refuse_existing(folder)
+    refuse_unwritable(folder)
     with interruptible("interrupted; nothing was written."), progress_bar(f"relate {chosen.name}") as progress:
         relation = relate(chosen, chosen.relate, progress=progress)
         summary = save(relation, folder)

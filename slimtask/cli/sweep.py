@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def sweep_verb(
-    recipe: Annotated[Path, typer.Argument(help="YAML recipe with a sparsity section.")],
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe with a sparsity section; or the name of one below.")],
     levels: Annotated[str, typer.Option(help="Sparsity targets; the dense network is always level 0.")] = "0.5,0.7,0.9",
     out: Annotated[Path | None, typer.Option(help="Output folder; default runs/NAME-sweep.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key.")] = None,
@@ -28,7 +28,7 @@ def sweep_verb(
 ) -> None:
     """Train, compress, certify, export and time a recipe at several sparsity levels; write report.html and report.json.
 
-    Example: slimtask sweep recipes/camvid.yaml --levels 0.5,0.7,0.9
+    Example: slimtask sweep scenes --levels 0.5,0.7,0.9
     """
     from slimtask.train.recipe import load_recipe
 

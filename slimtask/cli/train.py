@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slimtask.cli.common import JsonOption, console, emit, interruptible, plain_warnings, progress_bar, table
+from slimtask.cli.common import JsonOption, console, emit, interruptible, progress_bar, table
 from slimtask.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _NOT_REACHED = {
 
 
 def train_verb(
-    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe; or the name of one below.")],
     out: Annotated[Path | None, typer.Option(help="Output folder; default runs/NAME.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue a run that was stopped.")] = False,
@@ -29,7 +29,7 @@ def train_verb(
 ) -> None:
     """Train a network, dense or sparse, as a recipe says.
 
-    Example: slimtask train recipes/scenes.yaml --set sparsity.target=0.7 --out runs/scenes70
+    Example: slimtask train scenes --set sparsity.target=0.7 --out runs/scenes70
     """
     from slimtask.train.loop import finite, train
     from slimtask.train.recipe import load_recipe
@@ -38,7 +38,7 @@ def train_verb(
     folder = out or Path("runs") / chosen.name
     _check_folder(folder, trials, resume=resume)
     sentence = f"interrupted; the state is saved, the same command with --resume --out {folder} continues."
-    with plain_warnings(), interruptible(sentence), progress_bar(f"train {chosen.name}") as progress:
+    with interruptible(sentence), progress_bar(f"train {chosen.name}") as progress:
         if trials > 1:
             from slimtask.train.trials import train_trials
 

@@ -33,7 +33,8 @@ def verify_verb(
         mark = "[green]ok[/green]  " if holds else "[red]FAILS[/red]"
         console.print(f"{mark} {name}: ", end="")
         console.print(detail, markup=False, highlight=False)
-    emit([{"name": name, "holds": holds, "detail": detail} for name, holds, detail in checks], json_path)
+    told = [{"name": name, "holds": holds, "detail": detail} for name, holds, detail in checks]
+    emit({"holds": all(check["holds"] for check in told), "checks": told}, json_path)
     failed = [name for name, holds, _ in checks if not holds]
     if failed:
         raise CheckFailed(f"'{path}' does not hold: {', '.join(failed)}; write it again from its source.")

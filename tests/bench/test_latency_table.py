@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -178,3 +179,22 @@ def test_a_layer_with_thirty_times_the_work_takes_longer() -> None:
     small_ms = min(time_layer(large, 16, 16, threads=1) for _ in range(2))
     large_ms = min(time_layer(large, 96, 96, threads=1) for _ in range(2))
     assert 0 < 3 * small_ms < large_ms
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, None])
+def test_times_that_cannot_be_kept_in_a_file_are_kept_in_memory(
+    number: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(number, "refused")
+
+    path = tmp_path / "home" / "t.json"
+    if number is None:
+        path.parent.write_text("a file where the folder would be")
+    else:
+        monkeypatch.setattr("slimtask.bench.latency_table.write_json", refused)
+    timer, _ = padded(1, 1)
+    with pytest.warns(UserWarning, match=r"cannot be kept .* XDG_CACHE_HOME") as told:
+        first = measure_table(RANGES, threads=1, cache=path, timer=timer)
+    assert len(told) == 1
+    assert measure_table(RANGES, threads=1, cache=path, timer=lambda *_: 1 / 0) == first  # no warning, no measurement

@@ -98,6 +98,37 @@ def test_a_graph_without_parity_is_found(bundle_dir):
     assert "parity" in verify_bundle(bundle_dir).failures[0].detail
 
 
+def _set(manifest, path, value):
+    *parents, last = path
+    for part in parents:
+        manifest = manifest[part]
+    manifest[last] = value
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({("outputs", 0, "dtype"): "float64"}, "the manifest says float64"),
+        ({("outputs", 0, "shape", 1): 7}, "the manifest says float32 [1, 7"),
+        ({("outputs", 0, "kind"): "keypoints"}, "is not what the manifest's segmentation task"),
+        ({("tasks", 0, "kind"): "keypoints", ("outputs", 0, "unit"): "1"}, "is not what the manifest's keypoints task"),
+        ({("tasks", 0, "channels"): 2, ("tasks", 0, "classes"): []}, "task of 2 channel(s)"),
+        ({("tasks", 0, "kind"): "classification", ("outputs", 0, "kind"): "classification"}, "NC, gives"),
+        ({("outputs", 0, "layout"): "NC"}, "NCHW, gives"),
+        ({("inputs", 0, "name"): "picture"}, "the manifest says ('picture',)"),
+        ({("inputs", 0, "dtype"): "uint8"}, "the manifest says uint8"),
+        ({("preprocessing", "height"): 31}, "the manifest's preprocessing gives"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_the_graph_is_found(bundle_dir, changes, message):
+    manifest = json.loads((bundle_dir / MANIFEST).read_text())
+    assert manifest["tasks"][0]["kind"] == "segmentation"
+    for path, value in changes.items():
+        _set(manifest, path, value)
+    (bundle_dir / MANIFEST).write_text(json.dumps(manifest))
+    assert any(message in check.detail for check in verify_bundle(bundle_dir).failures)
+
+
 def test_what_is_no_bundle_is_bad_input(tmp_path):
     with pytest.raises(InputError):
         verify_bundle(tmp_path)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import resource
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,14 @@ from slimtask.files import (
     atomic_file,
     check_regular,
     file_in_the_way,
+    make_folder,
+    new_files,
     read_bytes,
     read_json,
     read_text,
     read_yaml,
     refuse_existing,
+    refuse_unwritable,
     sha256,
     write_json,
 )
@@ -69,6 +73,69 @@ def test_a_finished_directory_is_whole(tmp_path: Path) -> None:
         (temporary / "sub" / "a").write_text("x")
     assert (tmp_path / "out" / "sub" / "a").read_text() == "x"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_of_two_writers_of_one_output_the_second_is_told(tmp_path: Path) -> None:
+    """Whoever is done first has it; nothing of the other's is left."""
+    with pytest.raises(InputError, match="written by another run meanwhile"), atomic_directory(tmp_path / "out") as one:
+        (one / "file").write_text("second")
+        with atomic_directory(tmp_path / "out") as other:
+            (other / "file").write_text("first")
+    assert (tmp_path / "out" / "file").read_text() == "first"
+    with pytest.raises(InputError, match="written by another run meanwhile"), new_files(tmp_path / "net") as one:
+        one.write_text("second")
+        with new_files(tmp_path / "net") as other:
+            other.write_text("first")
+    assert (tmp_path / "net").read_text() == "first"
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "net"}
+
+
+def test_of_two_that_make_a_new_folder_the_second_is_told(tmp_path: Path) -> None:
+    make_folder(tmp_path / "runs" / "one", new=True)
+    with pytest.raises(InputError, match="written by another run meanwhile"):
+        make_folder(tmp_path / "runs" / "one", new=True)
+    make_folder(tmp_path / "runs" / "one", new=False)
+
+
+def test_new_files_come_all_or_not_at_all(tmp_path: Path) -> None:
+    with new_files(tmp_path / "deeper" / "a.onnx") as place:
+        place.write_text("graph")
+        place.with_name("a.onnx.data").write_text("weights")
+    assert {path.name for path in (tmp_path / "deeper").iterdir()} == {"a.onnx", "a.onnx.data"}
+    (tmp_path / "b.onnx.data").write_text("mine")
+    with pytest.raises(InputError, match=r"b\.onnx\.data"), new_files(tmp_path / "b.onnx") as place:
+        place.with_name("b.onnx.before").write_text("x")
+        place.write_text("graph")
+        place.with_name("b.onnx.data").write_text("weights")
+    assert {path.name for path in tmp_path.iterdir()} == {"deeper", "b.onnx.data"}
+    assert (tmp_path / "b.onnx.data").read_text() == "mine"
+
+
+def test_new_files_without_hard_links_are_as_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", link)
+    with new_files(tmp_path / "a") as place:
+        place.write_text("first")
+    with pytest.raises(InputError, match="meanwhile"), new_files(tmp_path / "b") as place:
+        place.write_text("second")
+        (tmp_path / "b").write_text("mine")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "first", "b": "mine"}
+
+
+def test_whether_something_can_be_written_is_told_without_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_unwritable(tmp_path / "new" / "deeper" / "x")
+
+    def full(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(InputError, match="as nothing can in"):
+        refuse_unwritable(tmp_path / "new" / "x")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nan_never_reaches_a_json_file(tmp_path: Path) -> None:

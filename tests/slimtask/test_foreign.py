@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,22 @@ def test_classes_functions_and_networks_make_networks(module: str) -> None:
     assert torch.equal(one.layer.weight, two.layer.weight)
 
 
+def test_files_make_networks_from_anywhere(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "random.py").write_text(MODULE)  # a name that is taken
+    (tmp_path / "my net-2.py").write_text(MODULE)  # a name that is none
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    import random
+
+    for path in (f"{tmp_path}/{module}.py", f"../{module}.py", f"../{module}", "../random.py", "../my net-2.py"):
+        for name in ("Net", "late"):  # late: its own imports in its folder work late, too
+            assert isinstance(load_factory(f"{path}:{name}")(), nn.Module)
+    assert sys.modules["random"] is random
+    assert str(tmp_path) not in sys.path
+    one, two = (load_factory(f"{path}:Net")() for path in (f"../{module}.py", f"{tmp_path}/{module}.py"))
+    assert type(one) is type(two)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -84,8 +101,11 @@ def test_paths_that_lead_nowhere(module: str, tmp_path: Path) -> None:
     for path in ("mynet", "mynet:", ":Net", ""):
         with pytest.raises(InputError, match=r"takes pkg\.mod:factory"):
             load_factory(path)
-    with pytest.raises(InputError, match=r"write 'nets\.mynet:Net' and run"):
-        load_factory("nets/mynet.py:Net")
+    for path in ("nets/mynet.py:Net", "nets/mynet:Net", "/nets/mynet.py:Net"):
+        with pytest.raises(InputError, match=r"there is no file '/.*nets/mynet\.py'"):
+            load_factory(path)
+    with pytest.raises(InputError, match="no 'Nte'; did you mean 'Net'"):
+        load_factory(f"{tmp_path}/{module}.py:Nte")
     with pytest.raises(InputError, match="no 'Nte'; did you mean 'Net'"):
         load_factory(f"{module}:Nte")
     for path in ("no_such_module:Net", "no_such_module.inner:Net", f"{module}.inner:Net"):
@@ -97,6 +117,9 @@ def test_paths_that_lead_nowhere(module: str, tmp_path: Path) -> None:
     for name, words in (("syntax", "SyntaxError"), ("import", "no_such_dependency"), ("exit", "SystemExit")):
         with pytest.raises(InputError, match=rf"importing 'broken_{name}' fails \(.*{words}"):
             load_factory(f"broken_{name}:Net")
+        with pytest.raises(InputError, match=rf"importing '.*broken_{name}\.py' fails \(.*{words}"):
+            load_factory(f"./broken_{name}.py:Net")
+        assert f"broken_{name}" not in sys.modules
 
 
 class Net(nn.Module):

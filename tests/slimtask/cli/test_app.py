@@ -26,7 +26,7 @@ WORDS = {
     "bench": (["bundle"], NOTHING),
     "sweep": (["recipe.yaml"], UNKNOWN),
     "verify": (["bundle", "--json", "new.json"], NOTHING),
-    "inspect": (["checkpoint", "--json", "there"], UNKNOWN),
+    "inspect": (["checkpoint", "--json", "empty.json"], UNKNOWN),
     "doctor": ([], NOTHING),
 }
 
@@ -36,6 +36,7 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     """Ctrl-C comes when a verb first imports something."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
+    (tmp_path / "empty.json").touch()
     real = builtins.__import__
 
     def importing(name: str, *words: Any) -> Any:

@@ -1,12 +1,13 @@
-"""Progress bars and warnings: what never got to report leaves no line behind, on a terminal as in a file."""
+"""Progress bars and consoles: what never got to report leaves no line behind, on a terminal as in a file."""
 
 from __future__ import annotations
 
-import warnings
+import io
+import os
 
 import pytest
 
-from slimtask.cli.common import plain_warnings, progress_bar, stage_bars
+from slimtask.cli.common import Patient, progress_bar, stage_bars
 from slimtask.errors import InputError
 
 
@@ -42,15 +43,16 @@ def test_bars_that_reported_stay(capsys: pytest.CaptureFixture[str]) -> None:
     assert "silent" not in printed
 
 
-@pytest.mark.filterwarnings("always")
-def test_only_our_warnings_are_a_plain_sentence(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    others: list[str] = []
-    monkeypatch.setattr(warnings, "showwarning", lambda message, *rest: others.append(str(message)))
-    with plain_warnings(), progress_bar("train"):
-        warnings.warn_explicit("layers are empty.", UserWarning, "/a/slimtask/train/b.py", 3)
-        warnings.warn_explicit("of another library", UserWarning, "/a/torch/b.py", 3)
-    assert capsys.readouterr() == ("", "slimtask: warning: layers are empty.\n")
-    warnings.warn_explicit("after it", UserWarning, "/a/slimtask/train/b.py", 3)
-    assert others == ["of another library", "after it"]
+class _Left(io.StringIO):
+    """A stream whose reader has gone."""
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+def test_a_reader_who_leaves_silences_the_console_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Patient(file=_Left())
+    monkeypatch.setattr(os, "dup2", lambda *_: None)  # the streams of the test run stay as they are
+    console.print("first")
+    assert console.quiet
+    console.print("second")

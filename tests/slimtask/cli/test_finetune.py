@@ -231,7 +231,7 @@ def test_wrong_words_are_one_sentence(
     words: tuple[object, ...],
     sentence: str,
 ) -> None:
-    refused(slimtask, capsys, sentence, "compress", "net.safetensors", *words, "--out", tmp_path / "out.safetensors")
+    refused(slimtask, capsys, sentence, "compress", "net.safetensors", *words, "--out", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -230,7 +230,7 @@ def test_networks_and_files_that_are_wrong(slimtask: Callable[..., int], refused
     refused(
         "buffer 'mask'; register it with persistent=False", "inspect", "--model", "tinynet_of_a_test:Masked", *SHAPE
     )
-    refused("write 'mynet:Net'", "inspect", "--model", "mynet.py:Net", *SHAPE)
+    refused("there is no file", "inspect", "--model", "mynet.py:Net", *SHAPE)
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "cut.pt").write_bytes(Path("w.pt").read_bytes()[:900])
     for name, words in (("empty", "an empty file"), ("cut", "not a whole torch file"), ("none", "do not exist")):

@@ -1,0 +1,60 @@
+"""Packages that are missing: `doctor` runs without any of them, and every verb names the one that it needs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from slimtask.cli.pieces import PIECES, missing_piece
+
+Run = Callable[..., int]
+
+
+@pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.module)
+def test_a_missing_package_is_a_sentence_with_its_purpose(
+    piece: object, slimtask: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def importing() -> None:
+        raise ModuleNotFoundError(f"No module named '{piece.module}'", name=f"{piece.module}.inner")
+
+    monkeypatch.setattr("slimtask.cli.app.raised_in", lambda error: None)  # this test is no user's code
+    monkeypatch.setattr("slimtask.bench.environment.environment", importing)
+    assert slimtask("doctor") == 2
+    said = capsys.readouterr().err
+    assert piece.purpose in said
+    assert piece.how in said
+
+
+def test_a_package_that_cannot_be_loaded_says_why() -> None:
+    told = missing_piece(ImportError("libcudart.so.12: cannot open shared object file\nmore", name="torch"))
+    assert told is not None
+    assert "libcudart.so.12: cannot open shared object file)" in told
+    assert missing_piece(ImportError("cannot import name 'x'", name="slimtask.files")) is None
+    assert missing_piece(ImportError("no name")) is None
+    unknown = missing_piece(ModuleNotFoundError("No module named 'cow'", name="cow"))
+    assert unknown is not None
+    assert "'cow'" in unknown
+
+
+def test_doctor_and_help_run_where_nothing_is_installed() -> None:
+    gone = [piece.module for piece in PIECES]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({gone}))\n"
+        "from slimtask.cli.app import main\n"
+        "for words in (['doctor'], ['train', '-h'], ['inspect', 'none.safetensors']):\n"
+        "    sys.argv = ['slimtask', *words]\n"
+        "    try:\n        main()\n"
+        "    except SystemExit as stop:\n        print('status', stop.code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"}
+    )
+    statuses = [line for line in done.stdout.splitlines() if line.startswith("status")]
+    assert statuses == ["status 0", "status 0", "status 2"]
+    assert "training and compression" in done.stdout
+    assert "`pip install torch` adds it" in done.stderr
+    assert "Traceback" not in done.stderr
