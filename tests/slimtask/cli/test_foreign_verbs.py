@@ -233,7 +233,7 @@ def test_networks_and_files_that_are_wrong(slimtask: Callable[..., int], refused
     refused("there is no file", "inspect", "--model", "mynet.py:Net", *SHAPE)
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "cut.pt").write_bytes(Path("w.pt").read_bytes()[:900])
-    for name, words in (("empty", "an empty file"), ("cut", "not a whole torch file"), ("none", "do not exist")):
+    for name, words in (("empty", "an empty file"), ("cut", "not a whole torch file"), ("none", "does not exist")):
         refused(words, "compress", *MODEL, *SHAPE, "--weights", tmp_path / f"{name}.pt", *end)
     for text, words in (
         (TASKS.replace("classes", "clases"), "no output 'clases', by which a task is called; did you mean 'classes'"),
