@@ -44,7 +44,7 @@ def content(sections: dict[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {
         "name": "tiny",
         "data": {
-            "name": "scenes", "height": 32, "width": 48, "train": 8, "val": 4, "test": 4, "cache": True,
+            "name": "scenes", "height": 16, "width": 32, "train": 4, "val": 2, "test": 2, "cache": True,
             "tasks": ["segmentation", "depth"],
         },
         "model": {"width": 0.125, "head_hidden": 8},
