@@ -48,7 +48,7 @@ def content(sections: dict[str, Any]) -> dict[str, Any]:
             "tasks": ["segmentation", "depth"],
         },
         "model": {"width": 0.125, "head_hidden": 8},
-        "train": {"steps": 3, "batch": 2, "lr": 0.001, "eval_every": 2},
+        "train": {"steps": 2, "batch": 2, "lr": 0.001, "eval_every": 2},
     }  # fmt: skip
     for name, section in sections.items():
         made[name] = {**made.get(name, {}), **section}
