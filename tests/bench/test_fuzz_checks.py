@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:input's size at dim=1:UserWarnin
 Change = Callable[[nn.Module, nn.Module], Any]
 
 
-@pytest.mark.parametrize("seed", range(6))  # `make fuzz-compress` takes 1,000
+@pytest.mark.parametrize("seed", range(4))  # `make fuzz-compress` takes 1,000
 def test_pruning_and_exact_removal_hold_on_random_networks(seed: int, tmp_path: Path) -> None:
     row = check_network(seed, tmp_path, onnx=False, only=[*CLASSIC])
     assert row["failures"] == []
