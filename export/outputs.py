@@ -12,7 +12,7 @@ from slimtask.compress.apart import first_line
 from slimtask.errors import InputError, SlimtaskError
 from slimtask.tasks import TaskSpec
 
-_NUMBERS = (torch.float32, torch.float16, torch.float64)
+_NUMBERS = (torch.float32, torch.float64)  # of float16 an fp16 graph would give float32, against its manifest
 _CLASSES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _MASKED = ("edges", "saliency", "multilabel")
 

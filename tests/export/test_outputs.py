@@ -104,6 +104,7 @@ def test_float64_stays_float64(tmp_path: Path) -> None:
 
 REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], Any], str, str]] = {
     "bfloat16": (lambda _, y: y.bfloat16(), "keypoints", r"task 't' \(keypoints\) gives bfloat16"),
+    "float16": (lambda _, y: y.half(), "keypoints", r"task 't' \(keypoints\) gives float16"),
     "class numbers of an image": (lambda _, y: y.mean((2, 3)).argmax(1), "classification", "gives int64"),
     "whole metres": (lambda _, y: y[:, :1].int(), "depth", "gives int32"),
     "a list": (lambda _, y: [y], "keypoints", "gives a list, not a tensor"),
