@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slimtask.files import write_text
+from slimtask.documents import parse_json
+from slimtask.errors import InputError
+from slimtask.files import read_text, write_text
 from slimtask.train.trackers import Tracker
+
+MOST_HISTORY_BYTES = 2**30
 
 
 class History:
@@ -59,13 +63,22 @@ class History:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics.jsonl; a last line cut off in the middle is left out."""
+    """Return the records of a metrics.jsonl; a last line cut off in the middle is left out.
+
+    Raises InputError, which names the line, where another one is no record.
+    """
+    lines = read_text(path, "metrics", MOST_HISTORY_BYTES).splitlines()
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = parse_json(line, f"line {number} of '{path}'")
+        except InputError:
+            if number < len(lines):
+                raise
             break
+        if not (isinstance(record, dict) and isinstance(record.get("step"), int) and "kind" in record):
+            raise InputError(f"line {number} of '{path}' is no record of a training run; move the file away.")
+        records.append(record)
     return records
 
 

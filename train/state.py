@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from slimtask.checkpoint import read_safetensors, write_safetensors
+from slimtask.documents import parse_json
 from slimtask.errors import InputError
 
 _KEY, _SEPARATOR = "slimtask-state", "::"
@@ -34,7 +35,7 @@ def load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
     for key, tensor in tensors.items():
         section, _, name = key.partition(_SEPARATOR)
         sections.setdefault(section, {})[name] = tensor
-    return sections, json.loads(metadata[_KEY])
+    return sections, parse_json(metadata[_KEY], f"training state '{path}'")
 
 
 def flatten_optimizer(state: dict[str, Any]) -> dict[str, Tensor]:
