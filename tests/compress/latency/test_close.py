@@ -13,7 +13,9 @@ from slimtask.errors import InputError
 
 
 def fake(targets: Mapping[str, float]) -> Chosen:
-    return Chosen(keep=(torch.ones(2, dtype=torch.bool),), predicted_ms=dict(targets), importance=1.0)
+    """Take exactly what the targets allow: a channel is a thousandth of a millisecond."""
+    kept = round(1000 * sum(targets.values()))
+    return Chosen(keep=(torch.arange(30_000) < kept,), predicted_ms=dict(targets), importance=kept / 30_000)
 
 
 @pytest.mark.parametrize(("slower", "tries"), [(1.0, 1), (1.3, 2)])
@@ -54,3 +56,21 @@ def test_the_loop_gives_up_honestly() -> None:
     assert (closed.met, closed.tries) == (False, 1)
     with pytest.raises(InputError, match="too small"):
         close_loop(refuses, lambda _: ({"all": 5.0}, None), {"all": 1.0})
+
+
+def test_a_budget_is_used_not_undercut() -> None:
+    """8.8 ms asked and 5.4 delivered is a network smaller than it had to be."""
+
+    def make(chosen: Chosen) -> tuple[dict[str, float], float]:
+        return {"all": 0.6 * chosen.predicted_ms["all"]}, chosen.predicted_ms["all"]
+
+    closed = close_loop(fake, make, {"all": 8.8})
+    assert closed.met
+    assert 0.92 * 8.8 <= closed.measured_ms["all"] <= 8.8
+    assert closed.tries <= 3
+
+
+def test_after_a_miss_that_follows_a_waste_the_try_that_met_is_returned() -> None:
+    measured = iter([0.6, 1.2, 1.1, 1.05, 1.02, 1.01])
+    closed = close_loop(fake, lambda _: ({"all": 10 * next(measured)}, None), {"all": 10.0})
+    assert (closed.met, closed.tries, closed.measured_ms) == (True, 1, {"all": 6.0})
