@@ -14,8 +14,8 @@ def bench_verb(
     bundles: Annotated[list[Path], typer.Argument(help="Bundles to time.")],
     backend: Annotated[str, typer.Option(help="onnxruntime-cpu or onnxruntime-cuda.")] = "onnxruntime-cpu",
     against: Annotated[Path | None, typer.Option(help="The bundle to compare with, usually the dense one.")] = None,
-    rounds: Annotated[int, typer.Option(min=5, help="Samples per path.")] = 40,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; all cores by default.")] = None,
+    rounds: Annotated[int, typer.Option(min=5, max=1_000_000, help="Samples per path.")] = 40,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; all cores by default.")] = None,
     json_path: JsonOption = None,
 ) -> None:
     """Time every path of the bundles, interleaved, medians with spread; ratios are against the first (or --against).

@@ -68,10 +68,10 @@ class Wanted:
                 f"{self.first} mends what a budget takes, and removing zeros or what no task needs is exact; add "
                 "--keep, --params, --flops or --latency-ms, or leave it out."
             )
-        for name, least in (("recalibrate", 1), ("finetune", 1), ("rounds", 1)):
+        for name, most in (("recalibrate", 10**6), ("finetune", 10**9), ("rounds", 1000)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"--{name} takes a count of at least {least}, not {value}.")
+            if value is not None and not 1 <= value <= most:
+                raise InputError(f"--{name} takes a count from 1 to {most:,}, not {str(value)[:20]}.")
         for name in ("distil", "lr", "rounds"):
             if getattr(self, name) is not None and self.finetune is None:
                 raise InputError(f"--{name} says how to train after a cut; add --finetune STEPS.")

@@ -24,7 +24,7 @@ def train_verb(
     out: Annotated[Path | None, typer.Option(help="Output folder; default runs/NAME.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue a run that was stopped.")] = False,
-    trials: Annotated[int, typer.Option(min=1, help="Train so often, with other seeds; mean and spread.")] = 1,
+    trials: Annotated[int, typer.Option(min=1, max=1000, help="Train so often, by other seeds; mean, spread.")] = 1,
     json_path: JsonOption = None,
 ) -> None:
     """Train a network, dense or sparse, as a recipe says.
