@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,19 +12,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from slimtask.bench.backends import BACKENDS
-from slimtask.bench.environment import usable_cores
-from slimtask.bench.latency_table import measure_table
 from slimtask.bench.measure import Measurement
+from slimtask.bench.prepared import Prepared, Progress
 from slimtask.bench.protocol import measure_interleaved
 from slimtask.bench.realised_networks import export
-from slimtask.compress.groups import Group, find_groups
-from slimtask.compress.importance import mean_normalised, score_channels
+from slimtask.compress.counts import FLOOR
+from slimtask.compress.groups import Group
+from slimtask.compress.importance import score_channels
 from slimtask.compress.latency.apply import remove_chosen
-from slimtask.compress.latency.blocks import residual_blocks, weighed
-from slimtask.compress.latency.choose import Align, Chosen, LatencyChooser
+from slimtask.compress.latency.blocks import residual_blocks
+from slimtask.compress.latency.choose import Align, Chosen
 from slimtask.compress.latency.close import close_loop
-from slimtask.compress.latency.specs import axis_ranges, layer_specs, task_paths
-from slimtask.compress.prune import nothing_prunable
+from slimtask.compress.latency.specs import task_paths
 from slimtask.compress.remove import Compressed
 from slimtask.compress.saliency import Loss
 from slimtask.compress.skip import SkipBlocks
@@ -56,13 +55,18 @@ class PathLatency(Frozen):
 class ToLatency:
     """The cut network with its proof, and every budget with what it came to.
 
-    ``skip`` is the edit that came first, if whole blocks went. They went by score: the certificate in ``compressed``
-    proves the removal of the channels that followed.
+    ``skip`` is the edit that came first, if whole blocks went. They went by importance: the certificate in
+    ``compressed`` proves the removal of the channels that followed. ``distance`` is how far the outputs move on the
+    images by which groups were weighed, relative to their mean square, before any tuning; ``noise`` says that there
+    were none, and ``by`` which idea of worth it was (``propose.py``).
     """
 
     compressed: Compressed
     paths: tuple[PathLatency, ...]
     tries: int
+    distance: float
+    by: str
+    noise: bool = False
     skip: SkipBlocks | None = None
 
 
@@ -74,59 +78,66 @@ def prune_to_latency(
     on: str = BACKEND,
     criterion: str = "l2",
     align: Align = "auto",
+    floor: float = FLOOR,
     calibration: Any = None,
     loss: Loss | None = None,
+    images: Sequence[Tensor] | None = None,
     threads: int | None = None,
     table_seconds: float | int = 60.0,
     tries: int = 6,
     blocks: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ToLatency:
     """Return ``model`` with the channels and blocks of most importance that meet every latency budget on ``on``.
 
-    ``budgets_ms`` maps a path to milliseconds: "all" for the whole network, or tasks joined by "+", e.g. "depth". The
-    integer program over the measured layer table (HALP, NeurIPS 2022; MDP, CVPR 2025) proposes; the network is cut,
-    each path exported and timed interleaved with the dense one; after a miss that path's target shrinks by the ratio.
-    With ``blocks`` a residual block may go whole: it is worth the scores of the channels that are only its own, which
-    among blocks of one shape keep the proportion of the raw scores.
+    ``budgets_ms`` maps a path to milliseconds: "all" for the whole network, or tasks joined by "+", e.g. "depth".
+    ``criterion`` ranks the channels of a group; how much a group or block matters beside others is measured, see
+    ``sensitivity.py``, on ``images``, batches of the example's shape ([batch, ...]; None: noise, which says less). No
+    group keeps less than the share ``floor`` of its channels, but a block may go whole with ``blocks``.
+
+    The integer program over the measured layer table (HALP, NeurIPS 2022; MDP, CVPR 2025) proposes, several times; of
+    its answers the one that moves the outputs least is cut, each path exported and timed interleaved with the dense
+    one, and the targets follow the measurement until the budgets are met and used (``close.py``).
+
     Raises InputError for an unknown path, a backend without a layer table, or a budget out of reach, and CheckFailed,
     with the figures, if the measured latency still misses a budget after ``tries``.
     """
     if on != BACKEND:
         raise InputError(f"latency budgets are measured on {BACKEND}, the one backend with a layer table, not '{on}'.")
-    threads = threads or usable_cores()
     tasks = {path: _tasks_of(path, model, example) for path in budgets_ms}
-    groups = find_groups(model, example)
-    if all(group.refused is not None for group in groups):
-        raise InputError(nothing_prunable(model, groups))
-    specs = layer_specs(model, groups, example)
-    table = measure_table(axis_ranges(specs, groups), threads=threads, budget_seconds=table_seconds, progress=progress)
-    modules = {spec.module for spec in specs}
+    ready = Prepared(model, example, threads=threads, table_seconds=table_seconds, progress=progress)
+    scores = score_channels(model, ready.groups, criterion, calibration=calibration, loss=loss)
+    modules = {spec.module for spec in ready.specs}
     some = task_paths(model, example, {path: names for path, names in tasks.items() if names})
-    raw = score_channels(model, groups, criterion, calibration=calibration, loss=loss, normalise=None)
-    removable = residual_blocks(model, groups, specs, example) if blocks else ()
+    removable = residual_blocks(model, ready.groups, ready.specs, example) if blocks else ()
     with _graphs(model, example, tasks) as dense:
-        timed = _timed(dense, threads)
-        dense_ms = {path: timed[path].median_ms for path in dense}
-        chooser = LatencyChooser(
-            groups,
-            specs,
-            weighed(mean_normalised(raw), raw, removable),
-            table,
-            dense_ms,
+        timed = _timed(dense, ready.threads)
+        proposals = ready.proposals(
+            scores,
+            {path: timed[path].median_ms for path in dense},
             paths={path: some.get(path, modules) for path in tasks},
             align=align,
+            floor=floor,
             blocks=removable,
+            images=images,
         )
 
+        by: str | None = None
+
+        def choose(targets: Mapping[str, float]) -> Chosen:
+            nonlocal by
+            chosen = proposals(lambda chooser: chooser.for_latency(targets), by)
+            by = chosen.by  # the idea that wins at first is kept: only the targets move
+            return chosen
+
         def make(chosen: Chosen) -> tuple[dict[str, float], ToLatency]:
-            done = _made(model, example, groups, chosen, budgets_ms, tasks, dense, threads)
+            done = _made(model, example, ready.groups, chosen, budgets_ms, tasks, dense, ready.threads)
             return {row.path: row.measured_ms for row in done.paths}, done
 
-        closed = close_loop(chooser.for_latency, make, budgets_ms, tries=tries)
+        closed = close_loop(choose, make, budgets_ms, tries=tries)
     if not closed.met:
         raise CheckFailed(_missed(closed.made.paths))
-    return replace(closed.made, tries=closed.tries)
+    return replace(closed.made, tries=closed.tries, noise=images is None)
 
 
 def prune_to_flops(
@@ -135,39 +146,36 @@ def prune_to_flops(
     flops: float,
     *,
     criterion: str = "l2",
+    floor: float = FLOOR,
     calibration: Any = None,
     loss: Loss | None = None,
+    images: Sequence[Tensor] | None = None,
     threads: int | None = None,
     table_seconds: float | int = 60.0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ToLatency:
     """Return ``model`` with at most ``flops`` FLOPs, its channel counts taken off the measured staircase.
 
-    Of all counts worth having (no larger one is faster) the integer program takes those predicted fastest, and of
-    these the most important channels. Raises InputError if nothing may be removed, and CheckFailed if the result is
-    measured slower than the dense network, which is then the better answer.
+    Of all counts worth having (no larger one is faster) the integer program takes those of most importance, measured
+    as in ``prune_to_latency``, that are predicted no slower than the same share of every group within these FLOPs.
+    Raises InputError if nothing may be removed, and CheckFailed if the result is measured slower than the dense
+    network, which is then the better answer.
     """
-    threads = threads or usable_cores()
-    groups = find_groups(model, example)
-    if all(group.refused is not None for group in groups):
-        raise InputError(nothing_prunable(model, groups))
-    specs = layer_specs(model, groups, example)
-    table = measure_table(axis_ranges(specs, groups), threads=threads, budget_seconds=table_seconds, progress=progress)
+    ready = Prepared(model, example, threads=threads, table_seconds=table_seconds, progress=progress)
+    scores = score_channels(model, ready.groups, criterion, calibration=calibration, loss=loss)
     tasks: dict[str, tuple[str, ...]] = {ALL: ()}
+    paths = {ALL: {spec.module for spec in ready.specs}}
     with _graphs(model, example, tasks) as dense:
-        before = _timed(dense, threads)[ALL].median_ms
-        scores = score_channels(model, groups, criterion, calibration=calibration, loss=loss)
-        paths = {ALL: {spec.module for spec in specs}}
-        least = [max(1, group.channels // 16) for group in groups]  # the fastest network is not one nobody can train
-        chooser = LatencyChooser(groups, specs, scores, table, {ALL: before}, paths=paths, smallest=least)
-        chosen = chooser.for_flops(flops, path=ALL)
-        done = _made(model, example, groups, chosen, {}, tasks, dense, threads)
+        before = {ALL: _timed(dense, ready.threads)[ALL].median_ms}
+        proposals = ready.proposals(scores, before, paths=paths, align="auto", floor=floor, images=images)
+        chosen = proposals(lambda chooser: chooser.for_flops(flops))
+        done = _made(model, example, ready.groups, chosen, {}, tasks, dense, ready.threads)
     (row,) = done.paths
     if not row.met:
         raise CheckFailed(
             f"the cut network takes {row.measured_ms:.3g} ms, the dense one {row.dense_ms:.3g}; keep the dense one."
         )
-    return done
+    return replace(done, noise=images is None)
 
 
 def _missed(rows: tuple[PathLatency, ...]) -> str:
@@ -204,7 +212,9 @@ def _made(
                 measured_ms=timed[path].median_ms,
             )
         )
-    return ToLatency(compressed=compressed, paths=tuple(rows), tries=1, skip=skip)
+    return ToLatency(
+        compressed=compressed, paths=tuple(rows), tries=1, skip=skip, distance=chosen.distance, by=chosen.by
+    )
 
 
 def _tasks_of(path: str, model: nn.Module, example: Tensor) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from slimtask.compress.counts import Align, check_align, counts_of
 from slimtask.compress.groups import Group
+from slimtask.compress.importance import top_channels
 from slimtask.errors import InputError, nearest
 from slimtask.tasks import Frozen
 
@@ -90,7 +91,7 @@ def choose(
     for step in steps[:taken]:
         counts[step.group] = step.count
     _fill_(counts, steps[taken:], price, limit, once=scope == "layer")
-    return [_top(score, int(count)) for score, count in zip(scores, counts, strict=True)]
+    return [top_channels(score, int(count)) for score, count in zip(scores, counts, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,13 +154,6 @@ def _channels_kept(groups: Sequence[Group]) -> Size:
 
 def _full(groups: Sequence[Group]) -> Tensor:
     return torch.tensor([group.channels for group in groups], dtype=torch.int64)
-
-
-def _top(score: Tensor, count: int) -> Bool[Tensor, " channels"]:
-    """Return the mask of the ``count`` highest scores; of equal ones the first."""
-    mask = torch.zeros(len(score), dtype=torch.bool)
-    mask[score.argsort(descending=True, stable=True)[:count]] = True
-    return mask
 
 
 def _check(groups: Sequence[Group], scores: Sequence[Tensor], scope: str, align: Align, smallest: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from slimtask.compress.groups import Group
@@ -10,6 +11,9 @@ from slimtask.errors import InputError, nearest
 
 Align = int | Mapping[str, Sequence[int]]
 """Multiples of one number for every group, or by a group's name the counts that are worth having of it."""
+
+FLOOR = 0.125
+"""The least share of a group's channels that a measured budget leaves: narrower ones save little."""
 
 UNMEASURED = 8
 """What a group without measured counts keeps multiples of: vector units and tensor cores take so many at once."""
@@ -27,6 +31,11 @@ def counts_of(group: Group, align: Align, smallest: int = 1) -> tuple[int, ...]:
     if group.name not in align:
         return aligned_counts(group.channels, UNMEASURED, smallest)
     return (*sorted({n for n in align[group.name] if max(smallest, 1) <= n < group.channels}), group.channels)
+
+
+def least_count(group: Group, floor: float) -> int:
+    """Return the fewest channels that ``group`` may keep if none goes below the share ``floor`` (0: one channel)."""
+    return max(1, math.ceil(floor * group.channels))
 
 
 def check_align(align: Align, groups: Sequence[Group]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
 from slimtask.compress.groups import Group, Member
@@ -77,6 +77,13 @@ def score_channels_per_task(
     check_criterion(criterion, GRADIENTS)
     scores = gradient_scores(model, groups, criterion, calibration, loss, together=False)
     return {task: _finish(groups, raw, normalise) for task, raw in scores.items()}
+
+
+def top_channels(scores: Float[Tensor, " _channels"], count: int) -> Bool[Tensor, " _channels"]:
+    """Return a mask of the ``count`` highest scores; of equal ones the first channels stay."""
+    keep = torch.zeros(len(scores), dtype=torch.bool)
+    keep[scores.cpu().argsort(descending=True, stable=True)[:count]] = True
+    return keep
 
 
 def check_criterion(criterion: str, known: Sequence[str] = get_args(Criterion)) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,31 @@ def mask_(model: nn.Module, cuts: Sequence[Cut]) -> None:
     Ties, closures and hooks see them. Nothing else reads such a channel but the operations of ``kept_places``, which
     leave it out; what writes it stays, for a weight that is normalised by itself may not be zero.
     """
+    for tensor, axis, entries in _read(model, cuts):
+        tensor.detach().index_fill_(axis, entries, 0.0)
+
+
+@contextmanager
+def masked(model: nn.Module, cuts: Sequence[Cut]) -> Iterator[None]:
+    """Mask as ``mask_`` does, and put back what it overwrote."""
+    before = {id(tensor): (tensor, tensor.detach().clone()) for tensor, _, _ in _read(model, cuts)}
+    mask_(model, cuts)
+    try:
+        yield
+    finally:
+        for tensor, values in before.values():
+            tensor.detach().copy_(values)
+
+
+def _read(model: nn.Module, cuts: Sequence[Cut]) -> Iterator[tuple[Tensor, int, Tensor]]:
+    """Yield (tensor, axis, entries along it) of everything that reads channels which ``cuts`` remove."""
     for cut in cuts:
         gone = ~cut.keep
         for member in cut.group.consumers if bool(gone.any()) else ():
             name, axis = axis_of(member, model)
             owner, _, leaf = name.rpartition(".")
             tensor: Tensor = getattr(model.get_submodule(owner), leaf)
-            tensor.detach().index_fill_(axis, member.local[gone[member.channel]], 0.0)
+            yield tensor, axis, member.local[gone[member.channel]]
 
 
 def kept_places(analysis: Analysis, cuts: Sequence[Cut]) -> list[KeptPlace]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float64
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -47,28 +46,6 @@ def residual_blocks(
     found = look(model, example, lambda network, x: _residual(network, list(possible), x), compute=True)
     runs = _that_run(model, found, example)
     return tuple(possible[name] for name in runs)
-
-
-def weighed(
-    scores: Sequence[Float64[Tensor, " _channels"]],
-    raw: Sequence[Float64[Tensor, " _channels"]],
-    blocks: Sequence[Block],
-) -> list[Float64[Tensor, " _channels"]]:
-    """Return ``scores`` in which blocks of equal shape are worth as much, against each other, as by their ``raw`` ones.
-
-    Scores whose mean is 1 in every group make all blocks of as many channels worth the same. The raw scores of layers
-    of one shape can be compared: each block's scores are multiplied by its raw sum over the mean of such blocks.
-    """
-    result, shapes = list(scores), dict[tuple[int, ...], list[Block]]()
-    for block in blocks:
-        shapes.setdefault(tuple(len(raw[group]) for group in block.groups), []).append(block)
-    for alike in shapes.values():
-        sums = [float(sum(raw[group].sum() for group in block.groups)) for block in alike]
-        mean = sum(sums) / len(sums)
-        for block, mine in zip(alike, sums, strict=True):
-            for group in block.groups:
-                result[group] = scores[group] * (mine / mean if mean else 1.0)
-    return result
 
 
 def goes_with(block: str, module: str) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from slimtask.compress.groups import Group
+from slimtask.compress.importance import top_channels
 from slimtask.compress.latency.align import aligned_counts, allowed_counts, counts_around, spread_counts
 from slimtask.compress.latency.blocks import Block
 from slimtask.compress.latency.program import Choice, CostOf, Limit, Program, priced
@@ -20,20 +21,26 @@ from slimtask.compress.latency.table import LatencyTable
 from slimtask.errors import InputError
 
 Align = Literal["auto"] | int
+Worth = Float64[np.ndarray, " _counts"]
+"""What the best 0, 1, ... channels of a group are worth together."""
 _WHOLE = "the network"
+_FINE = 1e-3  # of all worth: what a good cut loses in all is a few hundredths
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Which channels stay, and what the table predicts of it: milliseconds per path, kept share of all scores.
+    """Which channels stay, and what the table predicts of it: milliseconds per path, kept share of all worth.
 
-    ``blocks`` names the residual blocks that go whole; their own groups keep nothing.
+    ``blocks`` names the residual blocks that go whole; their own groups keep nothing. ``distance`` is how far the
+    outputs were measured to move, where they were, and ``by`` the idea of worth that chose.
     """
 
     keep: tuple[Bool[Tensor, " _channels"], ...]
     predicted_ms: Mapping[str, float]
     importance: float
     blocks: tuple[str, ...] = ()
+    distance: float = math.nan
+    by: str = "scores"
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -47,9 +54,10 @@ class LatencyChooser:
     ``paths`` names the modules of every path, e.g. from ``task_paths``; without it there is one, "the network". What
     a path takes beyond its layers in the table (pools, sums, activations) is spread over the elements of their outputs,
     so it shrinks with the channels; if the layers alone come out slower than the path, they are scaled down to it.
-    ``align`` "auto" takes counts off the measured staircase, a number takes its multiples; ``smallest`` is the least
-    count of every group, or one least count per group. ``blocks`` may go whole; what one is worth is the sum of the
-    scores of its own channels.
+    ``scores`` rank the channels of a group; ``worths[g][k]`` is what its k best are worth beside all other groups, the
+    sum of their scores without it. ``align`` "auto" takes counts off the measured staircase, a number takes its
+    multiples; ``smallest`` is the least count of every group, or one least count per group. ``blocks`` may go whole;
+    what one is worth is what its own groups are.
     """
 
     def __init__(
@@ -64,6 +72,7 @@ class LatencyChooser:
         align: Align = "auto",
         smallest: int | Sequence[int] = 1,
         blocks: Sequence[Block] = (),
+        worths: Sequence[Worth] | None = None,
     ) -> None:
         self._groups, self._specs, self._paths = groups, specs, paths or {_WHOLE: {spec.module for spec in specs}}
         self._blocks, self._removable = blocks, {group for block in blocks for group in block.groups}
@@ -72,9 +81,7 @@ class LatencyChooser:
         least = [smallest] * len(groups) if isinstance(smallest, int) else list(smallest)
         self.counts = tuple(_counts(index, groups, specs, table, align, n) for index, n in enumerate(least))
         self._scores = [score.detach().double().cpu() for score in scores]
-        self._worth = [
-            torch.cat([score.new_zeros(1), score.sort(descending=True)[0].cumsum(0)]) for score in self._scores
-        ]
+        self._worth = list(worths) if worths is not None else [sum_of_best(score) for score in self._scores]
         full = [group.channels for group in groups]
         self._costs = {
             name: path_cost([spec for spec in specs if spec.module in modules], table, dense_ms[name], full)
@@ -91,26 +98,41 @@ class LatencyChooser:
         limits = [self._limit(name, budget) for name, budget in budgets_ms.items()]
         if flops is not None:
             limits.append(Limit(cost="flops", at_most=flops, unit="FLOPs"))
-        return self._chosen(self._solve(limits, None))
+        return self._chosen(self._solve(limits))
 
-    def for_flops(self, flops: float, *, floor: float = 0.97, slack: float = 0.02, path: str = _WHOLE) -> Chosen:
-        """Return the fastest channels with at most ``flops`` FLOPs, and at least ``floor`` of that.
+    def for_flops(self, flops: float, *, within_ms: Mapping[str, float] | None = None) -> Chosen:
+        """Return the channels of most importance with at most ``flops`` FLOPs, every path in ``within_ms`` within it.
 
-        Of all that are predicted within ``slack`` of the fastest, those of most importance. Without the floor the
-        fastest network would be the empty one; it is lowered in steps where no choice of counts lies above it.
+        Without ``within_ms`` no path may take longer than in the network in which every group keeps about the same
+        share and that has as many FLOPs.
         """
-        for share in (floor, 0.98 * floor, 0.95 * floor, 0.9 * floor, 0.75 * floor, 0.0):
-            window = Limit(cost="flops", at_most=flops, at_least=share * flops, unit="FLOPs")
-            try:
-                fastest = self._solve([window], path)
-            except InputError:
-                if share == 0.0:
-                    raise
-                continue
-            least_ms = self._predict(path, fastest.kept)
-            within = Limit(cost=path, at_most=least_ms * (1.0 + slack), modules=self._paths[path])
-            return self._chosen(self._solve([window, within], None, around=fastest.kept))
-        raise AssertionError("the last share is zero")
+        if within_ms is None:
+            within_ms = self.even_ms(flops)
+        budget = Limit(cost="flops", at_most=flops, unit="FLOPs")
+        return self._chosen(self._solve([budget, *(self._limit(name, ms) for name, ms in within_ms.items())]))
+
+    def even_ms(self, flops: float) -> dict[str, float]:
+        """Return what every path takes where all groups keep about one share, the largest that ``flops`` allow.
+
+        Raises InputError, with the fewest FLOPs reachable, if none does.
+        """
+        shares = [*sorted({count / mine[-1] for mine in self.counts for count in mine}), 1.0]
+        kept = [self._nearest(share) for share in shares]
+        fitting = [counts for counts in kept if self._flops(counts) <= flops]
+        if not fitting:
+            least = self._flops([mine[0] for mine in self.counts])
+            raise InputError(
+                f"the network cannot be brought to {flops:.4g} FLOPs: the smallest reachable is {least:.4g}; give a "
+                "larger budget or let groups keep fewer channels."
+            )
+        return self.predicted_ms(max(fitting, key=self._flops))
+
+    def _nearest(self, share: float) -> tuple[int, ...]:
+        """Return for every group the allowed count nearest to ``share`` of its channels."""
+        return tuple(min(mine, key=lambda count: abs(count - share * mine[-1])) for mine in self.counts)
+
+    def _flops(self, kept: Sequence[int]) -> float:
+        return sum(spec.shape.flops(spec.inputs.count(kept), spec.outputs.count(kept)) for spec in self._specs)
 
     def predicted_ms(self, kept: Sequence[int]) -> dict[str, float]:
         """Return the milliseconds of every path when group g keeps ``kept[g]`` channels; at 0 its block is gone."""
@@ -121,16 +143,14 @@ class LatencyChooser:
             raise InputError(f"there is no path '{name}'; the paths are {', '.join(sorted(self._paths))}.")
         return Limit(cost=name, at_most=budget, modules=self._paths[name], name=name)
 
-    def _solve(self, limits: Sequence[Limit], minimise: str | None, around: Sequence[int] | None = None) -> Choice:
+    def _solve(self, limits: Sequence[Limit]) -> Choice:
         """Return the best choice among a few counts spread over each group, then among the neighbours of those."""
         wide = [spread_counts(mine) for mine in self.counts]
-        if around is None:
-            around = self._program(wide).solve(limits, minimise=minimise).kept
         near = [
             counts_around(mine, centre) if centre else spread  # a block that went may come back at any size
-            for mine, spread, centre in zip(self.counts, wide, around, strict=True)
+            for mine, spread, centre in zip(self.counts, wide, self._program(wide).solve(limits).kept, strict=True)
         ]
-        return self._program(near).solve(limits, minimise=minimise)
+        return self._program(near).solve(limits, gap=_FINE)
 
     def _program(self, counts: Sequence[Sequence[int]]) -> Program:
         counts = [(0, *mine) if group in self._removable else mine for group, mine in enumerate(counts)]
@@ -149,11 +169,12 @@ class LatencyChooser:
 
     def _chosen(self, choice: Choice) -> Chosen:
         keep = tuple(top_channels(score, count) for score, count in zip(self._scores, choice.kept, strict=True))
-        total = sum(float(worth[-1]) for worth in self._worth)
+        least, most = (sum(float(worth[end]) for worth in self._worth) for end in (0, -1))
+        value = sum(float(worth[count]) for worth, count in zip(self._worth, choice.kept, strict=True))
         return Chosen(
             keep=keep,
             predicted_ms=self.predicted_ms(choice.kept),
-            importance=choice.value / total,
+            importance=(value - least) / (most - least) if most > least else 1.0,
             blocks=tuple(block.name for block in self._gone(choice.kept)),
         )
 
@@ -171,16 +192,14 @@ def path_cost(specs: Sequence[LayerSpec], table: LatencyTable, dense_ms: float, 
     return cost
 
 
+def sum_of_best(scores: Float[Tensor, " _channels"]) -> Worth:
+    """Return the sum of the best 0, 1, ... of the scores."""
+    return np.concatenate([[0.0], np.sort(scores.double().cpu().numpy())[::-1].cumsum()])
+
+
 def flops_cost(spec: LayerSpec, inputs: Sequence[int], outputs: Sequence[int]) -> Float64[np.ndarray, "inputs outputs"]:
     """Return the FLOPs of one layer call for every pair of counts."""
     return np.array([[spec.shape.flops(n, m) for m in outputs] for n in inputs], dtype=np.float64)
-
-
-def top_channels(scores: Float[Tensor, " _channels"], count: int) -> Bool[Tensor, " _channels"]:
-    """Return a mask of the ``count`` highest scores; of equal ones the first channels stay."""
-    keep = torch.zeros(len(scores), dtype=torch.bool)
-    keep[scores.sort(descending=True, stable=True)[1][:count]] = True
-    return keep
 
 
 def _counts(

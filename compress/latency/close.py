@@ -1,4 +1,4 @@
-"""The closing loop: targets follow the measurement until what was cut, exported and timed uses the budgets, and no more.
+"""The closing loop: targets follow the measurement until what was cut, exported and timed meets and uses the budgets.
 
 The table is of single layers, so what it predicts of a whole network is off by some factor, which each try measures.
 """

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from slimtask.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from slimtask.checkpoint import Checkpoint
     from slimtask.compress.saliency import Loss
     from slimtask.tasks import Preprocessing, TaskSpec
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from slimtask.train.recipe import Recipe
 
 IMAGES = 64
+WEIGHING_IMAGES = 16
 BATCH = 8
 
 
@@ -43,17 +46,11 @@ def calibration(checkpoint: Checkpoint, recipe: Path | None, criterion: str) -> 
     is none, or its data set has not the checkpoint's tasks.
     """
     from slimtask.compress.foreign import by_task
-    from slimtask.train.data.protocol import collate
     from slimtask.train.losses import task_loss
 
     data = open_data(checkpoint, recipe, f"--importance {criterion}", "or --importance l2, which needs none")
-    dataset, tasks = data.split("train"), data.tasks
-    count = min(IMAGES, len(dataset))
-    chosen = [index * len(dataset) // count for index in range(count)]
-    batches = [
-        collate([dataset[index] for index in chosen[start : start + BATCH]], data.size)
-        for start in range(0, count, BATCH)
-    ]
+    tasks = data.tasks
+    batches = _spread(data, IMAGES)
 
     def loss(model: Any, batch: Any) -> dict[str, Any]:
         images, targets = batch
@@ -61,6 +58,34 @@ def calibration(checkpoint: Checkpoint, recipe: Path | None, criterion: str) -> 
         return {task.name: task.weight * task_loss(outputs[task.name], targets[task.name], task) for task in tasks}
 
     return batches, loss
+
+
+def weighing_images(checkpoint: Checkpoint, recipe: Path | None) -> list[Tensor] | None:
+    """Return 16 training images spread over the data set, in batches [8, 3, H, W], to weigh groups on; None if no data.
+
+    The data are those of ``recipe``, or of the recipe that the checkpoint was trained with where it has one and its
+    data are there. Raises InputError if ``recipe`` is given and cannot serve.
+    """
+    try:
+        data = open_data(checkpoint, recipe, "--calibration", "or leave it out", targets=False)
+        return [images for images, _ in _spread(data, WEIGHING_IMAGES)]
+    except InputError:
+        if recipe is not None:
+            raise
+        return None
+
+
+def _spread(data: Data, most: int) -> list[Any]:
+    """Return (images, targets) of at most ``most`` training samples, in batches."""
+    from slimtask.train.data.protocol import collate
+
+    dataset = data.split("train")
+    count = min(most, len(dataset))
+    chosen = [index * len(dataset) // count for index in range(count)]
+    return [
+        collate([dataset[index] for index in chosen[start : start + BATCH]], data.size)
+        for start in range(0, count, BATCH)
+    ]
 
 
 def open_data(checkpoint: Checkpoint, recipe: Path | None, what: str, instead: str, *, targets: bool = True) -> Data:

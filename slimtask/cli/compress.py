@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from slimtask.cli.calibration import weighing_images
 from slimtask.cli.common import JsonOption, console, emit, interruptible, show_unreached, table, words, working
 from slimtask.cli.finetune import (
     DistilOption,
@@ -20,7 +21,14 @@ from slimtask.cli.finetune import (
     Wanted,
     cut_in_rounds,
 )
-from slimtask.cli.latency import BlocksOption, compress_to_flops, compress_to_latency, parse_budgets, show_paths
+from slimtask.cli.latency import (
+    BlocksOption,
+    FloorOption,
+    compress_to_flops,
+    compress_to_latency,
+    parse_budgets,
+    show_paths,
+)
 from slimtask.cli.network import (
     AlsoOption,
     InputOption,
@@ -72,6 +80,7 @@ def compress_verb(
     ] = None,
     on: Annotated[str, typer.Option(help="The backend that --latency-ms is measured on.")] = "onnxruntime-cpu",
     blocks: BlocksOption = None,
+    floor: FloorOption = None,
     per_task: Annotated[bool, typer.Option("--per-task", help="A network for each task, to the folder --out.")] = False,
     masks: Annotated[Path | None, typer.Option(help="With --per-task: masks per task (.safetensors).")] = None,
     policy: Annotated[Path | None, typer.Option(help="With --per-task: which task runs which block (.json).")] = None,
@@ -108,15 +117,21 @@ def compress_verb(
     if checkpoint is not None:
         only_for_foreign(checkpoint, tasks=tasks)
     network = opened(checkpoint, model, weights, tasks, shape, also)
-    if network.checkpoint.also and (per_task or paths is not None or (align == "auto" and "flops" in budget)):
+    measured = paths is not None or (align == "auto" and "flops" in budget)
+    if floor is not None and not (measured and 0 <= floor <= 1):
+        raise InputError(
+            "--floor is the least share, 0 to 1, of a group's channels under --latency-ms, or --flops with --align "
+            "auto; add one of them, or leave it out."
+        )
+    if network.checkpoint.also and (per_task or measured):
         raise InputError(
             "--per-task, --latency-ms and --align auto with --flops follow one input; leave out --also, or compress to "
             "another budget."
         )
     if per_task:
         compress_per_task(network, out, masks, policy, words(sets) or (), _alignment(align), json_path)
-    elif paths is not None or (align == "auto" and "flops" in budget):
-        _measured(network, out, paths, on, budget, choices, align, wanted, json_path)
+    elif measured:
+        _measured(network, out, paths, on, budget, choices, align, floor, wanted, json_path)
     elif align == "auto":
         _by_table(network, out, budget, choices, wanted, json_path)
     else:
@@ -131,6 +146,7 @@ def _measured(
     budget: dict[str, float],
     choices: dict[str, Any],
     align: str | None,
+    floor: float | None,
     wanted: Wanted,
     json_path: Path | None,
 ) -> None:
@@ -140,7 +156,10 @@ def _measured(
             raise InputError(f"--{name} is decided by the integer program of measured counts; leave it out.")
     if paths is None:
         _how(network, budget, {}, wanted)  # refuses what is no budget
-    how = _importance(network, choices, wanted)
+    with working("reading images"):
+        images = weighing_images(network.checkpoint, choices.get("calibration"))
+    how = _importance(network, choices, wanted, weighed=True) | {"images": images}
+    how |= {} if floor is None else {"floor": floor}
     with interruptible(INTERRUPTED):
         tuner = wanted.tuner(network, choices.get("calibration"))
         if paths is None:
@@ -247,8 +266,11 @@ def _how(network: Network, budget: dict[str, float], choices: dict[str, Any], wa
     return chosen_how | _importance(network, choices, wanted)
 
 
-def _importance(network: Network, choices: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
-    """Return the criterion of ``choices`` and, if it looks at the loss, its data."""
+def _importance(network: Network, choices: dict[str, Any], wanted: Wanted, *, weighed: bool = False) -> dict[str, Any]:
+    """Return the criterion of ``choices`` and, if it looks at the loss, its data.
+
+    Where groups are ``weighed`` on images, as for latency, every criterion has a use for data.
+    """
     from slimtask.cli.calibration import calibration
     from slimtask.compress.importance import GRADIENTS, check_criterion
 
@@ -258,7 +280,7 @@ def _importance(network: Network, choices: dict[str, Any], wanted: Wanted) -> di
     if criterion in GRADIENTS:
         with working("reading calibration data"):
             how["calibration"], how["loss"] = calibration(network.checkpoint, choices.get("calibration"), criterion)
-    elif "calibration" in choices and wanted.first is None:
+    elif "calibration" in choices and wanted.first is None and not weighed:
         raise InputError(f"--importance {criterion} looks at no data; leave out --calibration, or take taylor or snip.")
     return how
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.convnext import CNBlockConfig
 
 from slimtask.compress.groups import find_groups
-from slimtask.compress.importance import mean_normalised
-from slimtask.compress.latency.blocks import Block, goes_with, residual_blocks, weighed
+from slimtask.compress.latency.blocks import Block, goes_with, residual_blocks
 from slimtask.compress.latency.specs import layer_specs
 from slimtask.compress.skip import check_skippable
 from slimtask.train.models import MultiTaskNet
@@ -151,13 +150,3 @@ def test_the_network_is_left_as_it_was() -> None:
     blocks_of(model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(module.training and not module._forward_hooks for module in model.modules())
-
-
-def test_blocks_of_one_shape_keep_the_proportion_of_their_raw_scores() -> None:
-    raw = [torch.tensor(values, dtype=torch.float64) for values in ([1.0, 3.0], [2.0, 10.0], [5.0, 5.0, 5.0])]
-    blocks = [Block(name=str(group), groups=(group,), layers=frozenset()) for group in range(3)]
-    scores = weighed(mean_normalised(raw), raw, blocks)
-    assert float(scores[1].sum() / scores[0].sum()) == pytest.approx(12 / 4)
-    assert float(scores[0].sum() + scores[1].sum()) == pytest.approx(4.0)  # together what they were worth before
-    assert torch.equal(scores[2], torch.ones(3, dtype=torch.float64))  # the only one of its shape
-    assert float(scores[0][1] / scores[0][0]) == pytest.approx(3.0)

@@ -72,7 +72,7 @@ def test_only_the_budgeted_path_is_cut(chooser) -> None:
 def test_flops_are_at_most_the_budget_and_near_it(chooser) -> None:
     model, groups, _, _, made = chooser
     dense = count_flops(model, EXAMPLE)
-    chosen = made.for_flops(0.4 * dense, path="all")
+    chosen = made.for_flops(0.4 * dense)
     cut = remove_channels(model, EXAMPLE, groups, chosen.keep).model
     assert 0.9 * 0.4 * dense <= count_flops(cut, EXAMPLE) <= 0.4 * dense
 

@@ -71,7 +71,7 @@ def test_blocks_that_go_are_printed_written_and_read_back(
     blocks = result["blocks"]
     assert len(blocks) == 2  # of two layers each
     assert result["paths"][0]["measured_ms"] == dense - 4
-    assert f"2 block(s) went whole, by score: {', '.join(blocks)}" in " ".join(capsys.readouterr().out.split())
+    assert f"2 block(s) went whole: {', '.join(blocks)}" in " ".join(capsys.readouterr().out.split())
     assert [edit["kind"] for edit in Checkpoint.load("small.safetensors").edits] == ["skip"]  # no channel went
 
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
