@@ -64,8 +64,7 @@ def evaluate_verb(
     _show(subject, opened, results, baseline)
     for one, delta in zip(results, deltas, strict=True):
         if delta is not None:
-            served = ", ".join(dict.fromkeys(one.served_by.values()))
-            told = f"{delta.value:+.2f} % {_interval(delta, 2)}, paired over the images ({served})"
+            told = f"{delta.value:+.2f} % {_interval(delta, 2)}, paired over the images ({_files(one)})"
             console.print(f"delta_m against {against}: {told}", markup=False, highlight=False, soft_wrap=True)
     emit(_json(subject, opened, results, deltas, against, baseline), json_path)
 
@@ -95,19 +94,26 @@ def _run_other(subject: Subject, split: Split, extra: Extra, how: dict[str, Any]
 def _show(subject: Subject, split: Split, results: Sequence[Result], baseline: Result | None) -> None:
     from slimtask.train.metrics import better
 
-    served = list(dict.fromkeys(served for result in results for served in result.served_by.values()))
-    by = f", by {served[0]}" if len(served) == 1 else ""
+    one = len(results) == 1
+    by = f", by {_files(results[0])}" if one else ""
     images = results[0].scores.images
-    title = f"{subject.path} on the {split.name} split of {split.recipe.data.name}, {images} images{by}"
-    rows = table(title, "metric", "better", "score", "95 % interval", "other's", "by")
+    title = (
+        f"{subject.path} on the {split.name} split of {split.recipe.data.name}, {images} image{'s' * (images > 1)}{by}"
+    )
+    rows = table(title, "metric", "better", "score", "95 % interval", "against", "by")
     theirs = {} if baseline is None else baseline.scores.estimates()
     for result in results:
         for task, metrics in result.scores.estimates().items():
             for name, found in metrics.items():
                 other = theirs.get(task, {}).get(name)
                 cells = (_number(found.value), _interval(found), "" if other is None else _number(other.value))
-                rows.add_row(f"{task} {name}", better(name), *cells, "" if by else result.served_by[task])
+                rows.add_row(f"{task} {name}", better(name), *cells, "" if one else result.served_by[task])
     console.print(rows)
+
+
+def _files(result: Result) -> str:
+    """Return what served the tasks, each once."""
+    return "; ".join(dict.fromkeys(result.served_by.values()))
 
 
 def _number(value: float) -> str:
