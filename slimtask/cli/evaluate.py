@@ -11,7 +11,7 @@ import typer
 
 from slimtask.cli.common import JsonOption, console, emit, progress_bar, table, words
 from slimtask.cli.network import ModelOption
-from slimtask.cli.scored import Result, Split, Subject, open_subject, split_of
+from slimtask.cli.scored import Result, Split, Subject, is_foreign, open_subject, split_of
 from slimtask.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,12 +48,14 @@ def evaluate_verb(
     Example: slimtask evaluate runs/scenes70/bundle --split test --paths fused,per-task --metrics all
     """
     chosen = words(paths)
-    subject = open_subject(path, model, chosen, backend)
+    # where one of two networks is the user's own, --model makes that one
+    ours = model if against is None or is_foreign(path) or not is_foreign(against) else None
+    subject = open_subject(path, ours, chosen, backend)
     if chosen is not None and not subject.bundle:
         raise InputError(f"--paths chooses files of a bundle, and '{path}' is none; leave it out.")
     opened = subject.open_split(split, data, words(tasks))
     for task, why in opened.not_scored.items():
-        console.print(f"'{task}' is not scored: {why}", markup=False, highlight=False, soft_wrap=True)
+        _say(f"'{task}' is not scored: {why}")
     extra = "all" if metrics == "all" else words(metrics) or ()
     how = {"resamples": resamples, "seed": seed}
     other = None if against is None else _open_other(against, model, backend, opened)
@@ -64,22 +66,30 @@ def evaluate_verb(
     _show(subject, opened, results, baseline)
     for one, delta in zip(results, deltas, strict=True):
         if delta is not None:
-            told = f"{delta.value:+.2f} % {_interval(delta, 2)}, paired over the images ({_files(one)})"
-            console.print(f"delta_m against {against}: {told}", markup=False, highlight=False, soft_wrap=True)
+            told = f"{round(delta.value, 2) + 0.0:+.2f} % {_interval(delta, 2)}, paired over the images ({_files(one)})"
+            _say(f"delta_m against {against}: {told}")
     emit(_json(subject, opened, results, deltas, against, baseline), json_path)
 
 
 def _open_other(path: Path, model: str | None, backend: str, opened: Split) -> tuple[Subject, Split]:
     """Return what is compared with, and the same split at its size, for the tasks that both have."""
-    subject = open_subject(path, model, None, backend)
+    subject = open_subject(path, model if is_foreign(path) else None, None, backend)
     names = [task.name for task in opened.tasks]
     shared = [task for task in subject.tasks if task.name in names]
     if not shared:
         raise InputError(f"'{path}' has none of the tasks {', '.join(names)}; compare with a network that has some.")
-    for name in names:
-        if name not in [task.name for task in shared]:
-            console.print(f"'{name}' is not compared: '{path}' has no such task", markup=False, highlight=False)
-    return subject, split_of(opened.recipe, opened.name, subject.preprocessing, shared)
+    split = split_of(opened.recipe, opened.name, subject.preprocessing, shared)
+    lacking = {name: "it has no such task." for name in names if name not in [task.name for task in shared]}
+    for name, why in (lacking | split.not_scored).items():
+        _say(f"'{name}' is not compared with '{path}': {why}")
+    sizes = [f"{one.size.width} x {one.size.height}" for one in (opened, split)]
+    if sizes[0] != sizes[1]:
+        _say(f"each network is scored at its own size, {sizes[0]} and {sizes[1]} pixels.")
+    return subject, split
+
+
+def _say(sentence: str) -> None:
+    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def _run_other(subject: Subject, split: Split, extra: Extra, how: dict[str, Any]) -> Result:

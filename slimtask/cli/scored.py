@@ -111,6 +111,16 @@ def open_subject(path: Path, model: str | None, paths: Sequence[str] | None, bac
     )
 
 
+def is_foreign(path: Path) -> bool:
+    """Return whether there is a network of the user's own at ``path``, which only ``--model`` can make."""
+    from slimtask.checkpoint import Checkpoint
+
+    if not path.is_dir():
+        return Checkpoint.load(path).foreign
+    some = next(iter(sorted(path.glob("*.safetensors"))), None)
+    return (path / TABLE).exists() and some is not None and is_foreign(some)
+
+
 def _offered(config: DataConfig, name: str, tasks: Sequence[str]) -> tuple[dict[str, TaskSpec], dict[str, str]]:
     """Return those of ``tasks`` that the data have, as the data describe them, and why of the others."""
     from slimtask.train.data.config import open_dataset

@@ -74,6 +74,8 @@ def home(slimtask: Callable[..., int], tmp_path_factory: pytest.TempPathFactory)
     network(tasks, {}).save(folder / "forgets.safetensors")
     labels = TaskSpec(name="labels", kind="multilabel", channels=2)
     network((*tasks, labels), remembers).save(folder / "more.safetensors")
+    larger = Preprocessing(height=48, width=64)
+    network(tasks, remembers).with_changes(preprocessing=larger).save(folder / "larger.safetensors")
     network((labels,), remembers).save(folder / "labels.safetensors")
     assert slimtask("export", folder / "net.safetensors", "--out", folder / "net-bundle") == 0
     changed_bundle(folder, "forgets", lambda manifest: manifest | {"provenance": {}})
@@ -149,6 +151,14 @@ def test_each_task_by_its_own_network(scored: Callable[..., Any]) -> None:
     assert alone["metrics"] == {"depth": result["metrics"]["depth"]}
 
 
+def test_networks_of_two_sizes_are_compared_on_the_same_images(
+    scored: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = scored("net.safetensors", "--against", "larger.safetensors")
+    assert values(found["against"]) == values(scored("larger.safetensors")["results"][0])
+    assert "scored at its own size, 48 x 32 and 64 x 48 pixels" in capsys.readouterr().out
+
+
 def test_tasks_that_the_data_lack_are_named_and_the_others_scored(
     scored: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,7 +167,7 @@ def test_tasks_that_the_data_lack_are_named_and_the_others_scored(
     assert found["not_scored"].keys() == {"labels"}
     printed = capsys.readouterr().out
     assert "'labels' is not scored: unknown task 'labels'" in printed
-    assert "'segmentation' is not compared: 'each/depth.safetensors' has no such task" in printed
+    assert "'segmentation' is not compared with 'each/depth.safetensors': it has no such task" in printed
 
 
 def test_a_network_of_the_users_own(
@@ -168,8 +178,11 @@ def test_a_network_of_the_users_own(
     made = ("--model", "maps_to_score:Maps")
     own = (*made, "--tasks", tasks, "--input", "1x3x32x48", "--keep", 0.5, "--align", 1)
     assert slimtask("compress", *own, "--out", out) == 0
-    (result,) = scored(out, *made, "--data", "tiny.yaml", "--tasks", "depth")["results"]
-    assert result["metrics"]["depth"]["abs_rel"]["value"] > 0
+    one = ("--data", "tiny.yaml", "--tasks", "depth")
+    found = scored(out, *made, *one, "--against", "net-bundle")
+    other = scored("net-bundle", *made, *one, "--against", out)
+    for ours, theirs in ((found["results"][0], other["against"]), (other["results"][0], found["against"])):
+        assert values(ours) == values(theirs)
     refused(slimtask, capsys, "where its targets need [4, 1, 32, 48]", out, *made, "--data", "tiny.yaml")
     refused(slimtask, capsys, "give --model maps_to_score:Maps", out, "--data", "tiny.yaml")
 
