@@ -61,17 +61,16 @@ class Prepared:
         dense_ms: Mapping[str, float],
         *,
         paths: Mapping[str, Collection[str]],
-        images: Sequence[Tensor] | None = None,
+        judge: Judge,
         align: Align = "auto",
         floor: float = FLOOR,
         blocks: Sequence[Block] = (),
     ) -> Proposals:
         """Return what answers a budget: a chooser for every idea of worth, and the measurement that decides.
 
-        ``scores`` rank the channels of every group; ``dense_ms`` and ``paths`` (modules) are by path. ``images`` are
-        batches of the network's input (None: seeded noise), ``blocks`` may go whole, no other group below ``floor``.
+        ``scores`` rank the channels of every group; ``dense_ms`` and ``paths`` (modules) are by path. ``judge``
+        measures what groups and blocks matter; ``blocks`` may go whole, no other group below ``floor``.
         """
-        judge = self._judge(images)
         damage = judge.damage(scores, self._stage("measuring what groups matter"))
         whole = [torch.ones(group.channels, dtype=torch.bool) for group in self.groups]
         worths = worths_of(self.groups, damage, {block: judge.without(whole, [block.name]) for block in blocks})
@@ -92,8 +91,11 @@ class Prepared:
         }
         return Proposals(choosers, lambda chosen: judge.without(chosen.keep, chosen.blocks))
 
-    def _judge(self, images: Sequence[Tensor] | None) -> Judge:
-        """Return the judge on ``images``, else on eight of noise or, where the network takes no eight, on fewer."""
+    def judge(self, images: Sequence[Tensor] | None) -> Judge:
+        """Return the judge on ``images``, batches of the network's input, by default on eight images of seeded noise.
+
+        They are a batch, or where the network takes no eight at once as many of the example's size.
+        """
         if images is not None:
             return Judge(self.analysis, images)
         generator = torch.Generator().manual_seed(0)

@@ -1,7 +1,7 @@
 """How much of a FLOP ratio becomes speed, torch-pruning against ours: ``python -m slimtask.bench.realised``.
 
 Both cut the same network by the same importance criterion to the same FLOPs: torch-pruning a uniform share of every
-group, ours by the latency table and the integer program. Both are exported the same way and timed under ONNX Runtime on
+group, ours what ``compress --flops --align auto`` chooses. Both are exported the same way and timed under ONNX Runtime on
 the CPU beside the dense network, interleaved in one process. Realised speed is the speed-up divided by the FLOP ratio.
 """
 
@@ -11,27 +11,30 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from slimtask.bench.environment import environment
 from slimtask.bench.graphs import measure_graphs
 from slimtask.bench.measure import Measurement
+from slimtask.bench.prepared import Prepared
 from slimtask.bench.realised_networks import (
+    CRITERION,
     MODELS,
     Cut,
-    Subject,
-    choices_for_latency,
     cut_as_chosen,
     cut_by_torch_pruning,
     dense_network,
     export,
 )
-from slimtask.bench.realised_networks import subject as prepare
 from slimtask.compress.cost import count_flops, count_parameters
+from slimtask.compress.importance import score_channels
+from slimtask.compress.latency.choose import LatencyChooser
 from slimtask.files import write_json, write_text
 
 LEVELS = (0.3, 0.5, 0.7, 0.9)
+_ALL = "all"
 SIDES = {"torch_pruning": "torch-pruning", "ours": "ours"}
 
 
@@ -44,41 +47,26 @@ def compare(
         paths = {"dense": export(model, example, Path(folder, "dense.onnx"))}
         before_ms = _measure(paths, threads=threads, rounds=rounds)["dense"].minimum_ms
         _say(f"{name}: dense {before_ms:.2f} ms; measuring layers")
-        what = prepare(model, example, threads=threads, budget_seconds=table_seconds)
+        what = Prepared(model, example, threads=threads, table_seconds=table_seconds)
         # The minimum, as in the table: both then describe the network without the machine's other work.
         dense_ms = min(before_ms, _measure(paths, threads=threads, rounds=rounds)["dense"].minimum_ms)
+        _say(f"{name}: measuring what groups matter")
+        modules = {spec.module for spec in what.specs}
+        scores = score_channels(model, what.groups, CRITERION)
+        judge = what.judge(None)
+        proposals = what.proposals(scores, {_ALL: dense_ms}, paths={_ALL: modules}, judge=judge)
         cuts: dict[str, Cut] = {}
         for level in levels:
-            theirs = cut_by_torch_pruning(model, example, level)
+            theirs = cut_by_torch_pruning(what, judge, level)
             _say(f"{name} {level:.0%}: choosing channels within {theirs.flops / 1e9:.3f} GFLOPs")
-            key = f"torch_pruning {level}"
-            cuts[key], paths[key] = theirs, export(theirs.model, example, Path(folder, f"{key}.onnx"))
-            key = f"ours {level}"
-            cuts[key], paths[key] = fastest_cut(what, theirs.flops, level, dense_ms, Path(folder), threads=threads)
+            chosen = proposals(partial(LatencyChooser.for_flops, flops=theirs.flops))
+            ours = cut_as_chosen(what, judge, chosen, theirs.flops)
+            for key, one in ((f"torch_pruning {level}", theirs), (f"ours {level}", ours)):
+                cuts[key], paths[key] = one, export(one.model, example, Path(folder, f"{key}.onnx"))
         _say(f"{name}: timing {len(paths)} networks")
         measured = _measure(paths, threads=threads, rounds=rounds)
     dense = {"flops": count_flops(model, example), "parameters": count_parameters(model)}
     return [row(name, level, dense, {side: cuts[f"{side} {level}"] for side in SIDES}, measured) for level in levels]
-
-
-def fastest_cut(
-    what: Subject, flops: int, level: float, dense_ms: float, folder: Path, *, threads: int
-) -> tuple[Cut, Path]:
-    """Return the cut network with the most FLOPs per measured millisecond among the program's choices, and its file.
-
-    A table of single layers cannot know what caches and neighbours do to a network, so the last word is measured. The
-    figures that are reported come from a later run of their own.
-    """
-    choices = choices_for_latency(what, flops, level, dense_ms)
-    cuts = [cut_as_chosen(what, chosen, flops) for chosen in choices]
-    paths = {str(i): export(made.model, what.example, folder / f"ours-{level}-{i}.onnx") for i, made in enumerate(cuts)}
-    measured = _measure(paths, threads=threads, rounds=15)
-    best = max(range(len(cuts)), key=lambda i: cuts[i].flops / measured[str(i)].median_ms)
-    for i, chosen in enumerate(choices):
-        mark = "*" if i == best else " "
-        ms = (measured[str(i)].median_ms, sum(chosen.predicted_ms.values()))
-        _say(f"  {mark} {ms[0]:.3f} ms (predicted {ms[1]:.3f}), {cuts[i].flops / 1e9:.3f} GFLOPs: {chosen.kept}")
-    return cuts[best], paths[str(best)]
 
 
 def row(
@@ -86,8 +74,8 @@ def row(
 ) -> dict[str, Any]:
     """Return the comparison of one network at one level: both sides against the dense network of the same run.
 
-    ``ahead``: ours has both the higher realised speed and the higher speed-up. ``never_slower``: ours is at least as
-    fast as the dense network.
+    ``ahead``: ours has the higher realised speed and the higher speed-up, and moves the outputs no more. No network was
+    tuned: what accuracy is left is not compared. ``never_slower``: ours is at least as fast as the dense network.
     """
     base = measured["dense"]
     sides = {side: _side(made, measured[f"{side} {level}"], base, dense["flops"]) for side, made in cuts.items()}
@@ -97,7 +85,9 @@ def row(
         "level": level,
         "dense": dict(dense) | {"latency_ms": base.summary()},
         **sides,
-        "ahead": ours["realised"] > theirs["realised"] and ours["speedup"] > theirs["speedup"],
+        "ahead": ours["realised"] > theirs["realised"]
+        and ours["speedup"] > theirs["speedup"]
+        and ours["distance"] <= theirs["distance"],
         "never_slower": ours["speedup"] >= 1.0,
     }
 
@@ -117,7 +107,18 @@ def report(rows: Sequence[dict[str, Any]], command: str, settings: Mapping[str, 
 
 def markdown(result: Mapping[str, Any]) -> str:
     """Return the result as a Markdown page: the table, what was compared, machine and versions."""
-    heads = ["model", "level", "side", "FLOP ratio", "speed-up", "realised", "ms (minimum)", "parameters", "ahead"]
+    heads = [
+        "model",
+        "level",
+        "side",
+        "FLOP ratio",
+        "speed-up",
+        "realised",
+        "ms (minimum)",
+        "parameters",
+        "distance",
+        "ahead",
+    ]
     lines = [heads, ["---"] * len(heads)]
     for one in result["rows"]:
         for side, label in SIDES.items():
@@ -126,7 +127,7 @@ def markdown(result: Mapping[str, Any]) -> str:
             speedup = f"{mine['speedup']:.2f} [{mine['low']:.2f}, {mine['high']:.2f}]"
             cells = [one["model"], f"{one['level']:.0%}", label, f"{mine['flop_ratio']:.2f}", speedup]
             cells += [f"{mine['realised']:.2f}", f"{ms['median']:.3f} ({ms['minimum']:.3f})"]
-            lines.append([*cells, f"{mine['parameters']:,}", verdict])
+            lines.append([*cells, f"{mine['parameters']:,}", f"{mine['distance']:.3f}", verdict])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     facts = "\n".join(f"- {key}: {value}" for key, value in result["environment"].items())
     return (
@@ -134,7 +135,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"{result['ahead_everywhere']}; never slower than dense: {result['never_slower']}.\n\n{table}\n\n"
         "Same importance criterion (group magnitude, p = 2) and at most the same FLOPs on both sides. Latency: median "
         "of interleaved rounds in one process, thread spinning off; speed-up with its 95 % bootstrap interval. "
-        f"Realised: speed-up divided by FLOP ratio.\n\n## Machine and versions\n\n{facts}\n"
+        "Realised: speed-up divided by FLOP ratio. Distance: how far the outputs are from the dense ones, relative to "
+        "their mean square, before any tuning, on noise.\n\n## Machine and versions\n\n{facts}\n"
     )
 
 
@@ -171,7 +173,7 @@ def _side(made: Cut, measured: Measurement, dense: Measurement, dense_flops: int
         "flops": made.flops,
         "flop_ratio": flop_ratio,
         "parameters": made.parameters,
-        "importance_kept": made.importance,
+        "distance": made.distance,
         "speedup": speedup.value,
         "low": speedup.low,
         "high": speedup.high,

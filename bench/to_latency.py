@@ -119,7 +119,7 @@ def prune_to_latency(
             align=align,
             floor=floor,
             blocks=removable,
-            images=images,
+            judge=ready.judge(images),
         )
 
         by: str | None = None
@@ -167,7 +167,8 @@ def prune_to_flops(
     paths = {ALL: {spec.module for spec in ready.specs}}
     with _graphs(model, example, tasks) as dense:
         before = {ALL: _timed(dense, ready.threads)[ALL].median_ms}
-        proposals = ready.proposals(scores, before, paths=paths, align="auto", floor=floor, images=images)
+        judge = ready.judge(images)
+        proposals = ready.proposals(scores, before, paths=paths, align="auto", floor=floor, judge=judge)
         chosen = proposals(lambda chooser: chooser.for_flops(flops))
         done = _made(model, example, ready.groups, chosen, {}, tasks, dense, ready.threads)
     (row,) = done.paths

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -124,6 +126,25 @@ def finetune(
                 progress(step + 1, steps, f"loss {history[-1]:.3f}")
     optimiser.zero_grad(set_to_none=True)
     return history
+
+
+@contextmanager
+def zeros_held(model: nn.Module) -> Iterator[None]:
+    """Return a context in which training leaves the zeros of ``model``'s weights as they are: they are masked.
+
+    Their gradients are zero, so Adam's moments are, and no step moves them. Vectors (biases, norms) are free.
+    """
+    hooks = []
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and parameter.requires_grad:
+            kept = parameter.detach() != 0
+            hold = partial(torch.mul, kept)
+            hooks.append(parameter.register_hook(hold))  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _rate(step: int, steps: int, lr: float) -> float:

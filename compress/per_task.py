@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,18 @@ class PathByPath(nn.Module):
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> dict[str, Tensor]:
         """Return the predictions of all tasks by name."""
         return {task: output for each in self.passes for task, output in each(x).items()}
+
+
+class OneEach(nn.Module):
+    """Several networks as one: the output of each task is that of the task's own network."""
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.names, self.networks = tuple(networks), nn.ModuleList(networks.values())
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> dict[str, Tensor]:
+        """Return the predictions of all tasks by name."""
+        return {name: network(x)[name] for name, network in zip(self.names, self.networks, strict=True)}
 
 
 def union_network(

@@ -18,6 +18,7 @@ from slimtask.compress.plan import Plan
 from slimtask.compress.skip import SkipBlocks
 from slimtask.compress.task_outputs import KeepTasks
 from slimtask.errors import InputError, first_problem
+from slimtask.tasks import TaskSpec
 
 Edit = Plan | SkipBlocks | BranchPaths | DeltaPaths | KeepTasks
 _EDIT: TypeAdapter[Edit] = TypeAdapter(Annotated[Edit, Field(discriminator="kind")])
@@ -50,6 +51,12 @@ def rebuild(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = No
     weights._metadata = own._metadata  # type: ignore[attr-defined]  # some networks ask for their version
     model.load_state_dict(weights, assign=factory is None)
     return model.eval()
+
+
+def served_tasks(checkpoint: Checkpoint) -> tuple[TaskSpec, ...]:
+    """Return the tasks of a checkpoint that its network still has: not those that an edit dropped."""
+    kept = [{*edit.tasks} for edit in map(read_edit, checkpoint.edits) if isinstance(edit, KeepTasks)]
+    return tuple(task for task in checkpoint.tasks if all(task.name in names for names in kept))
 
 
 def replay(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = None) -> Iterator[tuple[nn.Module, Edit]]:

@@ -51,7 +51,7 @@ class Damage:
 
     def curve(self) -> Float64[np.ndarray, " counts"]:
         """Return the distance with 0, 1, ... all channels, on a line between those tried, below the least as there."""
-        return np.interp(np.arange(self.counts[-1] + 1.0), self.counts, self.distance)
+        return np.asarray(np.interp(np.arange(self.counts[-1] + 1.0), self.counts, self.distance))
 
 
 class Judge:
@@ -65,10 +65,7 @@ class Judge:
 
     def __init__(self, analysis: Analysis, images: Sequence[Tensor]) -> None:
         self._groups, self._images = analysis.groups, images
-        self._network = independent_copy(analysis.model).eval()
-        if all(len(batch) >= _ENOUGH for batch in images):
-            for norm in batchnorms(self._network):
-                norm.training, norm.momentum = True, 0.0
+        self._network = self._ready(analysis.model)
         try:
             self._wanted = self._outputs(self._network)
         except Exception as error:
@@ -112,7 +109,22 @@ class Judge:
             skip_blocks_(network, blocks)
             cuts = [_left(cut, network) for cut in cuts]
         with masked(network, cuts):
-            outputs = self._outputs(network)
+            return self._distance(network)
+
+    def distance(self, network: nn.Module) -> float:
+        """Return how far the outputs of any other ``network`` of the same task are, e.g. of one that was cut."""
+        return self._distance(self._ready(network))
+
+    def _ready(self, model: nn.Module) -> nn.Module:
+        """Return a copy to run here, whose BatchNorms take the statistics of each batch if it is large enough."""
+        network = independent_copy(model).eval()
+        if all(len(batch) >= _ENOUGH for batch in self._images):
+            for norm in batchnorms(network):
+                norm.training, norm.momentum = True, 0.0
+        return network
+
+    def _distance(self, network: nn.Module) -> float:
+        outputs = self._outputs(network)
         return sum(moved(*pair) for pair in zip(outputs, self._wanted, strict=True)) / len(outputs)
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from slimtask.train import parallel
 from slimtask.train.batches import Batch, fetch
 from slimtask.train.data.protocol import MultiTaskDataset, collate
 from slimtask.train.losses import loss_terms
-from slimtask.train.metrics import Extra, TaskMetrics, check_metrics, metric_names
+from slimtask.train.metrics import Extra, TaskMetrics, check_metrics, of_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def evaluate(
     device = next(model.parameters()).device
     tasks = dataset.tasks if tasks is None else tasks
     check_metrics(tasks, extra)
-    meters = {task.name: TaskMetrics(task, device, _of_kind(extra, task)) for task in tasks}
+    meters = {task.name: TaskMetrics(task, device, of_kind(extra, task)) for task in tasks}
     sums: dict[str, Tensor] = {}
     # The network may be one that is being trained: what it keeps of a pass (a table made for a size, say) it may keep
     # of this one too, and a copy at every evaluation would cost its memory. Its modes and weights are another matter.
@@ -71,10 +71,6 @@ def evaluate(
         losses=losses,
         metrics={name: meter.compute() for name, meter in meters.items()},
     )
-
-
-def _of_kind(extra: Extra, task: TaskSpec) -> Extra:
-    return extra if isinstance(extra, str) else [name for name in extra if name in metric_names(task.kind)]
 
 
 def _share(dataset: MultiTaskDataset, preprocessing: Preprocessing, batch: int) -> Iterator[Batch]:

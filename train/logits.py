@@ -1,9 +1,10 @@
-"""Outputs that are probabilities already, as the logits that losses and metrics take: nothing is decoded twice."""
+"""Outputs that are decoded already, as the logits that losses and metrics take: nothing is decoded twice."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec
@@ -30,3 +31,26 @@ def as_logits(prediction: Tensor, task: TaskSpec) -> Tensor:
     if task.kind in _EXCLUSIVE:
         return prediction.clamp_min(_SMALLEST).log()
     return prediction.logit(eps=_SMALLEST)
+
+
+def as_numbers(output: Tensor, task: TaskSpec) -> Tensor:
+    """Return class numbers and booleans as the float32 outputs of a network that is certain; numbers as they are.
+
+    Class numbers are integers [batch, 1, height, width] or [batch, height, width] and become [batch, channels, height,
+    width], a segmentation's layout; booleans keep their shape. Raises InputError for a class that the task has not.
+    """
+    if output.is_floating_point():
+        return output.float()
+    if output.dtype == torch.bool:
+        certain = output.float()
+    else:
+        classes = output.long().reshape(len(output), *output.shape[-2:])
+        if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < task.channels:
+            raise InputError(
+                f"task '{task.name}' gives class numbers from {int(classes.min())} to {int(classes.max())}, but it has "
+                f"{task.channels} classes; mend its channels."
+            )
+        certain = F.one_hot(classes, task.channels).movedim(-1, 1).float()
+    return (
+        certain if task.unit == "probability" else as_logits(certain, task.model_copy(update={"unit": "probability"}))
+    )

@@ -100,7 +100,7 @@ class LatencyChooser:
             limits.append(Limit(cost="flops", at_most=flops, unit="FLOPs"))
         return self._chosen(self._solve(limits))
 
-    def for_flops(self, flops: float, *, within_ms: Mapping[str, float] | None = None) -> Chosen:
+    def for_flops(self, flops: float | int, *, within_ms: Mapping[str, float] | None = None) -> Chosen:
         """Return the channels of most importance with at most ``flops`` FLOPs, every path in ``within_ms`` within it.
 
         Without ``within_ms`` no path may take longer than in the network in which every group keeps about the same
@@ -111,7 +111,7 @@ class LatencyChooser:
         budget = Limit(cost="flops", at_most=flops, unit="FLOPs")
         return self._chosen(self._solve([budget, *(self._limit(name, ms) for name, ms in within_ms.items())]))
 
-    def even_ms(self, flops: float) -> dict[str, float]:
+    def even_ms(self, flops: float | int) -> dict[str, float]:
         """Return what every path takes where all groups keep about one share, the largest that ``flops`` allow.
 
         Raises InputError, with the fewest FLOPs reachable, if none does.

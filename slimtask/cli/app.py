@@ -10,7 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from slimtask import __version__
-from slimtask.cli import bench, compress, costs, demo, doctor, export, inspect, relate, run, sweep, train, verify
+from slimtask.cli import (
+    bench,
+    compress,
+    costs,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    relate,
+    run,
+    sweep,
+    train,
+    verify,
+)
 from slimtask.cli.common import Patient, interruptible, whatever_interrupts_break
 from slimtask.cli.pieces import missing_piece
 from slimtask.cli.places import check_places
@@ -49,7 +63,7 @@ def _telling(name: str, verb: Callable[..., None]) -> Callable[..., None]:
     return told
 
 
-for module in (demo, train, relate, compress, costs, export, run, bench, sweep, verify, inspect, doctor):
+for module in (demo, train, relate, compress, costs, export, run, bench, sweep, verify, evaluate, inspect, doctor):
     name = module.__name__.rpartition(".")[2]
     known = "Recipes that come with slimtask: " + ", ".join(shipped())
     epilog = known if name in ("train", "sweep", "relate") else None

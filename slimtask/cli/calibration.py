@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,7 @@ def open_data(checkpoint: Checkpoint, recipe: Path | None, what: str, instead: s
         raise InputError(f"{what} needs a network of one RGB image, this one takes other inputs; {instead}.")
     if targets and not checkpoint.tasks:
         raise InputError(f"{what} needs the losses of tasks on RGB images; give --tasks, {instead}.")
-    chosen, size = _recipe(checkpoint, recipe, what, instead), checkpoint.preprocessing
+    chosen, size = recipe_of(checkpoint.provenance, recipe, what, f", {instead}"), checkpoint.preprocessing
     sized = chosen.data.model_copy(update={"height": size.height, "width": size.width})
     names = tuple(task.name for task in checkpoint.tasks) if targets else None
     dataset = open_dataset(sized.model_copy(update={"tasks": names}), "train")
@@ -120,15 +121,21 @@ def open_data(checkpoint: Checkpoint, recipe: Path | None, what: str, instead: s
     return Data(recipe=chosen, config=config, tasks=fitting, size=size)
 
 
-def _recipe(checkpoint: Checkpoint, path: Path | None, what: str, instead: str) -> Recipe:
+def recipe_of(
+    provenance: Mapping[str, Any], path: Path | None, what: str, instead: str = "", option: str = "--calibration"
+) -> Recipe:
+    """Return the recipe that ``path`` names, or that ``provenance`` says a network was trained with, for ``what``.
+
+    Raises InputError, which offers ``option`` and ``instead``, if there is neither.
+    """
     from slimtask.train.recipe import load_recipe, parse_recipe
 
     if path is not None:
         return load_recipe(path)
-    written = checkpoint.provenance.get("recipe")
+    written = provenance.get("recipe")
     if not isinstance(written, dict):
         raise InputError(
             f"{what} needs data, and the network comes without the recipe it was trained with; give "
-            f"--calibration RECIPE (its data section is used), {instead}."
+            f"{option} RECIPE (its data section is used){instead}."
         )
     return parse_recipe(written, "the recipe in the checkpoint")

@@ -39,7 +39,7 @@ from slimtask.cli.network import (
     only_for_foreign,
     opened,
 )
-from slimtask.cli.per_task import compress_per_task
+from slimtask.cli.per_task import compress_per_task, structure_of
 from slimtask.cli.staircase import compress_by_table, show_speed_up
 from slimtask.errors import InputError
 
@@ -104,10 +104,12 @@ def compress_verb(
     }
     choices = {"importance": importance, "scope": scope, "vote": vote, "calibration": calibration, "blocks": blocks}
     choices = {name: value for name, value in choices.items() if value is not None}
-    _check_choices(zeros, budget | ({} if paths is None else {"latency-ms": 0.0}), choices)
-    _check_per_task(per_task, bool(budget or paths or zeros), masks=masks, policy=policy, sets=sets)
     wanted = Wanted(recalibrate=recalibrate, finetune=finetune, distil=distil, lr=lr, rounds=rounds)
-    wanted.check(budgeted=bool(budget or paths), measured=paths is not None or align == "auto")
+    masked, measured = per_task and masks is not None, paths is not None or align == "auto"
+    scored = {name: value for name, value in choices.items() if name != "calibration" or not (masked and wanted.first)}
+    _check_choices(zeros, budget | ({} if paths is None else {"latency-ms": 0.0}), scored)
+    _check_per_task(per_task, bool(budget or paths or zeros), masks=masks, policy=policy, sets=sets)
+    wanted.check(budgeted=bool(budget or paths), measured=measured, masked=masked)
     if checkpoint is not None and checkpoint.suffix == ".onnx":
         only_for_foreign(checkpoint, model=model, weights=weights, tasks=tasks, input=shape, also=also)
         if paths or per_task:
@@ -129,7 +131,9 @@ def compress_verb(
             "another budget."
         )
     if per_task:
-        compress_per_task(network, out, masks, policy, words(sets) or (), _alignment(align), json_path)
+        structure = structure_of(masks, policy)
+        made = compress_per_task(network, out, structure, words(sets) or (), _alignment(align), wanted, calibration)
+        emit(made, json_path)
     elif measured:
         _measured(network, out, paths, on, budget, choices, align, floor, wanted, json_path)
     elif align == "auto":

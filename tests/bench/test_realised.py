@@ -11,15 +11,15 @@ from torch import nn
 
 from slimtask.bench import realised
 from slimtask.bench.measure import Conditions, Measurement
+from slimtask.bench.prepared import Prepared
 from slimtask.bench.realised_networks import (
     Cut,
-    choices_for_latency,
     cut_as_chosen,
     cut_by_torch_pruning,
     export,
-    subject,
 )
 from slimtask.compress.cost import count_flops, count_parameters
+from slimtask.compress.importance import score_channels
 
 CONDITIONS = Conditions(
     backend="b", backend_version="1", device="d", precision="float32", threads=1, batch=1, shape=(3, 8, 8), run_id="r"
@@ -30,13 +30,13 @@ def timed(ms: float) -> Measurement:
     return Measurement(samples_ms=(ms,) * 5, conditions=CONDITIONS)
 
 
-def made(flops: int) -> Cut:
-    return Cut(model=nn.Identity(), flops=flops, parameters=7, importance=0.5)
+def made(flops: int, distance: float = 0.5) -> Cut:
+    return Cut(model=nn.Identity(), flops=flops, parameters=7, distance=distance)
 
 
-def row(dense_ms: float, their_ms: float, our_ms: float, our_flops: int = 250) -> dict:
+def row(dense_ms: float, their_ms: float, our_ms: float, our_flops: int = 250, our_distance: float = 0.5) -> dict:
     measured = {"dense": timed(dense_ms), "torch_pruning 0.5": timed(their_ms), "ours 0.5": timed(our_ms)}
-    cuts = {"torch_pruning": made(250), "ours": made(our_flops)}
+    cuts = {"torch_pruning": made(250), "ours": made(our_flops, our_distance)}
     return realised.row("net", 0.5, {"flops": 1000, "parameters": 9}, cuts, measured)
 
 
@@ -50,9 +50,10 @@ def test_realised_is_the_speed_up_over_the_flop_ratio() -> None:
     assert one["never_slower"]
 
 
-def test_ahead_needs_both_speed_and_realised_speed() -> None:
+def test_ahead_needs_speed_realised_speed_and_outputs_no_farther() -> None:
     assert not row(8.0, 4.0, 4.1)["ahead"]
     assert not row(8.0, 4.0, 3.9, our_flops=200)["ahead"]  # faster, but by fewer FLOPs than its speed repays
+    assert not row(8.0, 4.0, 2.5, our_distance=0.6)["ahead"]  # faster, and farther from the dense outputs
     assert not row(8.0, 4.0, 8.1)["never_slower"]
 
 
@@ -78,19 +79,23 @@ def small() -> tuple[nn.Module, torch.Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_both_sides_cut_to_the_same_flops_and_run(small: tuple[nn.Module, torch.Tensor], tmp_path: Path) -> None:
+def test_both_sides_cut_to_the_same_flops_and_run(
+    small: tuple[nn.Module, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, example = small
-    theirs = cut_by_torch_pruning(model, example, 0.5)
-    assert theirs.model(example).shape == (1, 10)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     timer = lambda shape, n, m: 0.01 + shape.flops(-(-n // 16) * 16, -(-m // 16) * 16) / 1e7  # noqa: E731
-    what = subject(model, example, threads=1, budget_seconds=1.0, cache=tmp_path / "t.json", timer=timer)
-    choices = choices_for_latency(what, theirs.flops, 0.5, 5.0)
-    assert len({chosen.kept for chosen in choices}) == len(choices)
-    ours = cut_as_chosen(what, choices[0], theirs.flops)
+    what = Prepared(model, example, threads=1, table_seconds=1.0, timer=timer)
+    judge, scores = what.judge(None), score_channels(model, what.groups, "l2")
+    theirs = cut_by_torch_pruning(what, judge, 0.5)
+    assert theirs.model(example).shape == (1, 10)
+    modules = {spec.module for spec in what.specs}
+    proposals = what.proposals(scores, {"all": 5.0}, paths={"all": modules}, judge=judge)
+    ours = cut_as_chosen(what, judge, proposals(lambda chooser: chooser.for_flops(theirs.flops)), theirs.flops)
     assert ours.flops <= theirs.flops
     assert ours.flops == count_flops(ours.model, example)
     assert ours.parameters == count_parameters(ours.model)
-    assert 0 < ours.importance < 1
+    assert 0 < ours.distance <= theirs.distance
     for side, one in (("theirs", theirs), ("ours", ours)):
         path = export(one.model, example, tmp_path / f"{side}.onnx")
         assert realised._measure({"dense": path}, threads=1, rounds=2)["dense"].median_ms > 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimtask.compress.finetune import finetune, output_distance, recalibrate_batchnorm
+from slimtask.compress.finetune import finetune, output_distance, recalibrate_batchnorm, zeros_held
 from slimtask.errors import InputError
 from slimtask.train.models import MultiTaskNet
 
@@ -140,6 +140,21 @@ class Detector(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         assert not self.training, "targets should not be none when in training mode"
         return super().forward(x)
+
+
+def test_zeros_of_weights_stay_and_all_else_moves() -> None:
+    torch.manual_seed(0)
+    model, batches = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)), [torch.randn(4, 3, 5, 5)]
+    model[0].weight.data[::2], model[0].bias.data[0] = 0, 0
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    how = {"lr": 0.1, "loss": lambda outputs, batch: (outputs - 1).square().mean()}
+    with zeros_held(model):
+        finetune(model, batches, steps=3, **how)
+    for name, parameter in model.named_parameters():
+        held = before[name] == 0 if parameter.ndim > 1 else torch.zeros_like(parameter, dtype=torch.bool)
+        assert torch.equal(parameter == before[name], held), name
+    finetune(model, batches, steps=1, **how)
+    assert bool((model[0].weight != 0).all())  # held inside only
 
 
 def test_bad_input_is_refused() -> None:

@@ -1,7 +1,7 @@
 """Metrics per task kind, accumulated over whole sets, and the relative multi-task score delta_m."""
 
-from slimtask.train.metrics.registry import Extra, check_metrics, metric_names
+from slimtask.train.metrics.registry import Extra, better, check_metrics, metric_names, of_kind
 from slimtask.train.metrics.relative import Scores, delta_m
 from slimtask.train.metrics.task_metrics import TaskMetrics
 
-__all__ = ["Extra", "Scores", "TaskMetrics", "check_metrics", "delta_m", "metric_names"]
+__all__ = ["Extra", "Scores", "TaskMetrics", "better", "check_metrics", "delta_m", "metric_names", "of_kind"]

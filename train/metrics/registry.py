@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from slimtask.errors import InputError, nearest
 from slimtask.tasks import TaskSpec
-from slimtask.train.metrics import angles, binary, confusion
+from slimtask.train.metrics import angles, binary, segmentation
 from slimtask.train.metrics.means import (
     Errors,
     MeanMeter,
@@ -48,8 +48,8 @@ def _means(errors: Errors, usual: tuple[str, ...], others: tuple[str, ...] = ())
     return Family(usual, others, lambda task: MeanMeter(errors, usual + others, task.ignore))
 
 
-def _confusion(task: TaskSpec) -> Metric:
-    return confusion.ConfusionMeter(task.channels, task.ignore)
+def _areas(task: TaskSpec) -> Metric:
+    return segmentation.SegmentationMeter(task.channels, task.ignore)
 
 
 def _f1(task: TaskSpec) -> Metric:
@@ -77,7 +77,7 @@ _MAX_F = Family((), ("max_f",), _max_f)
 _PROBABILITY = _means(probability_errors, (), ("mae", "huber"))
 _CROSS_ENTROPY = _means(negative_log_probabilities, (), ("cross_entropy",))
 FAMILIES: dict[str, tuple[Family, ...]] = {
-    "segmentation": (Family(confusion.NAMES[:2], confusion.NAMES[2:], _confusion), _CROSS_ENTROPY),
+    "segmentation": (Family(segmentation.NAMES[:2], segmentation.NAMES[2:], _areas), _CROSS_ENTROPY),
     "depth": (_means(depth_errors, ("abs_rel", "mae", "rmse", *_DELTAS), ("sq_rel", "mse")),),
     "normals": (
         Family(angles.NAMES[:6], angles.NAMES[6:], _angles),
@@ -97,6 +97,16 @@ def metric_names(kind: str) -> tuple[str, ...]:
     return tuple(name for family in families for name in family.usual) + tuple(
         name for family in families for name in family.others
     )
+
+
+def of_kind(extra: Extra, task: TaskSpec) -> Extra:
+    """Return those of the metrics ``extra`` that the kind of ``task`` has."""
+    return extra if isinstance(extra, str) else [name for name in extra if name in metric_names(task.kind)]
+
+
+def better(metric: str) -> str:
+    """Return "higher" or "lower", whichever is better of a metric, "" of a threshold, of which neither is."""
+    return "" if metric == "threshold" else "lower" if metric in _LOWER_IS_BETTER else "higher"
 
 
 def reported(task: TaskSpec, extra: Extra) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ WORDS = {
     "bench": (["bundle"], NOTHING),
     "sweep": (["recipe.yaml"], UNKNOWN),
     "verify": (["bundle", "--json", "new.json"], NOTHING),
+    "evaluate": (["bundle", "--json", "new.json"], NOTHING),
     "inspect": (["checkpoint", "--json", "empty.json"], UNKNOWN),
     "doctor": ([], NOTHING),
 }

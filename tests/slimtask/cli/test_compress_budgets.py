@@ -124,7 +124,7 @@ def test_a_network_for_each_task_and_their_table(slimtask: Callable[..., int], s
         "masks.safetensors"
     )
     words = ["compress", "net.safetensors", "--per-task", "--masks", "masks.safetensors", "--align", "1"]
-    assert slimtask(*words, "--sets", "depth+edges", "--out", "per_task") == 0
+    assert slimtask(*words, "--sets", "depth+edges", "--finetune", 0, "--out", "per_task") == 0
     table = json.loads(Path("per_task/table.json").read_text())
     assert [row["name"] for row in table["rows"]] == ["union", *names, "depth+edges"]
     rows = {row["name"]: row for row in table["rows"]}

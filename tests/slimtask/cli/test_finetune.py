@@ -133,6 +133,18 @@ def test_the_scores_are_those_of_the_networks(tuned: Callable[..., Any]) -> None
     assert result["training"]["lr"] == 0.002  # the recipe's
 
 
+def test_a_network_that_tuning_made_worse_is_said_aloud(
+    tuned: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rate, worse in ((0.3, True), (0.004, False)):
+        _, result = tuned("--finetune", 8, "--distil", 0.5, "--lr", rate, name=f"at {rate}")
+        _, cut, after = result["validation"]
+        assert (after["distance"] > cut["distance"] or after["loss"] > cut["loss"]) is worse
+        printed = " ".join(capsys.readouterr().out.split())
+        assert ("tuning made it worse: the" in printed) is worse, printed
+        assert (f"from {cut['distance']:.4g} to {after['distance']:.4g}" in printed) is worse
+
+
 def test_rounds_end_at_the_same_budget_and_the_file_rebuilds(
     tuned: Callable[..., Any], slimtask: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,8 +217,8 @@ def refused(slimtask: Callable[..., int], capsys: pytest.CaptureFixture[str], se
     ("words", "sentence"),
     [
         (("--recalibrate", 2), "removing zeros or what no task needs is exact"),
-        (("--zeros", "--finetune", 2), "--finetune mends what a budget takes"),
-        (("--per-task", "--finetune", 2), "--finetune mends what a budget takes"),
+        (("--zeros", "--finetune", 2), "--finetune mends what a budget or a task's own mask takes"),
+        (("--per-task", "--finetune", 2), "--finetune mends what a budget or a task's own mask takes"),
         ((*FLOPS, "--rounds", 2), "--rounds says how to train after a cut; add --finetune"),
         ((*FLOPS, "--distil", 0.5), "--distil says how to train"),
         ((*FLOPS, "--lr", 0.5), "--lr says how to train"),
