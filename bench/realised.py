@@ -1,8 +1,8 @@
 """How much of a FLOP ratio becomes speed, torch-pruning against ours: ``python -m slimtask.bench.realised``.
 
 Both cut the same network by the same importance criterion to the same FLOPs: torch-pruning a uniform share of every
-group, ours what ``compress --flops --align auto`` chooses. Both are exported the same way and timed under ONNX Runtime on
-the CPU beside the dense network, interleaved in one process. Realised speed is the speed-up divided by the FLOP ratio.
+group, ours what ``compress --flops --align auto`` chooses. Both are exported the same way and timed under ONNX Runtime
+on the CPU beside the dense network, interleaved in one process. Realised: the speed-up divided by the FLOP ratio.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         "Same importance criterion (group magnitude, p = 2) and at most the same FLOPs on both sides. Latency: median "
         "of interleaved rounds in one process, thread spinning off; speed-up with its 95 % bootstrap interval. "
         "Realised: speed-up divided by FLOP ratio. Distance: how far the outputs are from the dense ones, relative to "
-        "their mean square, before any tuning, on noise.\n\n## Machine and versions\n\n{facts}\n"
+        "their mean square, before any tuning, on noise; accuracy is not compared.\n\n## Machine and versions\n\n"
+        f"{facts}\n"
     )
 
 
