@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The pair the project is tested with; torchvision needs the torch it was built for.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: demo demo-result test lint types check gpu delta camvid optimizer zoo zoo-exact zoo-wild realised methods relationship fuzz-compress fuzz-files clean
+.PHONY: demo demo-result test lint types check gpu delta camvid optimizer zoo zoo-exact zoo-wild latency-budget realised methods relationship fuzz-compress fuzz-files clean
 
 demo: $(STAMP)  ## the whole chain on generated scenes -> runs/demo/report.html and report.json
 	rm -rf runs/demo
@@ -51,6 +51,9 @@ RESUME ?= --resume
 zoo-wild: $(STAMP)  ## half the channels of 170 networks of other families, beside torch-pruning -> docs/results/zoo_wild.json; goes on where it was stopped, RESUME= begins anew, ONLY=slimtask: only that side (two hours)
 	$(BIN)/pip install --quiet --editable '.[zoo]'
 	$(BIN)/python -m slimtask.bench.zoo_wild $(RESUME) $(if $(ONLY),--only $(ONLY)) $(if $(MODELS),--models $(MODELS) --json runs/zoo_wild.json,--json docs/results/zoo_wild.json)
+
+latency-budget: $(STAMP)  ## what a latency budget keeps on CamVid, beside a FLOP budget and torch-pruning -> docs/results/latency_budget.json; goes on where it was stopped (an hour)
+	$(BIN)/python -m slimtask.bench.latency_budget --root $(CAMVID) --json docs/results/latency_budget.json
 
 realised: $(STAMP)  ## how much of a FLOP ratio becomes speed, against torch-pruning -> docs/results/realised.json (a quarter of an hour, on a quiet machine)
 	$(BIN)/python -m slimtask.bench.realised --rounds 40 --table-seconds 45 --json docs/results/realised.json

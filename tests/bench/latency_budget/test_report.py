@@ -1,0 +1,30 @@
+"""The verdicts of the latency-budget study: seeds paired, intervals by Student's t."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from scipy import stats
+
+from slimtask.bench.latency_budget.report import OURS, t_interval, verdicts
+
+
+def test_the_interval_is_that_of_scipy() -> None:
+    values = [1.0, 2.5, -0.5, 4.0]
+    mean, half = t_interval(values)
+    low, high = stats.t.interval(0.95, 3, loc=mean, scale=stats.sem(values))
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    assert t_interval([2.0]) == (2.0, math.inf)
+
+
+def test_seeds_are_paired_and_one_without_its_pair_does_not_count() -> None:
+    def row(method: str, seed: int, delta_m: float) -> dict[str, object]:
+        return {"method": method, "target_speedup": 2.0, "seed": seed, "delta_m": delta_m}
+
+    rows = [row(OURS, 0, -1.0), row(OURS, 1, -9.0), row("other", 0, -3.0), row("other", 1, -12.0), row("other", 2, 5.0)]
+    (found,) = verdicts(rows)
+    assert (found["against"], found["gains"], found["mean"]) == ("other", [2.0, 3.0], 2.5)
+    assert found["half"] == pytest.approx(12.706 * 0.5, rel=1e-3)
+    (alone,) = verdicts([rows[0], rows[2]])
+    assert alone["half"] is None
