@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-
-from torch import Tensor, nn
+from torch import nn
 
 from slimtask.compress.apart import apart
 from slimtask.compress.contents import tensors_in
 from slimtask.compress.draws import FixedDraws
 from slimtask.compress.inputs import Inputs, map_tensors
-from slimtask.compress.sidebyside import Measured, Pair, digest, run_once, wide, widen_
+from slimtask.compress.sidebyside import Measured, Pair, digest, overwritten, run_once, wide, widen_
 from slimtask.compress.sites import Passes
 from slimtask.errors import CheckFailed
-
-_AMOUNT = 0.7310585  # what is added; no weight is used to it
 
 
 def check_self_contained(pair: Pair, probe: Inputs, found: Measured) -> None:
@@ -23,6 +18,8 @@ def check_self_contained(pair: Pair, probe: Inputs, found: Measured) -> None:
 
     ``found`` is what was measured on ``probe`` before. Nothing is changed: all of it happens in a process apart.
     """
+    if found.alone:
+        return
     before, count = found.digest, len(tensors_in(pair.own))
 
     def changes(low: int, high: int) -> bool:
@@ -53,18 +50,11 @@ def _after(pair: Pair, probe: Inputs, half: bool, low: int, high: int) -> str:
         for network in (pair.own, pair.smaller):
             widen_(network)
         probe = map_tensors(wide, probe)
-    _overwrite_(tensors_in(pair.own)[low:high])
-    try:
-        return digest(run_once(pair.smaller, probe, Passes(pair.smaller), FixedDraws()))
-    except Exception:  # it computes nothing any more
-        return ""
-
-
-def _overwrite_(tensors: Sequence[Tensor]) -> None:
-    for tensor in tensors:
-        if tensor.is_floating_point() or tensor.is_complex():
-            with contextlib.suppress(RuntimeError):  # several entries in one place of memory
-                tensor.detach().add_(_AMOUNT)
+    with overwritten(tensors_in(pair.own)[low:high]):
+        try:
+            return digest(run_once(pair.smaller, probe, Passes(pair.smaller), FixedDraws()))
+        except Exception:  # it computes nothing any more
+            return ""
 
 
 def _name(model: nn.Module, number: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from slimtask.compress.trace import plain_attention
 from slimtask.errors import CheckFailed, SlimtaskError
 
 _ROUNDING = 100  # a difference up to so many tolerances may be rounding, as may any order or count; float64 tells
+_AMOUNT = 0.7310585
 _HALVES = (torch.float16, torch.bfloat16)
 _WIDE = {torch.float32: torch.float64, **dict.fromkeys(_HALVES, torch.float64), torch.complex64: torch.complex128}
 
@@ -59,7 +60,8 @@ class Measured:
     ``undefined`` says that the user's network fails or gives NaN on noise, ``half`` that it is of half precision and
     both ran in float64, ``widened`` that float64 decided. ``skipped`` counts the probes on which the masked network
     makes other calls than on the example, and ``compared`` is (batch size, height and width) of each probe
-    that both ran on, and ``digest`` is what the smaller one computed on the first.
+    that both ran on, and ``digest`` is what the smaller one computed on the first. ``alone`` says that it did so again
+    when the user's tensors were overwritten.
     """
 
     worst: dict[str, TaskDifference] = field(default_factory=dict)
@@ -73,6 +75,7 @@ class Measured:
     half: bool = False
     widened: bool = False
     digest: str = ""
+    alone: bool = False
 
 
 class Stopped(Exception):
@@ -128,9 +131,18 @@ class _Bench:
         batches = [map_tensors(wide, x) for x in batches] if self._found.half else batches
         got = [self._run(x, "smaller") for x in batches]
         self._found.digest = digest(got[0])
+        self._found.alone = self._is_alone(batches[0])
         if self._pair.mask is not None:
             self._pair.mask(self._pair.own)
         self._compare(batches, got)
+
+    def _is_alone(self, x: Inputs) -> bool:
+        """Return whether the smaller network computes the same while the user's tensors are overwritten."""
+        with overwritten(tensors_in(self._pair.own)):
+            try:
+                return digest(self._run(x, "smaller")) == self._found.digest
+            except Stopped:  # it computes nothing any more
+                return False
 
     def _compare(self, batches: Sequence[Inputs], got: Sequence[dict[str, Any]]) -> None:
         for place, (x, result) in enumerate(zip(batches, got, strict=True)):
@@ -203,6 +215,22 @@ def digest(outputs: dict[str, Any]) -> str:
         made.update(repr((name, getattr(value, "dtype", ""), getattr(value, "shape", ""))).encode())
         made.update(bytes(data))
     return made.hexdigest()
+
+
+@contextlib.contextmanager
+def overwritten(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Add a number that no weight is used to to every tensor of real or complex numbers, and take it back."""
+    touched = [tensor.detach() for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+    before = [tensor.clone() for tensor in touched]
+    for tensor in touched:
+        with contextlib.suppress(RuntimeError):  # several entries in one place of memory
+            tensor.add_(_AMOUNT)
+    try:
+        yield
+    finally:
+        for tensor, values in zip(touched, before, strict=True):
+            with contextlib.suppress(RuntimeError):
+                tensor.copy_(values)
 
 
 def is_half(network: nn.Module) -> bool:

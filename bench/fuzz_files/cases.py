@@ -14,22 +14,26 @@ from slimtask.bench.fuzz_files.texts import TEXTS, header_damage, json_damage, y
 
 Words = tuple[str, ...]
 _MODEL = WORDS[:2]
+_SCORED = ("--data", "recipe.yaml", "--tasks", "depth", "--resamples", "10")
 _OWN: Mapping[str, tuple[tuple[str, ...], Mapping[str, Damage], tuple[Words, ...]]] = {
     # kind: files, its own damages, commands
     "checkpoint": (("net.safetensors",), {"head": header_damage}, (
         ("inspect", "net.safetensors", *_MODEL), ("verify", "net.safetensors", *_MODEL),
         ("export", "net.safetensors", *_MODEL, "--out", "new"),
         ("compress", "net.safetensors", *_MODEL, "--keep", "0.5", "--out", "new"),
+        ("evaluate", "net.safetensors", *_MODEL, *_SCORED),
     )),
     "manifest": (("bundle/manifest.json",), {"value": json_damage, **TEXTS}, (
         ("verify", "bundle"), ("inspect", "bundle"), ("run", "bundle", "image.png", "--out", "new"),
-        ("bench", "bundle", "--seconds", "0.1", "--out", "new"),
+        ("bench", "bundle", "--seconds", "0.1", "--out", "new"), ("evaluate", "bundle", *_SCORED),
     )),
     "bundle": (("bundle/fused.onnx", "bundle/depth.onnx", "bundle/weights.bin"), {"graph": onnx_damage}, (
         ("verify", "bundle"), ("run", "bundle", "image.png", "--out", "new"),
-        ("bench", "bundle", "--seconds", "0.1", "--out", "new"),
+        ("bench", "bundle", "--seconds", "0.1", "--out", "new"), ("evaluate", "bundle", *_SCORED),
     )),
-    "recipe": (("recipe.yaml",), {"value": yaml_damage, **TEXTS}, (("train", "recipe.yaml", "--out", "new"),)),
+    "recipe": (("recipe.yaml",), {"value": yaml_damage, **TEXTS}, (
+        ("train", "recipe.yaml", "--out", "new"), ("evaluate", "net.safetensors", *_MODEL, *_SCORED),
+    )),
     "tasks": (("tasks.yaml",), {"value": yaml_damage, **TEXTS}, (
         ("compress", *WORDS, "--keep", "0.5", "--out", "new"), ("export", *WORDS, "--out", "new"),
     )),
@@ -50,7 +54,8 @@ _OPTIONS: Mapping[str, tuple[Words, tuple[str, ...]]] = {
     "compress": (
         ("compress", "net.safetensors", *_MODEL, "--out", "new"),
         ("--keep", "--flops", "--params", "--importance", "--scope", "--align", "--vote", "--latency-ms", "--on",
-         "--json", "--rounds", "--sets", "--also", "--calibration", "--finetune", "--lr", "--masks", "--policy"),
+         "--json", "--rounds", "--sets", "--also", "--calibration", "--finetune", "--lr", "--masks",
+         "--policy", "--floor"),
     ),
     "export": (
         ("export", "net.safetensors", *_MODEL, "--out", "new"),
@@ -59,6 +64,10 @@ _OPTIONS: Mapping[str, tuple[Words, tuple[str, ...]]] = {
     "run": (("run", "bundle", "image.png", "--out", "new"), ("--tasks", "--backend", "--json", "--out")),
     "inspect": (("inspect", "bundle"), ("--json", "--plot", "--model", "--also", "--input")),
     "verify": (("verify", "bundle"), ("--json", "--model", "--also")),
+    "evaluate": (
+        ("evaluate", "bundle", *_SCORED),
+        ("--split", "--tasks", "--metrics", "--against", "--paths", "--backend", "--resamples", "--seed", "--json"),
+    ),
     "train": (("train", "recipe.yaml", "--out", "new"), ("--set", "--trials", "--out", "--resume")),
     "bench": (("bench", "bundle", "--seconds", "0.1"), ("--backend", "--against", "--json", "--out", "--seconds")),
 }  # fmt: skip

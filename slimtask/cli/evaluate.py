@@ -37,7 +37,7 @@ def evaluate_verb(
     resamples: Annotated[
         int, typer.Option(min=0, max=100_000, help="Resamples of the images behind the intervals.")
     ] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the resamples.")] = 0,
     model: ModelOption = None,
     json_path: JsonOption = None,
 ) -> None:
