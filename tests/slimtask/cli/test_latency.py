@@ -68,10 +68,14 @@ def test_blocks_that_go_are_printed_written_and_read_back(
     dense = sum(isinstance(module, torch.nn.Conv2d) for module in saved.modules())
     assert slimtask(*words, "--latency-ms", f"{dense - 3.5}") == 0
     result = json.loads(Path("small.json").read_text())
+    assert result["weighed_on"] == "noise"  # the checkpoint remembers no recipe, and none was named
+    assert result["distance"] > 0
     blocks = result["blocks"]
     assert len(blocks) == 2  # of two layers each
     assert result["paths"][0]["measured_ms"] == dense - 4
-    assert f"2 block(s) went whole: {', '.join(blocks)}" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"2 block(s) went whole: {', '.join(blocks)}" in said
+    assert "was measured on noise, as there are no images: --calibration RECIPE names some" in said
     assert [edit["kind"] for edit in Checkpoint.load("small.safetensors").edits] == ["skip"]  # no channel went
 
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -100,4 +104,7 @@ def test_without_blocks_a_time_that_no_channel_changes_is_out_of_reach(
     for wrong in (["--flops", "0.5"], []):
         assert slimtask(*words, *wrong, "--no-blocks") == 2
         assert "only a latency budget removes whole blocks" in capsys.readouterr().err
+    for floor in (["--flops", "0.5", "--floor", "0.1"], ["--latency-ms", "20", "--floor", "nan"]):
+        assert slimtask(*words, *floor) == 2
+        assert "--floor is the least share, 0 to 1" in capsys.readouterr().err
     assert not Path("small.safetensors").exists()
