@@ -37,7 +37,7 @@ def tasks() -> tuple[TaskSpec, ...]:
     return TASKS
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_net() -> Callable[..., MultiTaskNet]:
     """Return a maker of seeded narrow multi-task networks with random BatchNorm statistics, in eval mode."""
 

@@ -81,7 +81,7 @@ def foreign_masks(tasks: tuple[str, ...] = ("a", "b", "c")) -> Masks:
     return Masks(per_task=per_task)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2])
 def test_sizes_by_hand_for_every_set_of_tasks(count: int) -> None:
     """n channels stay of each layer: 27n + n, n*n + n, and per head n inputs by its outputs and its biases."""
     model, masks = Foreign().eval(), foreign_masks()

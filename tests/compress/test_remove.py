@@ -35,8 +35,15 @@ def difference(before: nn.Module, after: nn.Module, size: tuple[int, int]) -> fl
     return max(float((one[k] - two[k]).abs().max() / one[k].abs().max()) for k in one)
 
 
-@pytest.mark.parametrize("what", ["filter", "gamma", "beta"])
-@pytest.mark.parametrize(("trunk", "head"), [("resnet18", "light"), ("resnetd50", "deeplab"), ("resnet18", "scene")])
+@pytest.mark.parametrize(
+    ("trunk", "head", "what"),
+    [
+        ("resnet18", "light", "filter"),
+        ("resnet18", "light", "gamma"),
+        ("resnet18", "scene", "beta"),
+        ("resnetd50", "deeplab", "filter"),
+    ],
+)
 def test_dead_filters_of_every_kind_go_exactly(
     what: str, trunk: str, head: str, small_net: Callable[..., MultiTaskNet], kill: Kill
 ) -> None:
@@ -50,8 +57,9 @@ def test_dead_filters_of_every_kind_go_exactly(
     assert difference(model, done.model, (72, 56)) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v2"])
-@pytest.mark.parametrize("what", ["filter", "beta"])
+@pytest.mark.parametrize(
+    ("name", "what"), [("resnet18", "filter"), ("vgg11_bn", "filter"), ("vgg11_bn", "beta"), ("mobilenet_v2", "beta")]
+)
 def test_networks_that_are_not_ours_too(name: str, what: str, kill: Kill) -> None:
     torch.manual_seed(0)
     model = getattr(torchvision.models, name)(num_classes=7, **({"width_mult": 0.5} if "mobile" in name else {}))

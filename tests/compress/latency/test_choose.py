@@ -34,7 +34,7 @@ def table_for(specs, groups, penalty=(1.0, 1.0, 1.0, 0.0)) -> LatencyTable:
     return LatencyTable(device="test", backend="none", version="1", threads=1, entries=tuple(entries))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def chooser(small_net: NetMaker):
     model = small_net()
     groups = find_groups(model, EXAMPLE)
@@ -113,7 +113,7 @@ def as_one_path(chooser, blocks) -> LatencyChooser:
     return LatencyChooser(groups, specs, scores, table, {"the network": 5.0}, blocks=blocks, align=4)
 
 
-@pytest.mark.parametrize("budget", [1.2, 1.8, 2.5, 4.0])
+@pytest.mark.parametrize("budget", [1.2, 2.5])
 def test_with_blocks_no_budget_keeps_less(chooser, budget: float) -> None:
     model, groups, specs, scores, _ = chooser
     channels = as_one_path(chooser, ())
