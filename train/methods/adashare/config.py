@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from slimtask.compress.branches import BatchNormKind
 from slimtask.tasks import Frozen
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -49,7 +50,7 @@ class PolicyConfig(Frozen):
     samples: int = Field(default=8, ge=1, le=1000, description="policies to sample and retrain")
     retrain: float = Field(default=1.0, gt=0, le=100, description="length of a retraining in train.steps")
     keep_weights: bool = Field(default=False, description="retrain from the learned weights, not from new ones")
-    batchnorm: Literal["shared", "per-task"] = "shared"
+    batchnorm: BatchNormKind = Field(default="per-path", description="whose statistics: see BranchPaths")
     select: dict[str, tuple[bool, ...]] | None = None
     random: RandomConfig | None = None
 
@@ -63,5 +64,7 @@ class PolicyConfig(Frozen):
         if self.select is not None and self.random is not None:
             raise ValueError("'select' and 'random' are two policies; give one of them")
         if self.keep_weights and self.batchnorm == "per-task":
-            raise ValueError("keep_weights needs 'batchnorm: shared': a fresh network has one BatchNorm for all tasks")
+            raise ValueError(
+                "keep_weights needs 'batchnorm: per-path': a fresh network has one BatchNorm for all tasks"
+            )
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 
 from slimtask.architectures import build
 from slimtask.checkpoint import json_safe
-from slimtask.compress.branches import BranchPaths
+from slimtask.compress.branches import BatchNormKind, BranchPaths
+from slimtask.compress.finetune import recalibrate_batchnorm
 from slimtask.compress.policy import Policy
 from slimtask.compress.skip import SkipBlocks
 from slimtask.errors import InputError
@@ -29,8 +31,7 @@ class PolicyFollowing(Method):
         self.config = setup.recipe.policy
         self.policy = given_policy(self.config, tuple(task.name for task in setup.tasks), block_names(setup.model))
         self.edits = edits_of(self.policy, self.config.batchnorm)
-        for edit in self.edits:
-            edit.apply_(setup.model)
+        _apply_(setup.model, self.edits)
         super().__init__(setup)
 
     def finish(self, out: Path) -> Learned:
@@ -60,22 +61,41 @@ def given_policy(config: PolicyConfig, tasks: tuple[str, ...], blocks: tuple[str
     return Policy(blocks=blocks, selects={task: select[task] for task in tasks})
 
 
-def edits_of(policy: Policy, batchnorm: str = "shared") -> tuple[BranchPaths | SkipBlocks, ...]:
+def edits_of(policy: Policy, batchnorm: BatchNormKind = "per-path") -> tuple[BranchPaths | SkipBlocks, ...]:
     """Return what makes a dense network follow the policy: nothing, skipped blocks, or a trunk that branches."""
     if batchnorm == "per-task" or policy.merge_points():
-        return (BranchPaths.model_validate({"policy": policy, "batchnorm": batchnorm}),)
+        return (BranchPaths(policy=policy, batchnorm=batchnorm),)
     return (SkipBlocks(blocks=policy.skipped()),) if policy.skipped() else ()
 
 
-def followed(setup: Setup, policy: Policy, weights: dict[str, Tensor], batchnorm: str) -> Learned:
-    """Return the network of ``policy`` with those of the dense ``weights`` that it has."""
+def followed(
+    setup: Setup, policy: Policy, weights: dict[str, Tensor], batchnorm: BatchNormKind, batches: Iterable[Tensor] = ()
+) -> Learned:
+    """Return the network of ``policy`` with those of the ``weights`` that it has.
+
+    These are of the network that executes everything, with the BatchNorms of a policy ("per-task") or one for all. The
+    statistics of each path are then estimated anew from the images of ``batches``, as the average over them, if given.
+    """
     edits = edits_of(policy, batchnorm)
     model: nn.Module = build("multitask-net", setup.recipe.model.model_dump(), setup.tasks)
+    if batchnorm == "per-task":
+        _apply_(model, edits)
+        model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    else:
+        model.load_state_dict(weights)
+        _apply_(model, edits)
+    model = model.to(next(iter(weights.values())).device)
+    images = list(batches)
+    if images:
+        if parallel.processes() > 1:
+            parallel.share_batchnorm_(model)
+        recalibrate_batchnorm(model, images)
+    return Learned(model=model, edits=_json(edits), facts={"policy": facts(policy)})
+
+
+def _apply_(model: nn.Module, edits: Iterable[BranchPaths | SkipBlocks]) -> None:
     for edit in edits:
         edit.apply_(model)
-    model.load_state_dict({name: weights[name] for name in model.state_dict()})
-    device = next(iter(weights.values())).device
-    return Learned(model=model.to(device), edits=_json(edits), facts={"policy": facts(policy)})
 
 
 def facts(policy: Policy) -> dict[str, Any]:

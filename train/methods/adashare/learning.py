@@ -30,6 +30,7 @@ from slimtask.train.methods.adashare.schedule import PolicySchedule
 from slimtask.train.methods.base import Forward, Learned, Method, Setup
 from slimtask.train.optimizers import set_rate
 
+ESTIMATED = 16
 PROBABILITIES = "probabilities.json"
 DENSE = "network.safetensors"
 
@@ -38,9 +39,10 @@ class PolicyLearning(Method):
     """Learns weights and logits under the recipe's ``policy`` section (AdaShare, section 3; the code's schedule).
 
     Warm-up: the recipe's optimiser on the whole train split, all blocks executed. Then rounds: SGD on the weights with
-    soft policies, and Adam on the logits, of the last blocks only. BatchNorm's running statistics move in the policy
-    phases too, as in the code: they follow the activations of the policies that are drawn, not the weights.
-    Validation takes the most likely policy; its loss chooses weights and logits once all blocks may be skipped.
+    soft policies, and Adam on the logits, of the last blocks only. Validation takes the most likely policy; its loss
+    chooses weights and logits once all blocks may be skipped. The mixtures that are trained say nothing of the
+    statistics on that policy's paths, so they are estimated from ``ESTIMATED`` training batches whenever it is
+    validated; with ``batchnorm: shared`` they are the one set that training left, as in the code.
     """
 
     network: PolicyNet
@@ -76,6 +78,11 @@ class PolicyLearning(Method):
     def optimizers(self) -> tuple[Optimizer, ...]:
         """Return that of the warm-up, that of the weights, that of the logits."""
         return (self.optimizer, self._sgd, self._adam)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """Return the network of the most likely policy."""
+        return self.network if self.config.batchnorm == "shared" else self._followed().model
 
     @property
     def settled(self) -> bool:
@@ -151,7 +158,13 @@ class PolicyLearning(Method):
             net.policy.save(out / "policy.json")
             if self.config.keep_weights:
                 self._save_dense(out / DENSE)
-        return followed(self.setup, net.policy, net.model.state_dict(), self.config.batchnorm)
+        return self._followed()
+
+    def _followed(self) -> Learned:
+        """Return the network of the most likely policy, with the statistics of its paths."""
+        net, kind = self.network, self.config.batchnorm
+        batches = [] if kind == "shared" else [self._parts["warmup"](number)[0] for number in range(ESTIMATED)]
+        return followed(self.setup, net.policy, net.model.state_dict(), kind, batches)
 
     def _save_dense(self, path: Path) -> None:
         """Write the network with all its blocks, from which ``train.init`` goes on."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.branches import BranchPaths
+from slimtask.compress.branches import BatchNormKind, BranchPaths
 from slimtask.compress.policy import Policy
 from slimtask.compress.rebuild import rebuild
 from slimtask.compress.skip import SkipBlocks
@@ -57,13 +57,14 @@ def test_policies_at_the_edge_train_and_rebuild(select: dict[str, list[bool]], e
 
 
 def test_the_edit_is_no_larger_than_the_policy_asks() -> None:
-    def edits(a: list[bool], b: list[bool], batchnorm: str = "shared") -> tuple[Any, ...]:
+    def edits(a: list[bool], b: list[bool], batchnorm: BatchNormKind = "per-path") -> tuple[Any, ...]:
         blocks = tuple(f"b{number}" for number in range(8))
         return edits_of(Policy(blocks=blocks, selects={"a": tuple(a), "b": tuple(b)}), batchnorm)
 
     assert edits(ALL, ALL) == ()
     assert edits(NONE, NONE) == (SkipBlocks(blocks=tuple(f"b{number}" for number in range(8))),)
     assert isinstance(edits(ALL, NONE)[0], BranchPaths)
+    assert edits(ALL, NONE)[0].batchnorm == "per-path"
     assert edits(ALL, ALL, "per-task")[0].batchnorm == "per-task"
 
 
@@ -79,7 +80,7 @@ def test_a_random_policy_of_the_size_asked_for_is_trained(tmp_path: Path) -> Non
         ({"select": {"depth": ALL}}, "policy.select decides for depth, the recipe learns depth, objects"),
         ({"select": {"depth": ALL, "objects": [True]}}, "decides on 1 blocks for 'objects', the trunk has 8: layer1.0"),
         ({"select": {"depth": ALL}, "random": {"skip": 0.5}}, "'select' and 'random' are two policies"),
-        ({"keep_weights": True, "batchnorm": "per-task"}, "keep_weights needs 'batchnorm: shared'"),
+        ({"keep_weights": True, "batchnorm": "per-task"}, "keep_weights needs 'batchnorm: per-path'"),
     ],
 )
 def test_policies_that_do_not_fit_are_refused(policy: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from slimtask.compress.policy import Policy
 from slimtask.compress.rebuild import rebuild
 from slimtask.errors import InputError
 from slimtask.train.loop import Trainer, TrainResult, train
-from slimtask.train.methods.adashare.learning import PolicyLearning
+from slimtask.train.methods.adashare.learning import ESTIMATED, PolicyLearning
 from slimtask.train.methods.adashare.run import learning_recipe, retraining_recipe, sampled_policies
 from slimtask.train.recipe import Recipe, load_recipe, parse_recipe
 
@@ -157,6 +158,37 @@ def test_phases_change_only_what_they_learn(tmp_path: Path) -> None:
     assert set(seen) == {"warmup", "weights", "policy"}
     assert parts[0].isdisjoint(parts[1])
     assert sorted(parts[0] | parts[1]) == list(range(10))
+
+
+def test_the_likely_policy_is_validated_with_the_statistics_of_its_paths(tmp_path: Path) -> None:
+    """Against torch's own BatchNorm, averaging over the same batches with each block run by hand."""
+    trainer = Trainer(learning_recipe(recipe(warmup=0.0)), tmp_path / "run", resume=False)
+    for _ in range(3):
+        trainer._step()
+    method = trainer.method
+    assert isinstance(method, PolicyLearning)
+    net = method.network
+    net.learnable, executes = 8, torch.tensor([[True] * 8, [True, False] * 4])
+    net.logits.data = torch.stack([executes, ~executes], dim=-1).float()
+    net.model.trunk.choices = None  # of the last step, with its gradients
+    trunk = copy.deepcopy(net.model.trunk).train()
+    for module in trunk.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+
+    def features(x: torch.Tensor) -> torch.Tensor:
+        x = trunk.stem(x)
+        for used, block in zip(executes[1].tolist(), trunk.blocks.values(), strict=True):
+            x = torch.relu(block.shortcut(x) + block.residual(x)) if used else block.shortcut(x)
+        return x
+
+    with torch.no_grad():
+        for number in range(ESTIMATED):
+            features(method._parts["warmup"](number)[0])
+        validated, x = method.evaluated.eval(), method._parts["warmup"](99)[0]
+        got, trunk = validated.trunk(x)["objects"], trunk.eval()
+        torch.testing.assert_close(got, features(x))
 
 
 def test_learned_weights_can_be_kept(tmp_path: Path) -> None:
