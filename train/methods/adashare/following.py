@@ -14,6 +14,7 @@ from slimtask.compress.branches import BatchNormKind, BranchPaths
 from slimtask.compress.finetune import recalibrate_batchnorm
 from slimtask.compress.policy import Policy
 from slimtask.compress.skip import SkipBlocks
+from slimtask.compress.trunk_costs import TrunkCosts
 from slimtask.errors import InputError
 from slimtask.train import parallel
 from slimtask.train.methods.adashare.config import PolicyConfig
@@ -28,9 +29,10 @@ class PolicyFollowing(Method):
 
     def __init__(self, setup: Setup) -> None:
         assert setup.recipe.policy is not None
-        self.config = setup.recipe.policy
-        self.policy = given_policy(self.config, tuple(task.name for task in setup.tasks), block_names(setup.model))
-        self.edits = edits_of(self.policy, self.config.batchnorm)
+        config, tasks = setup.recipe.policy, tuple(task.name for task in setup.tasks)
+        blocks, self.costs = block_names(setup.model), TrunkCosts.of(setup.model, setup.example())
+        self.policy = given_policy(config, tasks, blocks, self.costs)
+        self.edits = edits_of(self.policy, config.batchnorm)
         _apply_(setup.model, self.edits)
         super().__init__(setup)
 
@@ -39,13 +41,14 @@ class PolicyFollowing(Method):
         if parallel.rank() == 0:
             self.policy.save(out / "policy.json")
             save_heatmap(out / "policy.svg", self.policy)
-        return Learned(model=self.network, edits=_json(self.edits), facts={"policy": facts(self.policy)})
+        found = {"policy": facts(self.policy, self.costs)}
+        return Learned(model=self.network, edits=_json(self.edits), facts=found, notes=notes_on(self.policy))
 
 
-def given_policy(config: PolicyConfig, tasks: tuple[str, ...], blocks: tuple[str, ...]) -> Policy:
+def given_policy(config: PolicyConfig, tasks: tuple[str, ...], blocks: tuple[str, ...], costs: TrunkCosts) -> Policy:
     """Return the policy that ``select`` or ``random`` describes. Raises InputError if it does not fit the network."""
     if config.random is not None:
-        return random_policy(tasks, blocks, config.random.skip, config.random.seed)
+        return random_policy(tasks, blocks, costs, config.random.trunks, config.random.seed)
     select = config.select or {}
     if set(select) != set(tasks):
         raise InputError(
@@ -90,7 +93,7 @@ def followed(
         if parallel.processes() > 1:
             parallel.share_batchnorm_(model)
         recalibrate_batchnorm(model, images)
-    return Learned(model=model, edits=_json(edits), facts={"policy": facts(policy)})
+    return Learned(model=model, edits=_json(edits))
 
 
 def _apply_(model: nn.Module, edits: Iterable[BranchPaths | SkipBlocks]) -> None:
@@ -98,10 +101,24 @@ def _apply_(model: nn.Module, edits: Iterable[BranchPaths | SkipBlocks]) -> None
         edit.apply_(model)
 
 
-def facts(policy: Policy) -> dict[str, Any]:
-    """Return the policy as JSON, with the share of the (task, block) pairs that is executed."""
+def facts(policy: Policy, costs: TrunkCosts) -> dict[str, Any]:
+    """Return the policy as JSON, the share of (task, block) pairs that it executes, and its cost in dense trunks."""
     executes = [used for row in policy.selects.values() for used in row]
-    return {**policy.model_dump(mode="json"), "executed": sum(executes) / len(executes)}
+    return {
+        **policy.model_dump(mode="json"),
+        "executed": sum(executes) / len(executes),
+        "trunks": costs.trunks(policy),
+    }
+
+
+def notes_on(policy: Policy) -> tuple[str, ...]:
+    """Return a sentence about a policy that is none, because it skips nothing or everything."""
+    executes = {used for row in policy.selects.values() for used in row}
+    if executes == {True}:
+        return ("the policy skips nothing: every task executes every block, as in the dense network.",)
+    if executes == {False}:
+        return ("the policy skips everything: of the trunk only stem and projections are left.",)
+    return ()
 
 
 def _json(edits: tuple[BranchPaths | SkipBlocks, ...]) -> tuple[dict[str, Any], ...]:

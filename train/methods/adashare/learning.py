@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from slimtask.checkpoint import Architecture, Checkpoint, json_safe
+from slimtask.compress.trunk_costs import TrunkCosts
 from slimtask.files import write_json
 from slimtask.train import parallel
 from slimtask.train.batches import Batch
 from slimtask.train.data.dataset import TransformedDataset
 from slimtask.train.data.partition import partition
-from slimtask.train.methods.adashare.following import followed
+from slimtask.train.methods.adashare.following import facts, followed, notes_on
 from slimtask.train.methods.adashare.losses import (
+    entropy_bits,
     execute_probabilities,
     gumbel,
     initial_logits,
@@ -51,7 +54,7 @@ class PolicyLearning(Method):
         assert setup.recipe.policy is not None
         assert isinstance(setup.train_set, TransformedDataset)
         self.config = setup.recipe.policy
-        blocks = block_names(setup.model)
+        blocks, self.costs = block_names(setup.model), TrunkCosts.of(setup.model, setup.example())
         self.schedule = PolicySchedule.of(self.config, setup.recipe.train.steps, len(blocks))
         logits = initial_logits(self.config, len(setup.tasks), len(blocks))
         names = tuple(task.name for task in setup.tasks)
@@ -123,15 +126,19 @@ class PolicyLearning(Method):
     def _cost(self) -> Tensor:
         config, logits = self.config, self.network.logits
         sharing = sharing_loss(logits, config.sharing_depth)
-        return config.sharing_weight * sharing + config.sparsity_weight * sparsity_loss(logits, self.network.learnable)
+        sparsity = sparsity_loss(logits, self.network.learnable, config.sparsity_form)
+        return config.sharing_weight * sharing + config.sparsity_weight * sparsity
 
     def report(self) -> dict[str, float]:
         """Return where the policy stands."""
         logits = self.network.logits.detach()
-        executes = [used for row in self.network.policy.selects.values() for used in row]
+        policy = self.network.policy
+        executes = [used for row in policy.selects.values() for used in row]
         return {
             "executed": sum(executes) / len(executes),
+            "trunks": self.costs.trunks(policy),
             "execute_probability": float(execute_probabilities(logits).mean()),
+            "entropy_bits": entropy_bits(execute_probabilities(logits)),
             "learnable": float(self.network.learnable),
             "temperature": self.schedule.temperature(self._step),
             "sharing": float(sharing_loss(logits, self.config.sharing_depth)),
@@ -158,7 +165,8 @@ class PolicyLearning(Method):
             net.policy.save(out / "policy.json")
             if self.config.keep_weights:
                 self._save_dense(out / DENSE)
-        return self._followed()
+        found = {"policy": facts(net.policy, self.costs)}
+        return replace(self._followed(), facts=found, notes=notes_on(net.policy))
 
     def _followed(self) -> Learned:
         """Return the network of the most likely policy, with the statistics of its paths."""

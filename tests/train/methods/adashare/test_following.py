@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from typer.testing import CliRunner
 
 from slimtask.checkpoint import Checkpoint
+from slimtask.cli.app import app
 from slimtask.compress.branches import BatchNormKind, BranchPaths
 from slimtask.compress.policy import Policy
 from slimtask.compress.rebuild import rebuild
@@ -68,10 +71,21 @@ def test_the_edit_is_no_larger_than_the_policy_asks() -> None:
     assert edits(ALL, ALL, "per-task")[0].batchnorm == "per-task"
 
 
-def test_a_random_policy_of_the_size_asked_for_is_trained(tmp_path: Path) -> None:
-    train(recipe(random={"seed": 3, "skip": 0.25}), tmp_path / "run")
-    policy = Policy.load(tmp_path / "run" / "policy.json")
-    assert sum(used for row in policy.selects.values() for used in row) == 12
+def test_a_random_policy_of_the_cost_asked_for_is_trained(tmp_path: Path) -> None:
+    trained = train(recipe(random={"seed": 3, "trunks": 1.2}), tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["policy"]["trunks"] == pytest.approx(1.2, rel=0.02)
+    assert "notes" not in summary
+    assert trained.notes == ()
+
+
+@pytest.mark.parametrize(("row", "what"), [(ALL, "nothing"), (NONE, "everything")])
+def test_a_policy_that_is_none_is_told(row: list[bool], what: str, tmp_path: Path) -> None:
+    written = tmp_path / "recipe.yaml"
+    written.write_text(yaml.safe_dump(recipe(select={"depth": row, "objects": row}).model_dump(mode="json")))
+    done = CliRunner().invoke(app, ["train", str(written), "--out", str(tmp_path / "run")])
+    assert f"the policy skips {what}:" in done.output
+    assert what in json.loads((tmp_path / "run" / "summary.json").read_text())["notes"][0]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +93,7 @@ def test_a_random_policy_of_the_size_asked_for_is_trained(tmp_path: Path) -> Non
     [
         ({"select": {"depth": ALL}}, "policy.select decides for depth, the recipe learns depth, objects"),
         ({"select": {"depth": ALL, "objects": [True]}}, "decides on 1 blocks for 'objects', the trunk has 8: layer1.0"),
-        ({"select": {"depth": ALL}, "random": {"skip": 0.5}}, "'select' and 'random' are two policies"),
+        ({"select": {"depth": ALL}, "random": {"trunks": 0.5}}, "'select' and 'random' are two policies"),
         ({"keep_weights": True, "batchnorm": "per-task"}, "keep_weights needs 'batchnorm: per-path'"),
     ],
 )
