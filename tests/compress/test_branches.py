@@ -19,6 +19,7 @@ from slimtask.compress.cost import count_parameters
 from slimtask.compress.per_task import task_network
 from slimtask.compress.policy import Policy
 from slimtask.compress.rebuild import rebuild
+from slimtask.compress.remove import remove_zeros
 from slimtask.compress.task_outputs import KeepTasks
 from slimtask.errors import InputError
 from slimtask.tasks import Preprocessing, TaskSpec
@@ -180,6 +181,24 @@ def test_each_path_has_the_statistics_of_a_plain_network_that_runs_it_alone(tmp_
             assert torch.equal(rebuilt(X)[task], expected)
             for smaller in (kept.model, replayed) if task != "a" else ():
                 torch.testing.assert_close(smaller(X)[task], expected)
+
+
+def test_dead_channels_go_that_paths_normalise_apart() -> None:
+    """Against the network with one set of statistics for all paths, of which the same channels go."""
+    rows = {"a": (True,) * 8, "b": (True,) * 6 + (False, True), "c": (True,) * 6 + (True, False)}
+    left = {}
+    for batchnorm in ("shared", "per-path"):
+        model = network()
+        policy = Policy(blocks=tuple(model.trunk.blocks), selects=rows)
+        for block in model.trunk.blocks.values():
+            block.residual[1].weight.data[::2] = block.residual[1].bias.data[::2] = 0
+        BranchPaths.model_validate({"policy": policy, "batchnorm": batchnorm}).apply_(model)
+        with torch.no_grad():
+            model.train()(X)
+        removed = remove_zeros(model.eval(), X[:1])
+        assert removed.certificate
+        left[batchnorm] = count_parameters(removed.model)
+    assert left["per-path"] == left["shared"] < count_parameters(model) * 0.6
 
 
 def test_tasks_of_one_path_run_it_once() -> None:
