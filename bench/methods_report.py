@@ -98,7 +98,7 @@ def _table(dataset: str, rows: Sequence[Row]) -> str:
         if not values:
             continue
         gaps = [value - dense[seed] for seed, value in values.items() if seed in dense]
-        draws = f" x {len(group) // len(values)}" if len(group) > len(values) else ""
+        draws = f" x {len(group) / len(values):.3g}" if len(group) > len(values) else ""
         cells = [method, f"{sparsity:.0%}", _reached(group), f"{len(values)}{draws}"]
         cells += [_spread(list(values.values())), _spread(gaps)]
         cells += [_spread(list(by_seed(group, task).values())) for task in tasks]
