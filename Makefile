@@ -59,7 +59,7 @@ realised: $(STAMP)  ## how much of a FLOP ratio becomes speed, against torch-pru
 	$(BIN)/python -m slimtask.bench.realised --rounds 40 --table-seconds 45 --json docs/results/realised.json
 
 STUDY := recipes/scenes/study.yaml recipes/camvid/study.yaml recipes/scenes/study_delta.yaml
-methods: $(STAMP)  ## every method at 50, 70 and 90 %, three seeds, scenes and CamVid -> docs/results/methods.json; goes on where it was stopped (hours)
+methods: $(STAMP)  ## every method at 50, 70 and 90 %, three seeds (policies: six), scenes and CamVid -> docs/results/methods.json; goes on where it was stopped (hours)
 	$(BIN)/python -m slimtask.bench.methods $(STUDY) --root camvid=$(CAMVID) --json docs/results/methods.json
 
 relationship: $(STAMP)  ## the overlap of the tasks' masks against depth, and which tasks are alike -> docs/results/relationship.json (two minutes)

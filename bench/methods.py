@@ -21,12 +21,12 @@ from slimtask.bench.environment import environment, usable_cores
 from slimtask.bench.methods_plan import Entry, delta_entries, entries
 from slimtask.bench.methods_report import scored, write_report
 from slimtask.bench.processes import in_parallel, run_module
-from slimtask.compress.policy import Policy
 from slimtask.errors import InputError
 from slimtask.files import read_json, write_json
 from slimtask.train.recipe import Recipe, load_recipe
 
 Row = dict[str, Any]
+_LEARNED = ("entropy_bits", "temperature")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,17 @@ class Job:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def jobs_of(recipe: Path, seeds: Sequence[int], overrides: Sequence[str], levels: Sequence[float]) -> list[Job]:
-    """Return the jobs of a data set, seed by seed, in an order in which each comes after what it needs."""
+def jobs_of(
+    recipe: Path,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    levels: Sequence[float],
+    policy_seeds: Sequence[int] = (),
+) -> list[Job]:
+    """Return the jobs of a data set, seed by seed, in an order in which each comes after what it needs.
+
+    Seeds that are in ``policy_seeds`` alone have the runs ``of_policies`` only.
+    """
     from slimtask.train.prepare import open_splits
 
     base = load_recipe(recipe, overrides)
@@ -71,8 +80,9 @@ def jobs_of(recipe: Path, seeds: Sequence[int], overrides: Sequence[str], levels
         plan, name = delta_entries(tasks, base.delta.base, base.delta.gates.density or 0.1), f"{base.data.name}-delta"
     return [
         Job(dataset=name, recipe=recipe, seed=seed, entry=entry, overrides=tuple(overrides))
-        for seed in seeds
+        for seed in dict.fromkeys((*seeds, *(policy_seeds if base.delta is None else ())))
         for entry in plan
+        if seed in seeds or entry.of_policies
     ]
 
 
@@ -93,15 +103,14 @@ def run_job(job: Job, runs: Path, timeout_seconds: float) -> Row:
 
 
 def _resolved(job: Job, runs: Path) -> list[str]:
-    """Return the settings with what follows from the run before: its checkpoint, or the size of its policy."""
+    """Return the settings with what follows from the run before: its checkpoint, or the cost of its policy."""
     settings = list(job.settings)
     if not job.entry.after:
         return settings
     before = (runs / job.key).parent / Entry(method=job.entry.after).name
-    if any("$SKIP" in one for one in settings):
-        rows = Policy.load(before / "policy.json").selects.values()
-        cells = [used for row in rows for used in row]
-        return [one.replace("$SKIP", f"{1 - sum(cells) / len(cells)}") for one in settings]
+    if any("$TRUNKS" in one for one in settings):
+        trunks = read_json(before / "summary.json", "the run's summary")["policy"]["trunks"]
+        return [one.replace("$TRUNKS", f"{trunks}") for one in settings]
     key = "delta.base_checkpoint" if any(one.startswith("delta.") for one in settings) else "train.init"
     return [*settings, f"{key}={before / 'checkpoint.safetensors'}"]
 
@@ -114,6 +123,7 @@ def _row(job: Job, out: Path) -> Row:
         "dataset": job.dataset,
         "sparsity": job.entry.sparsity,
         "seed": job.seed,
+        **({"draw": job.entry.draw} if job.entry.draw else {}),
         "metrics": summary["test"],
         "validation": summary["validation"],
         "counts": summary.get("sparsity", {}),
@@ -124,9 +134,11 @@ def _row(job: Job, out: Path) -> Row:
         row["counts"] = {
             name: sum(one[name] for one in deltas) / len(deltas) for name in ("delta_bytes", "trunk_bytes")
         }
-    if (out / "policy.json").exists():
-        cells = [used for used_by in Policy.load(out / "policy.json").selects.values() for used in used_by]
-        row["counts"] = {**row["counts"], "skipped": 1 - sum(cells) / len(cells)}
+    if "policy" in summary:
+        policy = summary["policy"]
+        row["counts"] = {"skipped": 1 - policy["executed"], "trunks": policy["trunks"]}
+        row["counts"] |= {name: summary["learning"][name] for name in _LEARNED if "learning" in summary}
+        row |= {"notes": summary["notes"]} if summary.get("notes") else {}
     return row
 
 
@@ -174,6 +186,19 @@ def run_study(jobs: Sequence[Job], study: Study, runs: Path, *, side_by_side: in
         )
 
 
+def measure_deployed(jobs: Sequence[Job], study: Study, runs: Path, *, rounds: int = 30) -> None:
+    """Add what the network of every policy costs to its row, one after the other, if that run's files are there."""
+    from slimtask.bench.methods_deployed import deployed
+    from slimtask.train.prepare import open_splits
+
+    tasks = {job.dataset: open_splits(_base(job))[0].tasks for job in jobs}
+    for job in jobs:
+        row = study.rows.get(job.key, {})
+        here = (runs / job.key / "policy.json").exists()
+        if row.get("digest") == job.digest and here and "deployed" not in row:
+            study.add({**row, "deployed": deployed(runs / job.key, rounds=rounds)}, tasks)
+
+
 def _gone(job: Job, needed: set[str], runs: Path) -> bool:
     """Return whether other jobs start from this one and its files are no longer there."""
     return job.key in needed and not (runs / job.key / "checkpoint.safetensors").exists()
@@ -190,6 +215,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override in every base recipe")
     parser.add_argument("--root", action="append", default=[], metavar="NAME=FOLDER", help="where a data set lies")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--policy-seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4, 5], help="of the policies")
     parser.add_argument("--levels", nargs="+", type=float, default=[0.5, 0.7, 0.9])
     parser.add_argument("--jobs", type=int, default=usable_cores(), help="runs side by side")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds a run may take")
@@ -202,11 +228,12 @@ def main() -> None:
         for recipe in arguments.recipes:
             name = load_recipe(recipe).data.name
             overrides = [*arguments.set, *([f"data.root={roots[name]}"] if name in roots else [])]
-            jobs += jobs_of(recipe, arguments.seeds, overrides, arguments.levels)
+            jobs += jobs_of(recipe, arguments.seeds, overrides, arguments.levels, arguments.policy_seeds)
         study = Study(arguments.json, f"python -m slimtask.bench.methods {' '.join(map(str, arguments.recipes))}")
     except InputError as error:
         raise SystemExit(f"methods: {error}") from None
     run_study(jobs, study, arguments.runs, side_by_side=arguments.jobs, timeout_seconds=arguments.timeout)
+    measure_deployed(jobs, study, arguments.runs)
     write_report(arguments.json)
     for row in study.failed:
         print(f"{row['key']} failed: {row['failed']}")

@@ -8,9 +8,27 @@ from dataclasses import dataclass
 LEVELS = (0.5, 0.7, 0.9)
 MCP_LEVEL = 0.7  # where the penalty that spares large groups is tried too
 SINGLE, DENSE, HALF, ADASHARE = "dense single-task", "dense multi-task", "dense, half the steps", "adashare"
+RANDOM, DRAWS = "random policy", 8
 
 OWN_FED = ("element", "tensor", "out-channels", "block", "hidden-units", "heads", "units")
 BASE_FED = ("hidden-units", "heads", "units")
+
+
+_LEARNING = {
+    "alternate": "{weights: 5, policy: 5}",
+    "curriculum_speed": "3",
+    "temperature_decay": "0.955",
+    "weights_lr": "0.01",
+    "policy_lr": "0.1",
+    "sharing_weight": "0.05",
+    "sparsity_weight": "0.01",
+    "sparsity_form": "execute",
+    "sharing_depth": "shallow",
+    "samples": "5",
+    "trial": "0.125",
+    "retrain": "0.5",
+}
+"""The policy section of recipes/scenes/adashare.yaml, for a learning of twice the budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,18 +36,26 @@ class Entry:
     """One training run: its method, the sparsity it is asked for, and what it changes in the base recipe.
 
     ``after`` names the method whose run of the same seed comes first: training starts from its checkpoint, or, for a
-    random policy, takes its size from the learned one.
+    random policy, takes its cost from the learned one. ``draw`` numbers runs of one method that differ by chance.
     """
 
     method: str
     sparsity: float = 0.0
     settings: tuple[str, ...] = ()
     after: str = ""
+    draw: int = 0
 
     @property
     def name(self) -> str:
-        """Return the run's folder: method and sparsity without blanks."""
-        return f"{self.method}-{round(100 * self.sparsity)}".replace(", ", "-").replace(" ", "-").replace(":", "-")
+        """Return the run's folder: method, sparsity and draw without blanks."""
+        draw = f"-{self.draw}" if self.draw else ""
+        text = f"{self.method}-{round(100 * self.sparsity)}{draw}"
+        return text.replace(", ", "-").replace(" ", "-").replace(":", "-")
+
+    @property
+    def of_policies(self) -> bool:
+        """Return whether the run is part of what is said about policies, which takes more seeds than the rest."""
+        return self.method in (DENSE, ADASHARE, RANDOM)
 
 
 def delta_entries(tasks: Sequence[str], base: str, density: float) -> list[Entry]:
@@ -58,13 +84,16 @@ def entries(tasks: Sequence[str], steps: int, levels: Sequence[float] = LEVELS) 
     """Return all runs of one seed; those that others come after are first.
 
     The budget is ``steps`` for every run. What starts from a trained network starts from one of half the steps and goes
-    on for the other half. AdaShare learns its policy on top, in as many steps again; its retraining has the budget.
+    on for the other half. AdaShare learns its policy and tries its samples on top; its retraining has the budget.
     """
     half = f"train.steps={steps // 2}"
     runs = [Entry(method=DENSE), Entry(method=HALF, settings=(half,))]
     runs += [Entry(method=f"{SINGLE}: {task}", settings=(f"data.tasks=[{task}]",)) for task in tasks]
-    runs.append(Entry(method=ADASHARE, settings=_section("policy", samples="1", **_short(steps))))
-    runs.append(Entry(method="random policy", settings=("policy.random={seed: 1, skip: $SKIP}",), after=ADASHARE))
+    runs.append(Entry(method=ADASHARE, settings=(f"train.steps={2 * steps}", *_section("policy", **_LEARNING))))
+    runs += [
+        Entry(method=RANDOM, settings=(f"policy.random={{seed: {draw}, trunks: $TRUNKS}}",), after=ADASHARE, draw=draw)
+        for draw in range(1, DRAWS + 1)
+    ]
     for level in levels:
         for groups in ("coupled", "input-channel"):
             settings = _section("sparsity", groups=groups, target=f"{level}", min_keep="0.02")
@@ -87,21 +116,6 @@ def entries(tasks: Sequence[str], steps: int, levels: Sequence[float] = LEVELS) 
 
 def _masks(level: float, **settings: str) -> tuple[str, ...]:
     return _section("masks", sparsity=f"{level}", scope="trunk", **settings)
-
-
-def _short(steps: int) -> dict[str, str]:
-    """Return a policy section with about twenty alternations after the warm-up, however few steps there are."""
-    weights, policy = max(1, steps // 40), max(1, steps // 80)
-    return {
-        "alternate": f"{{weights: {weights}, policy: {policy}}}",
-        "curriculum_speed": "1",
-        "weights_lr": "0.01",
-        "policy_lr": "0.05",
-        # with the published 0.05 each, nearly every block is skipped in so short a run
-        "sharing_weight": "0.02",
-        "sparsity_weight": "0.002",
-        "sharing_depth": "shallow",
-    }
 
 
 def _section(section: str, **settings: str) -> tuple[str, ...]:

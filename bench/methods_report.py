@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slimtask.bench.methods_plan import ADASHARE, DENSE, SINGLE
+from slimtask.bench.intervals import t_interval
+from slimtask.bench.methods_plan import ADASHARE, DENSE, RANDOM, SINGLE
 from slimtask.files import read_json, write_text
 from slimtask.tasks import TaskSpec
 from slimtask.train.metrics import delta_m
@@ -59,7 +61,10 @@ def write_report(path: Path) -> None:
         f"{name} {value}" for name, value in study["versions"].items() if name in ("torch", "slimtask")
     )
     text = [f"# Does sparsity keep accuracy?\n\n`{study['command']}`; {machine}; {versions}.\n"]
-    text += [_EXPLAINED, *(_table(dataset, rows) + _claims(dataset, rows) for dataset in datasets)]
+    text += [
+        _EXPLAINED,
+        *(_table(dataset, rows) + _claims(dataset, rows) + _deployed(dataset, rows) for dataset in datasets),
+    ]
     text.append("Mean, sample deviation and each seed of the differences to dense multi-task:\n")
     text.append("![delta_m against dense multi-task](methods.svg)\n")
     write_text(path.with_suffix(".md"), "\n".join(text))
@@ -72,71 +77,145 @@ network, in per cent, positive is better; ± is the sample standard deviation ov
 difference to the dense multi-task network of the same seed, then follow the changes of each task in per cent, whose
 mean delta_m is: a task that jumps from seed to seed is not evidence, whatever the mean. Sparsity is what was asked for
 of the trunk's weights; "reached" what came out, as the method counts it. The weights kept are those of the best
-validation loss. A claim holds if the mean of the differences is not negative, which says little where the mean is
-smaller than the spread. DiSparse's masks of pretrained weights by |w| are the magnitude masks: the tasks rank one trunk
-alike, so what at least one keeps is what the most generous keeps; by gradient, |dL/dw| w^2, they are not.
+validation loss. A claim is about the differences of runs of the same seed: it holds if Student's 95 % interval of their
+mean lies above the bound (0, or what the claim grants), does not if it lies below, and is open if it holds both. Of a
+method with several draws the mean of the draws is a seed's value. Random policies cost the FLOPs of the learned one of
+their seed, within 2 %, and start from the same weights and batches. FLOPs and latency (ONNX Runtime, one thread) of a
+deployed network are shares of those of a dense graph per task. DiSparse's masks of pretrained weights by |w| are the
+magnitude masks: the tasks rank one trunk alike, so what at least one keeps is what the most generous keeps; by
+gradient, |dL/dw| w^2, they are not.
 """
 
 
 def _table(dataset: str, rows: Sequence[Row]) -> str:
     mine = [row for row in rows if row["dataset"] == dataset]
-    dense = {row["seed"]: row["delta_m"] for row in mine if row["method"] == DENSE}
+    dense = by_seed([row for row in mine if row["method"] == DENSE])
     tasks = sorted({task for row in mine for task in row["changes"]})
     heads = ["method", "sparsity", "reached", "seeds", "delta_m %", "against dense multi-task", *tasks]
     lines = [f"## {dataset}\n", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for (method, sparsity), group in _grouped(mine).items():
-        if group[0]["delta_m"] is None:
+        values = by_seed(group)
+        if not values:
             continue
-        gaps = [row["delta_m"] - dense[row["seed"]] for row in group if dense.get(row["seed"]) is not None]
-        cells = [method, f"{sparsity:.0%}", _reached(group), str(len(group))]
-        cells += [_spread([row["delta_m"] for row in group]), _spread(gaps)]
-        cells += [_spread([row["changes"][task] for row in group if task in row["changes"]]) for task in tasks]
+        gaps = [value - dense[seed] for seed, value in values.items() if seed in dense]
+        draws = f" x {len(group) / len(values):.3g}" if len(group) > len(values) else ""
+        cells = [method, f"{sparsity:.0%}", _reached(group), f"{len(values)}{draws}"]
+        cells += [_spread(list(values.values())), _spread(gaps)]
+        cells += [_spread(list(by_seed(group, task).values())) for task in tasks]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
+def by_seed(rows: Sequence[Row], task: str | None = None) -> dict[int, float]:
+    """Return by seed the mean delta_m of the rows of one method, or their mean change of ``task``, where known."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        value = row["delta_m"] if task is None else row["changes"].get(task)
+        if value is not None:
+            found.setdefault(row["seed"], []).append(value)
+    return {seed: statistics.fmean(values) for seed, values in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What a paper claims: ``method`` at ``sparsity`` is at most ``grants`` per cent behind ``other`` at ``at``."""
+
+    method: str
+    sparsity: float = 0.0
+    other: str = DENSE
+    at: float = 0.0
+    grants: float = 0.0
+
+    def __str__(self) -> str:
+        first, second = (
+            name if not level else f"{name} at {level:.0%}"
+            for name, level in ((self.method, self.sparsity), (self.other, self.at))
+        )
+        return f"{first} is {f'at most {self.grants:g} % ' if self.grants else 'not '}behind {second}"
+
+
 CLAIMS = (
     *(
-        (f"group sparsity, {groups}{p}", 0.7, DENSE, 0.0)
+        Claim(method=f"group sparsity, {groups}{p}", sparsity=0.7)
         for groups in ("coupled", "input-channel")
         for p in ("", ", mcp")
     ),
-    *(("disparse static", 0.9, other, 0.9) for other in ("snip static", "random static", "magnitude pretrained")),
-    ("disparse pretrained, gradient", 0.9, "magnitude pretrained", 0.9),
-    ("disparse dynamic", 0.9, "snip static", 0.9),
-    (ADASHARE, 0.0, "random policy", 0.0),
+    *(
+        Claim(method="disparse static", sparsity=0.9, other=other, at=0.9)
+        for other in ("snip static", "random static", "magnitude pretrained")
+    ),
+    Claim(method="disparse pretrained, gradient", sparsity=0.9, other="magnitude pretrained", at=0.9),
+    Claim(method="disparse dynamic", sparsity=0.9, other="snip static", at=0.9),
+    Claim(method=ADASHARE, grants=1.0),
+    Claim(method=ADASHARE, other=RANDOM),
 )
-"""What the papers claim: the first method at its sparsity is at least as good as the second at its own."""
 
 
 def _claims(dataset: str, rows: Sequence[Row]) -> str:
-    """Return the claims as a table: the differences of runs of the same seed, and whether their mean holds."""
-    mine = {(row["method"], row["sparsity"], row["seed"]): row for row in rows if row["dataset"] == dataset}
-    tasks = sorted({task for row in mine.values() for task in row["changes"]})
-    heads = ["claim", "difference in delta_m", "seeds", "holds", *tasks]
+    """Return the claims as a table: the differences of runs of the same seed, their interval, and what it says."""
+    groups = _grouped([row for row in rows if row["dataset"] == dataset])
+    tasks = sorted({task for group in groups.values() for row in group for task in row["changes"]})
+    heads = ["claim", "difference in delta_m", "95 % interval", "seeds", "holds", *tasks]
     lines = [f"\n| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
-    for method, sparsity, other, at in CLAIMS:
-        pairs = [
-            (row, mine[other, at, seed])
-            for (name, level, seed), row in mine.items()
-            if (name, level) == (method, sparsity) and (other, at, seed) in mine
-        ]
-        if pairs and all(row["delta_m"] is not None for pair in pairs for row in pair):
-            first, second = (
-                n if not level else f"{n} at {level:.0%}" for n, level in ((method, sparsity), (other, at))
-            )
-            cells = [f"{first} is not behind {second}", *_verdict(pairs)]
-            cells += [_spread([a["changes"][task] - b["changes"][task] for a, b in pairs]) for task in tasks]
+    for claim in CLAIMS:
+        sides = [groups.get(key, []) for key in ((claim.method, claim.sparsity), (claim.other, claim.at))]
+        gaps = _gaps_of(sides)
+        if gaps:
+            cells = [str(claim), *_verdict(gaps, -claim.grants)]
+            cells += [_spread(_gaps_of(sides, task)) for task in tasks]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
-def _verdict(pairs: Sequence[tuple[Row, Row]]) -> list[str]:
-    gaps = [mine["delta_m"] - theirs["delta_m"] for mine, theirs in pairs]
-    won = f"{sum(gap >= 0 for gap in gaps)} of {len(gaps)}"
-    mean = statistics.fmean(gaps)
-    weak = len(gaps) > 1 and abs(mean) < statistics.stdev(gaps)
-    return [_spread(gaps), won, f"{'yes' if mean >= 0 else 'no'}{', within the spread' if weak else ''}"]
+def _gaps_of(sides: Sequence[Sequence[Row]], task: str | None = None) -> list[float]:
+    mine, theirs = (by_seed(rows, task) for rows in sides)
+    return [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
+
+
+def _verdict(gaps: Sequence[float], bound: float) -> list[str]:
+    won = f"{sum(gap >= bound for gap in gaps)} of {len(gaps)}"
+    if len(gaps) < 2:
+        return [_spread(gaps), "-", won, "one seed"]
+    low, high = t_interval(gaps)
+    holds = "yes" if low >= bound else "no" if high < bound else "open"
+    return [_spread(gaps), f"{low:+.2f} to {high:+.2f}", won, holds]
+
+
+def _deployed(dataset: str, rows: Sequence[Row]) -> str:
+    """Return what the networks of policies cost as a table, relative to a dense graph per task."""
+    heads = [
+        "deployed network",
+        "seeds",
+        "trunk in dense trunks",
+        "entropy in bits",
+        "FLOPs, one graph",
+        "graph per task",
+    ]
+    heads += ["latency, one graph", "graph per task", "dense, one graph"]
+    lines = [f"\n| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    known = [row for row in rows if row["dataset"] == dataset and "deployed" in row]
+    for (method, _), group in _grouped(known).items():
+        cells = [method, str(len({row["seed"] for row in group}))]
+        cells += [_plain([row["counts"][name] for row in group if name in row["counts"]]) for name in _COSTS]
+        for kind, unit, use in _SHARES:
+            values = [row["deployed"] for row in group]
+            cells.append(_plain([one[kind][use][unit] / one["dense"]["apart"][unit] for one in values]))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n" if known else ""
+
+
+_COSTS = ("trunks", "entropy_bits")
+_SHARES = (
+    ("policy", "flops", "together"),
+    ("policy", "flops", "apart"),
+    ("policy", "median_ms", "together"),
+    ("policy", "median_ms", "apart"),
+    ("dense", "median_ms", "together"),
+)
+
+
+def _plain(values: Sequence[float]) -> str:
+    return _spread(values).replace("+", "")
 
 
 def _grouped(rows: Sequence[Row]) -> dict[tuple[str, float], list[Row]]:
@@ -194,11 +273,10 @@ def _plot(datasets: Sequence[str], rows: Sequence[Row], path: Path) -> None:
 
 def _gaps(rows: Sequence[Row]) -> list[tuple[str, float, list[float]]]:
     """Return (method, sparsity, differences to the dense network of each seed), by sparsity, the best last."""
-    known = [row for row in rows if row["delta_m"] is not None]
-    dense = {row["seed"]: row["delta_m"] for row in known if row["method"] == DENSE}
+    dense = by_seed([row for row in rows if row["method"] == DENSE])
     found = []
-    for (method, sparsity), group in _grouped(known).items():
-        values = [row["delta_m"] - dense[row["seed"]] for row in group if row["seed"] in dense]
+    for (method, sparsity), group in _grouped(rows).items():
+        values = [value - dense[seed] for seed, value in by_seed(group).items() if seed in dense]
         if values and method != DENSE:
             found.append((method, sparsity, values))
     return sorted(found, key=lambda each: (each[1], statistics.fmean(each[2])))

@@ -2,7 +2,9 @@
 
 AdaShare (Sun et al., NeurIPS 2020) runs the trunk once per task. Tasks that decided alike so far have the same
 features, so the blocks of a common beginning run once; after that each path runs the same weights on its own features.
-With a BatchNorm per task (its DomainNet branch) nothing is common: the tasks share the filters, not the features.
+What a BatchNorm sees depends on the blocks executed before it, so each beginning of a path has running statistics of
+its own; one set for all fits none of the paths. With a BatchNorm per task (the DomainNet branch of the code) nothing is
+common: the tasks share the filters, not the features.
 """
 
 from __future__ import annotations
@@ -15,29 +17,32 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slimtask.compress.policy import Policy
-from slimtask.compress.skip import shortcut_of, skip_blocks_
+from slimtask.compress.skip import SHORTCUTS, shortcut_of, skip_blocks_
 from slimtask.errors import InputError
 from slimtask.tasks import Frozen
 
 Features = Float[Tensor, "batch c h w"]
+BatchNormKind = Literal["shared", "per-path", "per-task"]
 
 
 class BranchPaths(Frozen):
     """The edit that lets the tasks of a policy each follow their own path; replays on a fresh dense network.
 
-    On a network that branches already it narrows the paths: a block runs for a task if both policies execute it.
+    On a network that branches already it narrows the paths: a block runs for a task if both policies execute it, and
+    the BatchNorms stay as they are.
     """
 
     kind: Literal["branches"] = "branches"
     policy: Policy
-    batchnorm: Literal["shared", "per-task"] = "shared"
+    batchnorm: BatchNormKind = "shared"
 
     def apply_(self, model: nn.Module) -> None:
         """Branch the trunk in place. Raises InputError, before anything is touched, if the network has no such trunk.
 
-        Afterwards ``trunk`` returns the features of each path and each head reads those of its task. All names stay,
-        except that ``batchnorm="per-task"`` puts a ``TaskNorms`` where a BatchNorm2d of the trunk was. Blocks that no
-        task executes are reduced to their shortcuts.
+        Afterwards ``trunk`` returns the features of each path and each head reads those of its task. Blocks that no
+        task executes are reduced to their shortcuts. All names stay, except that a ``LaneNorms`` stands where a
+        BatchNorm2d of the trunk was that several beginnings run ("per-path": with statistics of their own, one weight
+        and bias) or tasks ("per-task": with everything of their own). "shared" keeps one set of statistics for all.
         """
         obstacle = why_not_branch(model, self.policy)
         if obstacle:
@@ -47,22 +52,39 @@ class BranchPaths(Frozen):
         skip_blocks_(trunk, self.policy.skipped())
         if isinstance(trunk, BranchedTrunk):
             trunk.paths = {task: _both(path, trunk.paths[task]) for task, path in paths.items()}
-        else:
-            mix_in_(trunk, BranchedTrunk)
-            trunk.paths, trunk.per_task_norms = dict(paths), False
-            for task in paths:
-                mix_in_(network.heads[task], PathHead)
-                network.heads[task].path = task
-        if self.batchnorm == "per-task" and not trunk.per_task_norms:
-            _norms_per_task_(trunk, tuple(paths))
-            trunk.per_task_norms = True
+            return
+        mix_in_(trunk, BranchedTrunk)
+        trunk.paths, trunk.lanes = dict(paths), lanes_of(self.policy, self.batchnorm)
+        for task in paths:
+            mix_in_(network.heads[task], PathHead)
+            network.heads[task].path = task
+        if self.batchnorm == "per-task":
+            for name in _batchnorms(trunk):
+                _split_(trunk, name, self.policy.tasks)
+        elif self.batchnorm == "per-path":
+            _norms_per_path_(trunk)
+
+
+def lanes_of(policy: Policy, batchnorm: BatchNormKind) -> dict[str, tuple[str, ...]]:
+    """Return by task whose BatchNorm statistics it takes, in the stem and then in every block.
+
+    "per-path": those of the first task that decides alike up to and including that block, so that a common beginning is
+    one lane; "per-task": its own; "shared": the one set that is there, "".
+    """
+    counts = range(len(policy.blocks) + 1)
+    if batchnorm != "per-path":
+        return {task: ("" if batchnorm == "shared" else task,) * len(counts) for task in policy.tasks}
+    first: dict[tuple[bool, ...], str] = {}
+    return {
+        task: tuple(first.setdefault(path[:count], task) for count in counts) for task, path in policy.selects.items()
+    }
 
 
 class BranchedTrunk(nn.Module):
     """Mixed into the class of a trunk of a ``stem`` and ``blocks`` in order: forward returns the paths' features."""
 
     paths: dict[str, tuple[bool, ...]]
-    per_task_norms: bool
+    lanes: dict[str, tuple[str, ...]]
     stem: nn.Module
     blocks: dict[str, nn.Module]
 
@@ -79,20 +101,21 @@ class PathFeatures:
 
     def __init__(self, trunk: BranchedTrunk, x: Tensor) -> None:
         self._trunk, self._x = trunk, x
-        self._done: dict[tuple[str, tuple[bool, ...]], Tensor] = {}
+        self._done: dict[tuple[tuple[str, ...], tuple[bool, ...]], Tensor] = {}
 
     def __getitem__(self, task: str) -> Features:
         """Return the features at the end of the task's path."""
-        trunk, path = self._trunk, self._trunk.paths[task]
-        lane = task if trunk.per_task_norms else ""
-        use_lane_(trunk, lane)
-        x = self._once((lane, ()), trunk.stem, self._x)
-        for index, (executes, block) in enumerate(zip(path, trunk.blocks.values(), strict=True)):
-            x = self._once((lane, path[: index + 1]), block if executes else shortcut_of(block), x)
+        trunk = self._trunk
+        path, lanes = trunk.paths[task], trunk.lanes[task]
+        x = self._once((lanes[:1], ()), trunk.stem, self._x)
+        for count, (executes, block) in enumerate(zip(path, trunk.blocks.values(), strict=True), start=1):
+            key = (lanes[: count + 1], path[:count])
+            x = self._once(key, block if executes else shortcut_of(block), x)
         return x
 
-    def _once(self, key: tuple[str, tuple[bool, ...]], module: nn.Module, x: Tensor) -> Tensor:
+    def _once(self, key: tuple[tuple[str, ...], tuple[bool, ...]], module: nn.Module, x: Tensor) -> Tensor:
         if key not in self._done:
+            use_lane_(module, key[0][-1])
             self._done[key] = module(x)
         return self._done[key]
 
@@ -108,30 +131,35 @@ class PathHead(nn.Module):
         return out
 
 
-class TaskNorms(nn.ModuleDict):
-    """One BatchNorm2d per task, by its name; the trunk says by ``lane`` whose turn it is."""
+class LaneNorms(nn.ModuleDict):
+    """One BatchNorm2d per lane, by its name; the trunk says by ``lane`` whose turn it is."""
 
     lane = ""
 
     def forward(self, x: Features) -> Features:
-        """Return ``x`` normalised as the task in turn does it."""
+        """Return ``x`` normalised as in the lane whose turn it is."""
         out: Tensor = self[self.lane](x)
         return out
 
 
-def use_lane_(trunk: nn.Module, task: str) -> None:
-    """Let every TaskNorms of the trunk normalise for ``task`` from now on."""
-    for module in trunk.modules():
-        if isinstance(module, TaskNorms):
-            module.lane = task
+def use_lane_(module: nn.Module, lane: str) -> None:
+    """Let every LaneNorms of ``module`` normalise as ``lane`` does from now on."""
+    for norms in module.modules():
+        if isinstance(norms, LaneNorms):
+            norms.lane = lane
 
 
-def keep_norms_(model: nn.Module, tasks: Sequence[str]) -> None:
-    """Drop the BatchNorms of all tasks but ``tasks`` from every TaskNorms, in place."""
-    for module in model.modules():
-        if isinstance(module, TaskNorms):
-            for task in [task for task in module if task not in tasks]:
-                del module[task]
+def keep_lanes_(model: nn.Module, tasks: Sequence[str]) -> None:
+    """Drop the BatchNorms that none of ``tasks`` runs from every LaneNorms of a branched trunk, in place."""
+    trunk = getattr(model, "trunk", None)
+    if not isinstance(trunk, BranchedTrunk):
+        return
+    for place, module in enumerate((trunk.stem, *trunk.blocks.values())):
+        kept = {trunk.lanes[task][place] for task in tasks}
+        for norms in module.modules():
+            if isinstance(norms, LaneNorms):
+                for lane in set(norms) - kept:
+                    del norms[lane]
 
 
 def mix_in_(module: nn.Module, mixin: type[nn.Module]) -> None:
@@ -172,10 +200,27 @@ def _both(one: tuple[bool, ...], other: tuple[bool, ...]) -> tuple[bool, ...]:
     return tuple(a and b for a, b in zip(one, other, strict=True))
 
 
-def _norms_per_task_(trunk: nn.Module, tasks: tuple[str, ...]) -> None:
-    """Replace every BatchNorm2d of the trunk by copies of it, one per task."""
-    for name, module in list(trunk.named_modules()):
-        if isinstance(module, nn.BatchNorm2d):
-            parent, _, leaf = name.rpartition(".")
-            norms = TaskNorms({task: copy.deepcopy(module) for task in tasks})
-            trunk.get_submodule(parent)._modules[leaf] = norms
+def _norms_per_path_(trunk: BranchedTrunk) -> None:
+    """Give every beginning of a path statistics of its own in each BatchNorm2d that several beginnings run."""
+    for place, block in enumerate(trunk.blocks.values()):
+        lanes = {task: of[place + 1] for task, of in trunk.lanes.items()}
+        everyone = tuple(dict.fromkeys(lanes.values()))
+        executing = tuple(dict.fromkeys(lane for task, lane in lanes.items() if trunk.paths[task][place]))
+        for name in _batchnorms(block):
+            running = everyone if name.split(".")[0] in SHORTCUTS else executing
+            if len(running) > 1:
+                _split_(block, name, running, one_affine=True)
+
+
+def _batchnorms(module: nn.Module) -> list[str]:
+    return [name for name, part in module.named_modules() if isinstance(part, nn.BatchNorm2d)]
+
+
+def _split_(module: nn.Module, name: str, lanes: Sequence[str], *, one_affine: bool = False) -> None:
+    """Replace the BatchNorm2d ``name`` by copies of it, one per lane, with ``one_affine`` of one weight and bias."""
+    norm: Any = module.get_submodule(name)
+    norms = LaneNorms({lane: copy.deepcopy(norm) for lane in lanes})
+    for own in norms.values() if one_affine else ():
+        own.weight, own.bias = norm.weight, norm.bias
+    parent, _, leaf = name.rpartition(".")
+    module.get_submodule(parent)._modules[leaf] = norms

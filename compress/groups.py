@@ -203,7 +203,8 @@ def _slot(
             module=owner, kind="parameter", side=bare, parameter=axis.tensor, axis=axis.axis, channels=channels
         )
     if kind in ("batchnorm", "layernorm"):
-        first = leaf == "weight" or (leaf == "running_mean" and getattr(module, "weight", None) is None)
+        # without a weight of its own, or with one that is tied to another's, it is known by its statistics
+        first = leaf == "weight" or (leaf == "running_mean" and f"{prefix}weight" not in known)
         side: Side | None = "out" if first else None
     else:
         side = _side(module, axis.axis) if leaf == "weight" else None

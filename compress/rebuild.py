@@ -13,6 +13,7 @@ from torch import nn
 from slimtask.architectures import build
 from slimtask.checkpoint import Checkpoint
 from slimtask.compress.branches import BranchPaths
+from slimtask.compress.cuts import retie_, tied_tensors
 from slimtask.compress.delta_paths import DeltaPaths
 from slimtask.compress.plan import Plan
 from slimtask.compress.skip import SkipBlocks
@@ -49,7 +50,9 @@ def rebuild(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = No
     # Those of a foreign network have, and copying into them keeps tied weights tied.
     weights = OrderedDict((name, tensor.clone()) for name, tensor in checkpoint.weights.items())
     weights._metadata = own._metadata  # type: ignore[attr-defined]  # some networks ask for their version
+    tied = tied_tensors(model)
     model.load_state_dict(weights, assign=factory is None)
+    retie_(tied)
     return model.eval()
 
 

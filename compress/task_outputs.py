@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slimtask.compress.branches import keep_norms_
+from slimtask.compress.branches import keep_lanes_
 from slimtask.compress.contents import independent_copy
 from slimtask.compress.look import look, not_run
 from slimtask.errors import InputError, nearest
@@ -41,7 +41,7 @@ class KeepTasks(Frozen):
             for task in names:
                 if task not in self.tasks:
                     del model.heads[task]  # type: ignore[union-attr, operator]
-            keep_norms_(model, self.tasks)
+            keep_lanes_(model, self.tasks)
             self._keep_specs_(model)
             return
         for name in self.unneeded:

@@ -40,7 +40,7 @@ _LOG_EVERY = 20
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """Where a finished run's checkpoint is, its scores on validation and test, and its sparsity."""
+    """Where a finished run's checkpoint is, its scores on validation and test, its sparsity, and notes on it."""
 
     checkpoint: Path
     validation: Evaluation
@@ -48,6 +48,7 @@ class TrainResult:
     sparsity: dict[str, float]
     steps: int
     reached: bool
+    notes: tuple[str, ...] = ()
 
 
 def train(
@@ -299,6 +300,7 @@ class Trainer:
             "validation": finite(validation.metrics),
             "test": finite(test.metrics),
             **learned.facts,
+            **({"notes": learned.notes} if learned.notes else {}),
         }
         path = self.out / "checkpoint.safetensors"
         if parallel.rank() == 0:
@@ -312,7 +314,13 @@ class Trainer:
             ).save(path)
             write_json(self.out / "summary.json", summary)
         return TrainResult(
-            checkpoint=path, validation=validation, test=test, sparsity=report, steps=self.step, reached=reached
+            checkpoint=path,
+            validation=validation,
+            test=test,
+            sparsity=report,
+            steps=self.step,
+            reached=reached,
+            notes=learned.notes,
         )
 
 

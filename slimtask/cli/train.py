@@ -54,12 +54,15 @@ def train_verb(
         console.print(f"{name.replace('_', ' ')}: {value:.4g}")
     if not result.reached:
         console.print(f"[yellow]{_NOT_REACHED['sparsity' if chosen.policy is None else 'policy']}[/yellow]")
+    for note in result.notes:
+        console.print(f"[yellow]{note}[/yellow]")
     console.print(f"checkpoint: {result.checkpoint}")
     summary: dict[str, Any] = {
         "checkpoint": str(result.checkpoint),
         "steps": result.steps,
         "sparsity": result.sparsity,
         "target_reached": result.reached,
+        "notes": result.notes,
         "validation": finite(result.validation.metrics),
         "test": finite(result.test.metrics),
     }

@@ -7,12 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from scipy.stats import ttest_1samp
 
 from slimtask.bench import methods
-from slimtask.bench.methods import Job, Study, _resolved, run_job, run_study
-from slimtask.bench.methods_plan import DENSE, HALF, LEVELS, SINGLE, Entry, delta_entries, entries
+from slimtask.bench.methods import Job, Study, _resolved, jobs_of, measure_deployed, run_job, run_study
+from slimtask.bench.methods_plan import (
+    ADASHARE,
+    DENSE,
+    DRAWS,
+    HALF,
+    LEVELS,
+    RANDOM,
+    SINGLE,
+    Entry,
+    delta_entries,
+    entries,
+)
 from slimtask.bench.methods_report import scored, write_report
-from slimtask.tasks import TaskSpec
+from slimtask.checkpoint import Architecture, Checkpoint
+from slimtask.compress.branches import BranchPaths
+from slimtask.compress.policy import Policy
+from slimtask.compress.trunk_costs import TrunkCosts
+from slimtask.tasks import Preprocessing, TaskSpec
+from slimtask.train.models import multitask_net
 from slimtask.train.recipe import load_recipe
 
 TASKS = (TaskSpec(name="depth", kind="depth", channels=1), TaskSpec(name="edges", kind="edges", channels=1))
@@ -40,14 +58,69 @@ def row(method: str, seed: int, depth: float, edges: float, sparsity: float = 0.
 
 def test_the_plan_has_every_method_at_every_level_and_valid_recipes(tmp_path: Path) -> None:
     runs = entries(["depth", "edges"], 400)
-    assert len({run.name for run in runs}) == len(runs) == 4 + 2 + 9 * len(LEVELS) + 2
+    assert len({run.name for run in runs}) == len(runs) == 3 + DRAWS + 2 + 9 * len(LEVELS) + 2
     by_name = {run.method: run for run in runs}
     for run in runs:
         assert not run.after or runs.index(by_name[run.after]) < runs.index(run)
-        settings = [one.replace("$SKIP", "0.25") for one in run.settings]
+        settings = [one.replace("$TRUNKS", "1.25") for one in run.settings]
         if run.after == HALF:
             settings.append("train.init=x.safetensors")
         load_recipe(recipe(tmp_path), settings)
+
+
+def test_policies_are_compared_on_more_seeds_than_the_rest(tmp_path: Path) -> None:
+    jobs = jobs_of(recipe(tmp_path), [0], ["data.cache=false"], LEVELS, [0, 5])
+    assert len([job for job in jobs if job.seed == 0]) == len(entries(["depth", "edges"], 4))
+    names = [job.entry.name for job in jobs if job.seed == 5]
+    assert names == ["dense-multi-task-0", "adashare-0", *(f"random-policy-0-{draw}" for draw in range(1, DRAWS + 1))]
+    assert len({job.digest for job in jobs}) == len(jobs)
+
+
+def test_the_study_learns_its_policies_as_the_recipe_of_the_scenes_does() -> None:
+    path = Path(__file__).parents[2] / "recipes" / "scenes"
+    wanted, base = load_recipe(path / "adashare.yaml"), load_recipe(path / "study.yaml")
+    chosen = next(run for run in entries(["depth"], base.train.steps) if run.method == ADASHARE)
+    made = load_recipe(path / "study.yaml", chosen.settings)
+    assert made.policy == wanted.policy
+    assert made.train.steps == wanted.train.steps == 2 * base.train.steps
+
+
+def test_a_policys_run_is_measured_as_deployed_and_its_cost_matched(tmp_path: Path) -> None:
+    model = multitask_net(tasks=TASKS, width=0.125, head_hidden=8)
+    rows = {"depth": (True,) * 7 + (False,), "edges": (True,) * 6 + (False, True)}
+    policy = Policy(blocks=tuple(model.trunk.blocks), selects=rows)
+    edit, priced = BranchPaths(policy=policy), TrunkCosts.of(model, torch.zeros(1, 3, 32, 32))
+    edit.apply_(model)
+    jobs = [
+        Job(dataset="scenes", recipe=recipe(tmp_path), seed=0, entry=entry, overrides=())
+        for entry in (
+            Entry(method=ADASHARE),
+            Entry(method=RANDOM, settings=("policy.random={seed: 1, trunks: $TRUNKS}",), after=ADASHARE, draw=1),
+        )
+    ]
+    run, trunks = tmp_path / "runs" / jobs[0].key, priced.trunks(policy)
+    run.mkdir(parents=True)
+    Checkpoint(
+        weights=model.state_dict(),
+        architecture=Architecture(name="multitask-net", arguments={"width": 0.125, "head_hidden": 8}),
+        tasks=TASKS,
+        preprocessing=Preprocessing(height=32, width=32),
+        edits=(edit.model_dump(mode="json"),),
+    ).save(run / "checkpoint.safetensors")
+    policy.save(run / "policy.json")
+    summary = {"test": {}, "validation": {}, "policy": {"executed": 0.9, "trunks": trunks}, "notes": []}
+    (run / "summary.json").write_text(json.dumps(summary))
+    study = Study(tmp_path / "methods.json", "command")
+    study.add(run_job(jobs[0], tmp_path / "runs", 1.0), {})
+    measure_deployed(jobs[:1], study, tmp_path / "runs", rounds=1)
+    found = json.loads((tmp_path / "methods.json").read_text())["rows"][0]
+    assert found["counts"] == {"skipped": pytest.approx(0.1), "trunks": trunks}
+    assert _resolved(jobs[1], tmp_path / "runs") == [f"policy.random={{seed: 1, trunks: {trunks}}}", "train.seed=0"]
+    costs = {name: found["deployed"][name] for name in ("policy", "dense")}
+    trunk = costs["dense"]["apart"]["flops"] - costs["dense"]["together"]["flops"]  # graphs apart run it twice
+    expected = costs["dense"]["together"]["flops"] + (trunks - 1) * trunk
+    assert costs["policy"]["together"]["flops"] == pytest.approx(expected)
+    assert all(use["median_ms"] > 0 for uses in costs.values() for use in uses.values())
 
 
 def test_the_plan_of_deltas_has_valid_recipes_from_one_base(tmp_path: Path) -> None:
@@ -124,6 +197,18 @@ def test_the_report_has_means_spreads_and_a_plot(tmp_path: Path) -> None:
     rows += [row("disparse static", seed, 0.5, 0.3 + 0.3 * seed, 0.9) for seed in (0, 1)]
     sparse = row("group sparsity, coupled", 0, 0.5, 0.6, 0.7)
     rows.append(sparse | {"counts": {"parameter_sparsity": 0.701, "group_sparsity": 0.4}})
+    for seed in (0, 1):
+        rows += [
+            row(RANDOM, seed, 0.5, edges) | {"draw": draw, "counts": {"skipped": 0.1}}
+            for draw, edges in ((1, 0.2), (2, 0.4))
+        ]
+        policy = {
+            use: {"flops": 10 * f, "median_ms": 20 * t} for use, f, t in (("together", 0.5, 0.6), ("apart", 0.9, 0.8))
+        }
+        dense = {use: {"flops": 10 * f, "median_ms": 20 * f} for use, f in (("together", 0.4), ("apart", 1.0))}
+        counts = {"skipped": 0.1, "trunks": 1.2, "entropy_bits": 0.1}
+        learned = row(ADASHARE, seed, 0.5, 0.35 + 0.01 * seed)
+        rows.append(learned | {"counts": counts, "deployed": {"policy": policy, "dense": dense, "steady": True}})
     study = {
         "command": "c",
         "versions": {"torch": "2"},
@@ -136,8 +221,16 @@ def test_the_report_has_means_spreads_and_a_plot(tmp_path: Path) -> None:
     assert "| dense multi-task | 0% | - | 2 | +5.00 ± 7.07 | +0.00 ± 0.00 | +0.00 ± 0.00 | +10.00 ± 14.14 |" in table
     assert "| snip static | 90% | - | 2 | -10.00 ± 0.00 | -15.00 ± 7.07 | +0.00 ± 0.00 | -20.00 ± 0.00 |" in table
     assert "| group sparsity, coupled | 70% | 70.1% of parameters, 40.0% of groups | 1 |" in table
+    low, high = ttest_1samp([-10.0, 20.0], 0).confidence_interval()
     claim = "| disparse static at 90% is not behind snip static at 90% "
-    assert claim + "| +5.00 ± 21.21 | 1 of 2 | yes, within the spread | +0.00 ± 0.00 | +10.00 ± 42.43 |" in table
+    interval = f"| {low:+.2f} to {high:+.2f} "
+    assert claim + f"| +5.00 ± 21.21 {interval}| 1 of 2 | open | +0.00 ± 0.00 | +10.00 ± 42.43 |" in table
     claim = "| group sparsity, coupled at 70% is not behind dense multi-task "
-    assert claim + "| +10.00 | 1 of 1 | yes | +0.00 | +20.00 |" in table
+    assert claim + "| +10.00 | - | 1 of 1 | one seed | +0.00 | +20.00 |" in table
+    # the mean of the draws is a seed's value; the policy is 5 and 6 % ahead of it
+    assert "| random policy | 0% | 10.0% of blocks | 2 x 2 | -20.00 ± 0.00 |" in table
+    assert "| adashare is not behind random policy | +5.50 ± 0.71 | -0.85 to +11.85 | 2 of 2 | open |" in table
+    assert (
+        "| adashare | 2 | 1.20 ± 0.00 | 0.10 ± 0.00 | 0.50 ± 0.00 | 0.90 ± 0.00 | 0.60 ± 0.00 | 0.80 ± 0.00 |" in table
+    )
     assert (tmp_path / "methods.svg").read_text().count("snip static") >= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from slimtask.checkpoint import Architecture, Checkpoint
 from slimtask.compress.branches import BranchPaths, why_not_branch
+from slimtask.compress.cost import count_parameters
 from slimtask.compress.per_task import task_network
 from slimtask.compress.policy import Policy
+from slimtask.compress.rebuild import rebuild
+from slimtask.compress.remove import remove_zeros
 from slimtask.compress.task_outputs import KeepTasks
 from slimtask.errors import InputError
-from slimtask.tasks import TaskSpec
+from slimtask.tasks import Preprocessing, TaskSpec
 from slimtask.train.models import MultiTaskNet, multitask_net
 
 X = torch.randn(2, 3, 32, 40, generator=torch.Generator().manual_seed(3))
@@ -29,8 +34,8 @@ def network() -> MultiTaskNet:
     return multitask_net(tasks=SPECS, width=0.125).eval()
 
 
-def features_by_hand(trunk: nn.Module, path: tuple[bool, ...]) -> torch.Tensor:
-    x = trunk.stem(X)
+def features_by_hand(trunk: nn.Module, path: tuple[bool, ...], x: torch.Tensor = X) -> torch.Tensor:
+    x = trunk.stem(x)
     for executes, block in zip(path, trunk.blocks.values(), strict=True):
         x = torch.relu(block.shortcut(x) + block.residual(x)) if executes else block.shortcut(x)
     return x
@@ -136,6 +141,64 @@ def test_batchnorms_per_task_run_each_task_through_its_own() -> None:
         replayed.load_state_dict(kept.model.state_dict())
         with torch.no_grad():
             torch.testing.assert_close(replayed(X)[task], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_each_path_has_the_statistics_of_a_plain_network_that_runs_it_alone(tmp_path: Path) -> None:
+    """Against torch's own BatchNorm in a network per task, after a few batches in training mode; then as a file."""
+    rows = {"a": (True,) * 8, "b": (True,) * 4 + (False, True) * 2, "c": (True, False, False, True) * 2}
+    dense = network()
+    policy = Policy(blocks=tuple(dense.trunk.blocks), selects=rows)
+    edit = BranchPaths(policy=policy, batchnorm="per-path")
+    branched, alone = copy.deepcopy(dense), {task: copy.deepcopy(dense).train() for task in rows}
+    edit.apply_(branched)
+    branched = copy.deepcopy(branched).train()
+    calls: Counter[str] = Counter()
+    branched.trunk.stem.register_forward_hook(lambda *_: calls.update(["stem"]))
+    for seed in range(4):
+        x = torch.randn(4, 3, 32, 40, generator=torch.Generator().manual_seed(seed)) + seed
+        with torch.no_grad():
+            branched(x)
+            for task, path in rows.items():
+                features_by_hand(alone[task].trunk, path, x)
+    assert calls["stem"] == 4
+    Checkpoint(
+        weights=branched.state_dict(),
+        architecture=Architecture(name="multitask-net", arguments={"width": 0.125}),
+        tasks=SPECS,
+        preprocessing=Preprocessing(height=32, width=40),
+        edits=(edit.model_dump(mode="json"),),
+    ).save(tmp_path / "c.safetensors")
+    rebuilt = rebuild(Checkpoint.load(tmp_path / "c.safetensors"))
+    assert count_parameters(rebuilt) == count_parameters(dense)  # one weight and bias for all paths
+    kept = task_network(rebuilt, policy, ("b", "c"), X[:1])
+    replayed = network()
+    edit.apply_(replayed)
+    kept.replay_(replayed)
+    replayed.load_state_dict(kept.model.state_dict())
+    for task, path in rows.items():
+        with torch.no_grad():
+            expected = dense.heads[task](features_by_hand(alone[task].eval().trunk, path))
+            assert torch.equal(rebuilt(X)[task], expected)
+            for smaller in (kept.model, replayed) if task != "a" else ():
+                torch.testing.assert_close(smaller(X)[task], expected)
+
+
+def test_dead_channels_go_that_paths_normalise_apart() -> None:
+    """Against the network with one set of statistics for all paths, of which the same channels go."""
+    rows = {"a": (True,) * 8, "b": (True,) * 6 + (False, True), "c": (True,) * 6 + (True, False)}
+    left = {}
+    for batchnorm in ("shared", "per-path"):
+        model = network()
+        policy = Policy(blocks=tuple(model.trunk.blocks), selects=rows)
+        for block in model.trunk.blocks.values():
+            block.residual[1].weight.data[::2] = block.residual[1].bias.data[::2] = 0
+        BranchPaths.model_validate({"policy": policy, "batchnorm": batchnorm}).apply_(model)
+        with torch.no_grad():
+            model.train()(X)
+        removed = remove_zeros(model.eval(), X[:1])
+        assert removed.certificate
+        left[batchnorm] = count_parameters(removed.model)
+    assert left["per-path"] == left["shared"] < count_parameters(model) * 0.6
 
 
 def test_tasks_of_one_path_run_it_once() -> None:

@@ -50,11 +50,15 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """What a finished run learned: its network with the edits that lead to it, and facts for summary and provenance."""
+    """What a finished run learned: its network with the edits that lead to it, and facts for summary and provenance.
+
+    ``notes`` are sentences that a user must see.
+    """
 
     model: nn.Module
     edits: tuple[dict[str, Any], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Method:

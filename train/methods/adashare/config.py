@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from slimtask.compress.branches import BatchNormKind
 from slimtask.tasks import Frozen
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -19,14 +20,14 @@ class AlternateConfig(Frozen):
 
 
 class RandomConfig(Frozen):
-    """A random policy: ``skip`` of all (task, block) pairs, exactly that many, are skipped."""
+    """A random policy whose branched trunk costs the FLOPs of ``trunks`` dense ones, within 2 %."""
 
     seed: int = Field(default=0, ge=0, lt=2**31)
-    skip: float = Field(ge=0, le=1)
+    trunks: float = Field(gt=0, le=1000, allow_inf_nan=False)
 
 
 class PolicyConfig(Frozen):
-    """Learning a policy takes ``train.steps``; then ``samples`` of it are retrained and the best one is kept.
+    """Learning a policy takes ``train.steps``; then ``samples`` of it are tried and the best one is kept.
 
     ``select`` (per task one boolean per block, true executes it) or ``random`` train the network of that policy
     instead. The defaults are AdaShare's for NYU-v2, as its code has them.
@@ -43,13 +44,15 @@ class PolicyConfig(Frozen):
     curriculum_speed: int = Field(default=3, ge=1, description="policy phases until one more block may be skipped")
     sparsity_weight: Weight = 0.05
     sharing_weight: Weight = 0.05
+    sparsity_form: Literal["skip", "execute"] = Field(default="skip", description="-log p(skip) or log p(execute)")
     sharing_depth: Literal["deep", "shallow", "flat"] = "deep"
     init: Literal["equal", "random", "all_chosen"] = "equal"
     init_skip_logit: float = Field(default=-10.0, allow_inf_nan=False, description="of all_chosen")
-    samples: int = Field(default=8, ge=1, le=1000, description="policies to sample and retrain")
+    samples: int = Field(default=8, ge=1, le=1000, description="the most likely policy, and drawn ones")
+    trial: float | None = Field(default=None, gt=0, le=100, description="in train.steps; none: all are retrained")
     retrain: float = Field(default=1.0, gt=0, le=100, description="length of a retraining in train.steps")
     keep_weights: bool = Field(default=False, description="retrain from the learned weights, not from new ones")
-    batchnorm: Literal["shared", "per-task"] = "shared"
+    batchnorm: BatchNormKind = Field(default="per-path", description="whose statistics: see BranchPaths")
     select: dict[str, tuple[bool, ...]] | None = None
     random: RandomConfig | None = None
 
@@ -63,5 +66,7 @@ class PolicyConfig(Frozen):
         if self.select is not None and self.random is not None:
             raise ValueError("'select' and 'random' are two policies; give one of them")
         if self.keep_weights and self.batchnorm == "per-task":
-            raise ValueError("keep_weights needs 'batchnorm: shared': a fresh network has one BatchNorm for all tasks")
+            raise ValueError(
+                "keep_weights needs 'batchnorm: per-path': a fresh network has one BatchNorm for all tasks"
+            )
         return self

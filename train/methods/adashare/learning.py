@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from slimtask.checkpoint import Architecture, Checkpoint, json_safe
+from slimtask.compress.trunk_costs import TrunkCosts
 from slimtask.files import write_json
 from slimtask.train import parallel
 from slimtask.train.batches import Batch
 from slimtask.train.data.dataset import TransformedDataset
 from slimtask.train.data.partition import partition
-from slimtask.train.methods.adashare.following import followed
+from slimtask.train.methods.adashare.following import facts, followed, notes_on
 from slimtask.train.methods.adashare.losses import (
+    entropy_bits,
     execute_probabilities,
     gumbel,
     initial_logits,
@@ -30,6 +33,7 @@ from slimtask.train.methods.adashare.schedule import PolicySchedule
 from slimtask.train.methods.base import Forward, Learned, Method, Setup
 from slimtask.train.optimizers import set_rate
 
+ESTIMATED = 16
 PROBABILITIES = "probabilities.json"
 DENSE = "network.safetensors"
 
@@ -38,9 +42,10 @@ class PolicyLearning(Method):
     """Learns weights and logits under the recipe's ``policy`` section (AdaShare, section 3; the code's schedule).
 
     Warm-up: the recipe's optimiser on the whole train split, all blocks executed. Then rounds: SGD on the weights with
-    soft policies, and Adam on the logits, of the last blocks only. BatchNorm's running statistics move in the policy
-    phases too, as in the code: they follow the activations of the policies that are drawn, not the weights.
-    Validation takes the most likely policy; its loss chooses weights and logits once all blocks may be skipped.
+    soft policies, and Adam on the logits, of the last blocks only. Validation takes the most likely policy; its loss
+    chooses weights and logits once all blocks may be skipped. The mixtures that are trained say nothing of the
+    statistics on that policy's paths, so they are estimated from ``ESTIMATED`` training batches whenever it is
+    validated; with ``batchnorm: shared`` they are the one set that training left, as in the code.
     """
 
     network: PolicyNet
@@ -49,7 +54,7 @@ class PolicyLearning(Method):
         assert setup.recipe.policy is not None
         assert isinstance(setup.train_set, TransformedDataset)
         self.config = setup.recipe.policy
-        blocks = block_names(setup.model)
+        blocks, self.costs = block_names(setup.model), TrunkCosts.of(setup.model, setup.example())
         self.schedule = PolicySchedule.of(self.config, setup.recipe.train.steps, len(blocks))
         logits = initial_logits(self.config, len(setup.tasks), len(blocks))
         names = tuple(task.name for task in setup.tasks)
@@ -76,6 +81,11 @@ class PolicyLearning(Method):
     def optimizers(self) -> tuple[Optimizer, ...]:
         """Return that of the warm-up, that of the weights, that of the logits."""
         return (self.optimizer, self._sgd, self._adam)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """Return the network of the most likely policy."""
+        return self.network if self.config.batchnorm == "shared" else self._followed().model
 
     @property
     def settled(self) -> bool:
@@ -116,15 +126,19 @@ class PolicyLearning(Method):
     def _cost(self) -> Tensor:
         config, logits = self.config, self.network.logits
         sharing = sharing_loss(logits, config.sharing_depth)
-        return config.sharing_weight * sharing + config.sparsity_weight * sparsity_loss(logits, self.network.learnable)
+        sparsity = sparsity_loss(logits, self.network.learnable, config.sparsity_form)
+        return config.sharing_weight * sharing + config.sparsity_weight * sparsity
 
     def report(self) -> dict[str, float]:
         """Return where the policy stands."""
         logits = self.network.logits.detach()
-        executes = [used for row in self.network.policy.selects.values() for used in row]
+        policy = self.network.policy
+        executes = [used for row in policy.selects.values() for used in row]
         return {
             "executed": sum(executes) / len(executes),
+            "trunks": self.costs.trunks(policy),
             "execute_probability": float(execute_probabilities(logits).mean()),
+            "entropy_bits": entropy_bits(execute_probabilities(logits)),
             "learnable": float(self.network.learnable),
             "temperature": self.schedule.temperature(self._step),
             "sharing": float(sharing_loss(logits, self.config.sharing_depth)),
@@ -151,7 +165,14 @@ class PolicyLearning(Method):
             net.policy.save(out / "policy.json")
             if self.config.keep_weights:
                 self._save_dense(out / DENSE)
-        return followed(self.setup, net.policy, net.model.state_dict(), self.config.batchnorm)
+        found = {"policy": facts(net.policy, self.costs)}
+        return replace(self._followed(), facts=found, notes=notes_on(net.policy))
+
+    def _followed(self) -> Learned:
+        """Return the network of the most likely policy, with the statistics of its paths."""
+        net, kind = self.network, self.config.batchnorm
+        batches = [] if kind == "shared" else [self._parts["warmup"](number)[0] for number in range(ESTIMATED)]
+        return followed(self.setup, net.policy, net.model.state_dict(), kind, batches)
 
     def _save_dense(self, path: Path) -> None:
         """Write the network with all its blocks, from which ``train.init`` goes on."""

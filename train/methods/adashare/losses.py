@@ -5,15 +5,20 @@ Logits are [tasks, blocks, 2], of executing (column 0) and of skipping (column 1
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from slimtask.compress.policy import Policy
+from slimtask.compress.trunk_costs import TrunkCosts
+from slimtask.errors import InputError
 from slimtask.train.methods.adashare.config import PolicyConfig
 
 EXECUTE, SKIP = 0, 1
+_DRAWS = 20_000
 Logits = Float[Tensor, "tasks blocks 2"]
 
 
@@ -51,13 +56,35 @@ def sample_rows(probabilities: Float[Tensor, "tasks blocks"], seed: int) -> list
     return [tuple(row) for row in (draws < probabilities.cpu()).tolist()]
 
 
-def random_policy(tasks: tuple[str, ...], blocks: tuple[str, ...], skip: float, seed: int) -> Policy:
-    """Return a policy that skips exactly round(skip * tasks * blocks) of the (task, block) pairs, drawn uniformly."""
-    total = len(tasks) * len(blocks)
-    executes = torch.ones(total, dtype=torch.bool)
-    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[: round(skip * total)]
-    executes[chosen] = False
-    rows = executes.view(len(tasks), len(blocks)).tolist()
+def entropy_bits(probabilities: Float[Tensor, "tasks blocks"]) -> float:
+    """Return the mean entropy of a decision in bits: 1 is undecided, 0 certain."""
+    both = torch.stack([probabilities, 1 - probabilities]).double()
+    return float(-torch.special.xlogy(both, both).sum(dim=0).mean()) / math.log(2)
+
+
+def random_policy(
+    tasks: tuple[str, ...], blocks: tuple[str, ...], costs: TrunkCosts, trunks: float, seed: int
+) -> Policy:
+    """Return a random policy whose branched trunk costs ``trunks`` dense ones within 2 %.
+
+    Drawn are how many first blocks all tasks decide alike and how often a block is executed, both uniformly, then the
+    decisions; the first of ``_DRAWS`` of that cost that skips something is taken. Raises InputError if there is none.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rates = torch.rand(_DRAWS, 1, 1, generator=generator)
+    executes = torch.rand(_DRAWS, len(tasks), len(blocks), generator=generator) < rates
+    common = torch.randint(len(blocks) + 1, (_DRAWS, 1, 1), generator=generator)
+    executes = torch.where(torch.arange(len(blocks)) < common, executes[:, :1], executes)
+    executes = executes[~executes.flatten(1).all(dim=1)]
+    cost = costs.trunks_of(executes)
+    fits = ((cost / trunks - 1).abs() <= 0.02).nonzero().flatten()
+    if not len(fits):
+        nearest = float(cost[(cost - trunks).abs().argmin()])
+        raise InputError(
+            f"of {_DRAWS} random policies none costs {trunks:g} dense trunks; the nearest costs {nearest:.3g}, set "
+            "policy.random.trunks to that."
+        )
+    rows = executes[fits[0]].tolist()
     return Policy(blocks=blocks, selects={task: tuple(row) for task, row in zip(tasks, rows, strict=True)})
 
 
@@ -79,6 +106,13 @@ def sharing_loss(logits: Logits, direction: str) -> Float[Tensor, ""]:
     return (distances * depth_weights(logits.shape[1], direction).to(logits)).sum()
 
 
-def sparsity_loss(logits: Logits, learnable: int) -> Float[Tensor, ""]:
-    """Return -log of the probability of skipping, the mean over the last ``learnable`` blocks, summed over tasks."""
-    return -F.log_softmax(logits[:, -learnable:], dim=-1)[..., SKIP].mean(dim=1).sum()
+def sparsity_loss(logits: Logits, learnable: int, form: str = "skip") -> Float[Tensor, ""]:
+    """Return what executing costs: the mean over the last ``learnable`` blocks, summed over tasks.
+
+    "skip" is -log p(skip), as AdaShare's code has it. It pulls hardest at what is nearly certain to be executed, so a
+    useful block settles where p(skip) is its cost over its use. "execute" is log p(execute), which lets go of what is
+    nearly certain, so that a decision ends on one side.
+    """
+    both = F.log_softmax(logits[:, -learnable:], dim=-1)
+    costs = -both[..., SKIP] if form == "skip" else both[..., EXECUTE]
+    return costs.mean(dim=1).sum()

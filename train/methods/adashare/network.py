@@ -24,7 +24,7 @@ class PolicyNet(nn.Module):
     is executed. In eval mode each task takes its most likely path, and skips for real.
     """
 
-    def __init__(self, model: nn.Module, tasks: tuple[str, ...], logits: Logits, batchnorm: str = "shared") -> None:
+    def __init__(self, model: nn.Module, tasks: tuple[str, ...], logits: Logits, batchnorm: str = "per-path") -> None:
         super().__init__()
         self.tasks, self.blocks = tasks, block_names(model)
         BranchPaths.model_validate({"policy": self._policy(all_of(logits)), "batchnorm": batchnorm}).apply_(model)
@@ -63,7 +63,7 @@ class MixingTrunk(nn.Module):
     stem: nn.Module
     blocks: dict[str, ResidualBlock]
     paths: dict[str, tuple[bool, ...]]
-    per_task_norms: bool
+    lanes: dict[str, tuple[str, ...]]
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Any:
         """Return the features [batch, c, h, w] by task."""
@@ -72,14 +72,15 @@ class MixingTrunk(nn.Module):
         blocks = list(self.blocks.values())
         executed = len(blocks) - self.learnable
         features: dict[str, Tensor] = {}
-        start: Tensor | None = None
+        starts: dict[str, Tensor] = {}
         for task, choices in zip(self.paths, self.choices, strict=True):
-            use_lane_(self, task)
-            if start is None or self.per_task_norms:
-                start = self.stem(x)
+            lane = self.lanes[task][0]  # while all tasks execute everything a task stays in one lane
+            use_lane_(self, lane)
+            if lane not in starts:
+                starts[lane] = self.stem(x)
                 for block in blocks[:executed]:
-                    start = block(start)
-            features[task] = start
+                    starts[lane] = block(starts[lane])
+            features[task] = starts[lane]
             for block, weights in zip(blocks[executed:], choices[executed:], strict=True):
                 features[task] = mixed(block, features[task], weights)
         return features

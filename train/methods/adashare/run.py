@@ -1,7 +1,8 @@
-"""AdaShare as a whole: learn a policy, retrain several samples of it, keep the one with the best validation loss."""
+"""AdaShare as a whole: learn a policy, try several samples of it, keep the one with the best validation loss."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from slimtask.compress.policy import Policy
 from slimtask.files import read_json, write_json
 from slimtask.train import parallel
 from slimtask.train.loop import Progress, TrainResult, finite
-from slimtask.train.methods.adashare.following import facts
 from slimtask.train.methods.adashare.heatmap import save_heatmap
 from slimtask.train.methods.adashare.learning import DENSE, PROBABILITIES
 from slimtask.train.methods.adashare.losses import sample_rows
@@ -23,38 +23,50 @@ LEARNING = "learning"
 
 
 def train_policy(recipe: Recipe, out: Path, *, resume: bool, progress: Progress) -> TrainResult:
-    """Return the result of the best retrained policy; ``out`` gets its checkpoint, policy.json and .svg, summary.json.
+    """Return the result of the best sampled policy; ``out`` gets its checkpoint, policy.json and .svg, summary.json.
 
     Each stage is a run of its own in ``out``: "learning", then "retrain-0" and so on, trained as plain recipes with
-    ``policy.select``. The best is the one with the lowest validation loss. Raises InputError and CheckFailed as
-    ``train``.
+    ``policy.select``; with ``policy.trial`` these are short, "trial-0" and so on, and "retrain" follows with the best.
+    The best is the one with the lowest validation loss. Raises InputError and CheckFailed as ``train``.
     """
     assert recipe.policy is not None
     open_folder(recipe, out, resume=resume)
-    steps, again = recipe.train.steps, retraining_steps(recipe)
-    lengths = [steps, *[again] * recipe.policy.samples]
+    tries = recipe.policy.samples
+    lengths = [recipe.train.steps, *[trial_steps(recipe)] * tries]
+    lengths += [] if recipe.policy.trial is None else [retraining_steps(recipe)]
     learned = run_stage(LEARNING, learning_recipe(recipe), out, part_of(progress, lengths, 0, LEARNING))
-    results = []
-    for number, policy in enumerate(sampled_policies(recipe, out)):
-        name = f"retrain-{number}"
-        chosen = retraining_recipe(recipe, number, policy, out)
+    policies, results = sampled_policies(recipe, out), []
+    for number, policy in enumerate(policies):
+        name = f"{'retrain' if recipe.policy.trial is None else 'trial'}-{number}"
+        chosen = retraining_recipe(recipe, policy, out, name, trial_steps(recipe))
         results.append(run_stage(name, chosen, out, part_of(progress, lengths, number + 1, name)))
     best = min(range(len(results)), key=lambda number: results[number].validation.loss)
-    if parallel.rank() == 0:
-        _assemble(recipe, out, results, best, settled=learned.reached)
-    result = results[best]
-    return TrainResult(
+    result, steps = results[best], learned.steps + sum(result.steps for result in results)
+    if recipe.policy.trial is not None:
+        chosen = retraining_recipe(recipe, policies[best], out, "retrain", retraining_steps(recipe))
+        result = run_stage("retrain", chosen, out, part_of(progress, lengths, tries + 1, "retrain"))
+        steps += result.steps
+    final = replace(
+        result,
         checkpoint=out / "checkpoint.safetensors",
-        validation=result.validation,
-        test=result.test,
-        sparsity={},
-        steps=learned.steps + sum(result.steps for result in results),
+        sparsity={name: learned.sparsity[name] for name in ("temperature", "entropy_bits")},
+        steps=steps,
         reached=learned.reached,
     )
+    if parallel.rank() == 0:
+        _assemble(recipe, out, final, results, result.checkpoint.parent, best)
+    return final
+
+
+def trial_steps(recipe: Recipe) -> int:
+    """Return the steps after which validation chooses among the samples."""
+    assert recipe.policy is not None
+    length = recipe.policy.retrain if recipe.policy.trial is None else recipe.policy.trial
+    return max(1, round(length * recipe.train.steps))
 
 
 def retraining_steps(recipe: Recipe) -> int:
-    """Return the steps of one retraining."""
+    """Return the steps of a whole retraining."""
     assert recipe.policy is not None
     return max(1, round(recipe.policy.retrain * recipe.train.steps))
 
@@ -65,15 +77,18 @@ def learning_recipe(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"train": train, "name": f"{recipe.name}-{LEARNING}"})
 
 
-def retraining_recipe(recipe: Recipe, number: int, policy: Policy, out: Path) -> Recipe:
-    """Return the recipe of the ``number``-th retraining; its seed is the next after those before."""
+def retraining_recipe(recipe: Recipe, policy: Policy, out: Path, name: str, steps: int) -> Recipe:
+    """Return the recipe of a stage that trains ``policy`` for ``steps``.
+
+    All start from the recipe's seed, as its dense run would: what validation compares is the policies.
+    """
     assert recipe.policy is not None
-    changes: dict[str, Any] = {"seed": recipe.train.seed + 1 + number, "steps": retraining_steps(recipe)}
+    changes: dict[str, Any] = {"steps": steps}
     if recipe.policy.keep_weights:
         changes["init"] = str((out / LEARNING / DENSE).resolve())
     return recipe.model_copy(
         update={
-            "name": f"{recipe.name}-retrain-{number}",
+            "name": f"{recipe.name}-{name}",
             "train": recipe.train.model_copy(update=changes),
             "policy": recipe.policy.model_copy(update={"select": policy.selects}),
         }
@@ -81,41 +96,48 @@ def retraining_recipe(recipe: Recipe, number: int, policy: Policy, out: Path) ->
 
 
 def sampled_policies(recipe: Recipe, out: Path) -> list[Policy]:
-    """Return the policies to retrain: Bernoulli samples of the learned probabilities, by the recipe's seed."""
+    """Return the different ones of ``samples`` policies: the most likely one, the others drawn by the recipe's seed.
+
+    A draw decides each (task, block) pair by itself, with the learned probability.
+    """
     assert recipe.policy is not None
     learned = read_json(out / LEARNING / PROBABILITIES, "probabilities")
     probabilities = torch.tensor(list(learned["execute"].values()))
-    policies = []
-    for number in range(recipe.policy.samples):
-        rows = sample_rows(probabilities, recipe.train.seed + 1 + number)
-        selects = dict(zip(learned["execute"], rows, strict=True))
-        policies.append(Policy(blocks=tuple(learned["blocks"]), selects=selects))
-    return policies
+    likely = [tuple(row) for row in (probabilities >= 0.5).tolist()]
+    seeds = range(recipe.train.seed + 1, recipe.train.seed + recipe.policy.samples)
+    different = dict.fromkeys(map(tuple, [likely, *(sample_rows(probabilities, seed) for seed in seeds)]))
+    return [
+        Policy(blocks=tuple(learned["blocks"]), selects=dict(zip(learned["execute"], rows, strict=True)))
+        for rows in different
+    ]
 
 
-def _assemble(recipe: Recipe, out: Path, results: list[TrainResult], best: int, *, settled: bool) -> None:
-    """Write what the whole run learned from what its stages did."""
-    checkpoint = Checkpoint.load(results[best].checkpoint)
-    policies = [Policy.load(result.checkpoint.parent / "policy.json") for result in results]
+def _assemble(
+    recipe: Recipe, out: Path, result: TrainResult, candidates: list[TrainResult], kept: Path, best: int
+) -> None:
+    """Write what the whole run learned from what its stages did; ``kept`` is the folder of the one that is kept."""
+    checkpoint, policy = Checkpoint.load(kept / "checkpoint.safetensors"), Policy.load(kept / "policy.json")
     summary = {
-        "steps": recipe.train.steps + sum(result.steps for result in results),
-        "curriculum_finished": settled,
-        "validation": finite(results[best].validation.metrics),
-        "test": finite(results[best].test.metrics),
-        "policy": facts(policies[best]),
+        "steps": result.steps,
+        "curriculum_finished": result.reached,
+        "learning": read_json(out / LEARNING / "summary.json", "summary")["sparsity"],
+        "validation": finite(result.validation.metrics),
+        "test": finite(result.test.metrics),
+        "policy": read_json(kept / "summary.json", "summary")["policy"],
+        "notes": result.notes,
         "chosen": best,
         "candidates": [
             {
-                "validation_loss": result.validation.loss,
-                "validation": finite(result.validation.metrics),
-                **facts(policy),
+                "validation_loss": candidate.validation.loss,
+                "validation": finite(candidate.validation.metrics),
+                **read_json(candidate.checkpoint.parent / "summary.json", "summary")["policy"],
             }
-            for result, policy in zip(results, policies, strict=True)
+            for candidate in candidates
         ],
     }
     provenance = json_safe({"recipe": recipe.model_dump(mode="json"), **summary})
     checkpoint.with_changes(provenance=provenance).save(out / "checkpoint.safetensors")
-    policies[best].save(out / "policy.json")
+    policy.save(out / "policy.json")
     learned = read_json(out / LEARNING / PROBABILITIES, "probabilities")
-    save_heatmap(out / "policy.svg", policies[best], learned["execute"])
+    save_heatmap(out / "policy.svg", policy, learned["execute"])
     write_json(out / "summary.json", summary)

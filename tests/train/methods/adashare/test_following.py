@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from typer.testing import CliRunner
 
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.branches import BranchPaths
+from slimtask.cli.app import app
+from slimtask.compress.branches import BatchNormKind, BranchPaths
 from slimtask.compress.policy import Policy
 from slimtask.compress.rebuild import rebuild
 from slimtask.compress.skip import SkipBlocks
@@ -57,20 +60,32 @@ def test_policies_at_the_edge_train_and_rebuild(select: dict[str, list[bool]], e
 
 
 def test_the_edit_is_no_larger_than_the_policy_asks() -> None:
-    def edits(a: list[bool], b: list[bool], batchnorm: str = "shared") -> tuple[Any, ...]:
+    def edits(a: list[bool], b: list[bool], batchnorm: BatchNormKind = "per-path") -> tuple[Any, ...]:
         blocks = tuple(f"b{number}" for number in range(8))
         return edits_of(Policy(blocks=blocks, selects={"a": tuple(a), "b": tuple(b)}), batchnorm)
 
     assert edits(ALL, ALL) == ()
     assert edits(NONE, NONE) == (SkipBlocks(blocks=tuple(f"b{number}" for number in range(8))),)
     assert isinstance(edits(ALL, NONE)[0], BranchPaths)
+    assert edits(ALL, NONE)[0].batchnorm == "per-path"
     assert edits(ALL, ALL, "per-task")[0].batchnorm == "per-task"
 
 
-def test_a_random_policy_of_the_size_asked_for_is_trained(tmp_path: Path) -> None:
-    train(recipe(random={"seed": 3, "skip": 0.25}), tmp_path / "run")
-    policy = Policy.load(tmp_path / "run" / "policy.json")
-    assert sum(used for row in policy.selects.values() for used in row) == 12
+def test_a_random_policy_of_the_cost_asked_for_is_trained(tmp_path: Path) -> None:
+    trained = train(recipe(random={"seed": 3, "trunks": 1.2}), tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["policy"]["trunks"] == pytest.approx(1.2, rel=0.02)
+    assert "notes" not in summary
+    assert trained.notes == ()
+
+
+@pytest.mark.parametrize(("row", "what"), [(ALL, "nothing"), (NONE, "everything")])
+def test_a_policy_that_is_none_is_told(row: list[bool], what: str, tmp_path: Path) -> None:
+    written = tmp_path / "recipe.yaml"
+    written.write_text(yaml.safe_dump(recipe(select={"depth": row, "objects": row}).model_dump(mode="json")))
+    done = CliRunner().invoke(app, ["train", str(written), "--out", str(tmp_path / "run")])
+    assert f"the policy skips {what}:" in done.output
+    assert what in json.loads((tmp_path / "run" / "summary.json").read_text())["notes"][0]
 
 
 @pytest.mark.parametrize(
@@ -78,8 +93,8 @@ def test_a_random_policy_of_the_size_asked_for_is_trained(tmp_path: Path) -> Non
     [
         ({"select": {"depth": ALL}}, "policy.select decides for depth, the recipe learns depth, objects"),
         ({"select": {"depth": ALL, "objects": [True]}}, "decides on 1 blocks for 'objects', the trunk has 8: layer1.0"),
-        ({"select": {"depth": ALL}, "random": {"skip": 0.5}}, "'select' and 'random' are two policies"),
-        ({"keep_weights": True, "batchnorm": "per-task"}, "keep_weights needs 'batchnorm: shared'"),
+        ({"select": {"depth": ALL}, "random": {"trunks": 0.5}}, "'select' and 'random' are two policies"),
+        ({"keep_weights": True, "batchnorm": "per-task"}, "keep_weights needs 'batchnorm: per-path'"),
     ],
 )
 def test_policies_that_do_not_fit_are_refused(policy: dict[str, Any], message: str, tmp_path: Path) -> None:

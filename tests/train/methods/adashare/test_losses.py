@@ -8,8 +8,11 @@ from itertools import combinations
 import pytest
 import torch
 
+from slimtask.compress.trunk_costs import TrunkCosts
+from slimtask.errors import InputError
 from slimtask.train.methods.adashare.config import PolicyConfig
 from slimtask.train.methods.adashare.losses import (
+    entropy_bits,
     execute_probabilities,
     gumbel,
     initial_logits,
@@ -57,6 +60,18 @@ def test_the_sparsity_loss_is_the_cross_entropy_to_skipping(tasks: int, learnabl
     assert bool((values.grad[:, -learnable:, 0] > 0).all())  # descending lowers the logit of executing
 
 
+def test_the_other_form_is_the_likelihood_of_executing() -> None:
+    values = logits(3)
+    expected = 0.0
+    for row in values.tolist():
+        expected += sum(math.log(math.exp(run) / (math.exp(run) + math.exp(skip))) for run, skip in row[-2:]) / 2
+    assert float(sparsity_loss(values, 2, "execute")) == pytest.approx(expected, rel=1e-12)
+    sure = torch.tensor([[[9.0, -9.0], [-9.0, 9.0]]], requires_grad=True)  # executed, skipped
+    sparsity_loss(sure, 2, "execute").backward()  # type: ignore[no-untyped-call]
+    assert sure.grad is not None
+    assert float(sure.grad[0, 0].abs().max()) < 1e-6 < float(sure.grad[0, 1].abs().max())
+
+
 def test_logits_start_as_the_code_has_them() -> None:
     assert initial_logits(PolicyConfig(), 3, 8).unique().tolist() == [0.5]
     chosen = execute_probabilities(initial_logits(PolicyConfig(init="all_chosen"), 2, 4))
@@ -89,11 +104,26 @@ def test_sampled_rows_execute_as_often_as_asked() -> None:
     assert sample_rows(probabilities, 3) == sample_rows(probabilities, 3)
 
 
-@pytest.mark.parametrize("skip", [0.0, 0.3, 0.5, 1.0])
-def test_a_random_policy_has_exactly_the_size_asked_for(skip: float) -> None:
+@pytest.mark.parametrize("trunks", [0.8, 1.5, 2.4])
+def test_a_random_policy_has_the_cost_asked_for(trunks: float) -> None:
     blocks = tuple(f"b{number}" for number in range(8))
-    policies = [random_policy(("a", "b", "c"), blocks, skip, seed) for seed in range(20)]
-    assert {sum(not used for row in policy.selects.values() for used in row) for policy in policies} == {
-        round(skip * 24)
-    }
-    assert len({str(policy) for policy in policies}) == (1 if skip in (0, 1) else 20)
+    costs = TrunkCosts(stem=3, executed=(8, 9, 10, 11, 16, 17, 18, 19), skipped=(0, 0, 1, 0, 2, 0, 3, 0))
+    policies = [random_policy(("a", "b", "c"), blocks, costs, trunks, seed) for seed in range(20)]
+    for policy in policies:
+        beginnings = {(row[:count], count) for row in policy.selects.values() for count in range(1, 9)}
+        cost = 3 + sum((costs.executed if row[-1] else costs.skipped)[count - 1] for row, count in beginnings)
+        assert cost / 111 == pytest.approx(trunks, rel=0.0201)
+    assert len({str(policy) for policy in policies}) > 10
+    assert str(random_policy(("a", "b", "c"), blocks, costs, trunks, 3)) == str(policies[3])
+
+
+def test_a_cost_that_no_policy_has_is_refused() -> None:
+    costs = TrunkCosts(stem=10, executed=(45, 45), skipped=(0, 0))
+    with pytest.raises(InputError, match=r"costs 2.4 dense trunks; the nearest costs 1.45, set policy.random.trunks"):
+        random_policy(("a", "b"), ("x", "y"), costs, 2.4, 0)
+
+
+def test_the_entropy_of_decisions_in_bits() -> None:
+    assert entropy_bits(torch.tensor([[0.5, 1.0], [0.0, 0.5]])) == pytest.approx(0.5)
+    quarter = -0.25 * math.log2(0.25) - 0.75 * math.log2(0.75)
+    assert entropy_bits(torch.tensor([[0.25, 0.75]])) == pytest.approx(quarter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -19,10 +20,18 @@ from slimtask.compress.policy import Policy
 from slimtask.compress.rebuild import rebuild
 from slimtask.errors import InputError
 from slimtask.train.loop import Trainer, TrainResult, train
-from slimtask.train.methods.adashare.learning import PolicyLearning
-from slimtask.train.methods.adashare.run import learning_recipe, retraining_recipe, sampled_policies
+from slimtask.train.methods.adashare.learning import ESTIMATED, PolicyLearning
+from slimtask.train.methods.adashare.run import (
+    learning_recipe,
+    retraining_recipe,
+    retraining_steps,
+    sampled_policies,
+    trial_steps,
+)
+from slimtask.train.methods.adashare.schedule import PolicySchedule
 from slimtask.train.recipe import Recipe, load_recipe, parse_recipe
 
+RECIPES = Path(__file__).parents[4] / "recipes"
 POLICY = {
     "samples": 2, "retrain": 0.5, "alternate": {"weights": 2, "policy": 1}, "warmup": 0.1, "policy_lr": 0.5,
     "curriculum_speed": 1,
@@ -159,19 +168,76 @@ def test_phases_change_only_what_they_learn(tmp_path: Path) -> None:
     assert sorted(parts[0] | parts[1]) == list(range(10))
 
 
+def test_the_likely_policy_is_validated_with_the_statistics_of_its_paths(tmp_path: Path) -> None:
+    """Against torch's own BatchNorm, averaging over the same batches with each block run by hand."""
+    trainer = Trainer(learning_recipe(recipe(warmup=0.0)), tmp_path / "run", resume=False)
+    for _ in range(3):
+        trainer._step()
+    method = trainer.method
+    assert isinstance(method, PolicyLearning)
+    net = method.network
+    net.learnable, executes = 8, torch.tensor([[True] * 8, [True, False] * 4])
+    net.logits.data = torch.stack([executes, ~executes], dim=-1).float()
+    net.model.trunk.choices = None  # of the last step, with its gradients
+    trunk = copy.deepcopy(net.model.trunk).train()
+    for module in trunk.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+
+    def features(x: torch.Tensor) -> torch.Tensor:
+        x = trunk.stem(x)
+        for used, block in zip(executes[1].tolist(), trunk.blocks.values(), strict=True):
+            x = torch.relu(block.shortcut(x) + block.residual(x)) if used else block.shortcut(x)
+        return x
+
+    with torch.no_grad():
+        for number in range(ESTIMATED):
+            features(method._parts["warmup"](number)[0])
+        validated, x = method.evaluated.eval(), method._parts["warmup"](99)[0]
+        got, trunk = validated.trunk(x)["objects"], trunk.eval()
+        torch.testing.assert_close(got, features(x))
+
+
 def test_learned_weights_can_be_kept(tmp_path: Path) -> None:
     chosen = recipe(steps=3, samples=1, keep_weights=True)
     train(chosen, tmp_path / "run")
     dense = Checkpoint.load(tmp_path / "run" / "learning" / "network.safetensors")
     policy = sampled_policies(chosen, tmp_path / "run")[0]
-    retraining = Trainer(retraining_recipe(chosen, 0, policy, tmp_path / "run"), tmp_path / "again", resume=False)
+    again = retraining_recipe(chosen, policy, tmp_path / "run", "retrain-0", 1)
+    retraining = Trainer(again, tmp_path / "again", resume=False)
     assert all(torch.equal(dense.weights[name], t) for name, t in retraining.network.state_dict().items())
 
 
+def test_short_trials_decide_which_sample_is_retrained(tmp_path: Path) -> None:
+    chosen = recipe(steps=3, samples=3, trial=0.4, retrain=1.0)
+    result = train(chosen, tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    losses = [candidate["validation_loss"] for candidate in summary["candidates"]]
+    best = losses.index(min(losses))
+    assert summary["chosen"] == best
+    assert summary["policy"]["selects"] == summary["candidates"][best]["selects"]
+    assert summary["steps"] == result.steps == 3 + len(losses) + 3
+    assert (tmp_path / "run" / "retrain" / "summary.json").exists()
+    assert summary["learning"]["entropy_bits"] == result.sparsity["entropy_bits"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RECIPES.glob("*/adashare*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_every_recipe_anneals_and_tries_four_draws_at_least(path: Path) -> None:
+    whole = load_recipe(path)
+    assert whole.policy is not None
+    blocks = {"resnet18": 8, "resnet34": 16}[whole.model.trunk]
+    schedule = PolicySchedule.of(whole.policy, whole.train.steps, blocks)
+    assert schedule.temperature(whole.train.steps - 1) <= 0.1
+    assert schedule.settled < whole.train.steps
+    assert whole.policy.samples >= 1 + 4
+
+
 def test_the_scenes_recipe_takes_five_steps() -> None:
-    chosen = load_recipe(Path(__file__).parents[4] / "recipes" / "scenes" / "adashare.yaml", ["train.steps=5"])
-    assert chosen.policy is not None
-    assert retraining_recipe(chosen, 0, Policy(blocks=("x",), selects={"depth": (True,)}), Path()).train.steps <= 10
+    short = load_recipe(RECIPES / "scenes" / "adashare.yaml", ["train.steps=5"])
+    assert trial_steps(short) + retraining_steps(short) <= 10
 
 
 def test_the_other_verbs_take_the_result(whole: TrainResult, tmp_path: Path) -> None:
