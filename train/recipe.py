@@ -53,6 +53,9 @@ class TrainConfig(Frozen):
     accumulate: int = Field(default=1, ge=1, description="parts of a step, whose gradients are added up")
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    rates: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict, description="factors on lr by part of the network, trunk or heads.depth say"
+    )
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     schedule: RateConfig = RateConfig()

@@ -72,6 +72,7 @@ def stage_recipes(recipe: Recipe, out: Path, tasks: tuple[TaskSpec, ...]) -> Ite
         for step, length in steps.items():
             name = f"{task.name}-{step}"
             changes: dict[str, Any] = {"steps": max(1, round(length * recipe.train.steps)), "init": None}
+            changes["rates"] = {}  # they are the base's; the deltas have delta.lr
             rate = of_task(_rates(config, step), task.name)
             if rate is not None:
                 changes["lr"] = rate

@@ -17,7 +17,9 @@ from slimtask.compress.delta import Delta
 from slimtask.compress.delta_paths import deltas_of
 from slimtask.compress.rebuild import rebuild
 from slimtask.errors import InputError
+from slimtask.train.data.config import open_dataset
 from slimtask.train.loop import train
+from slimtask.train.methods.delta.run import stage_recipes
 from slimtask.train.recipe import Recipe, load_recipe
 
 Make = Callable[..., Recipe]
@@ -111,6 +113,15 @@ def test_a_fixed_lambda_keeps_what_is_open_at_the_end(recipe: Make, tmp_path: Pa
     result = train(chosen, tmp_path / "run")
     delta = deltas_of(rebuild(Checkpoint.load(result.checkpoint)))["depth"]
     assert 0 < delta.density < 0.9
+
+
+def test_rates_by_part_are_the_bases(recipe: Make, tmp_path: Path) -> None:
+    """A delta's parameters have names of their own, and delta.lr."""
+    chosen = recipe(train={"rates": {"trunk": 0.1}})
+    tasks = open_dataset(chosen.data, "train").tasks
+    rates = {name: stage.train.rates for name, stage in stage_recipes(chosen, tmp_path, tasks)}
+    assert rates.pop("base") == {"trunk": 0.1}
+    assert not any(rates.values())
 
 
 def test_a_trained_base_can_be_used_again(recipe: Make, tmp_path: Path) -> None:
