@@ -100,7 +100,7 @@ class LearningRate:
         rising = config.lr_warmup * config.steps
         if step < rising:
             return config.lr * (step + 1) / (rising + 1)
-        progress = (step - rising) / max(1, config.steps - rising)
+        progress = min(1.0, (step - rising) / max(1, (schedule.horizon or config.steps) - rising))
         if schedule.kind == "cosine":
             return config.lr * (schedule.floor + (1 - schedule.floor) * (1 + math.cos(math.pi * progress)) / 2)
         if schedule.kind == "poly":

@@ -27,6 +27,8 @@ def test_cosine_with_warm_up() -> None:
 
 def test_polynomial_step_and_constant_rates() -> None:
     assert LearningRate(config(schedule={"kind": "poly", "power": 0.9}))(75) == pytest.approx(0.1 * 0.25**0.9)
+    short = LearningRate(config(schedule={"kind": "poly", "power": 0.9, "horizon": 50}))
+    assert [short(step) for step in (25, 50, 99)] == pytest.approx([0.1 * 0.5**0.9, 0, 0])
     stepped = LearningRate(config(schedule={"kind": "step", "every": 30, "factor": 0.5}))
     assert [stepped(step) for step in (29, 30, 60)] == pytest.approx([0.1, 0.05, 0.025])
     assert LearningRate(config(schedule={"kind": "constant"}))(99) == pytest.approx(0.1)
