@@ -87,6 +87,14 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate * group.get("factor", 1.0)
 
 
+def restart(optimizer: Optimizer) -> None:
+    """Make ``optimizer`` forget all past gradients, moments and step counts, as if it were built anew."""
+    if isinstance(optimizer, ProximalAdamW):
+        optimizer.restart()
+    else:
+        optimizer.state.clear()
+
+
 class LearningRate:
     """The learning rate of every step: a linear warm-up, then what ``train.schedule`` says."""
 

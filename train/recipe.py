@@ -64,6 +64,9 @@ class TrainConfig(Frozen):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     schedule: RateConfig = RateConfig()
+    rebuild_every: int | None = Field(
+        default=None, ge=1, description="steps after which the optimiser forgets its moments, as if built anew"
+    )
     lr_warmup: float = Field(default=0.03, ge=0, lt=1, description="fraction of the steps with rising learning rate")
     eval_every: int = Field(default=200, ge=1, description="steps between validations")
     patience: int | None = Field(default=None, ge=1, description="validations without a better loss before stopping")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from slimtask.errors import InputError
-from slimtask.train.optimizers import LearningRate, build_optimizer, flat_state, load_flat_state, set_rate
+from slimtask.train.optimizers import LearningRate, build_optimizer, flat_state, load_flat_state, restart, set_rate
 from slimtask.train.recipe import TrainConfig
 
 
@@ -140,3 +140,24 @@ def test_a_part_that_is_not_there_is_refused_with_the_nearest() -> None:
         build_optimizer([network()], config(rates={"head": 0.1}))
     with pytest.raises(InputError, match=r"no part 'heads.dept'; did you mean 'heads.depth'"):
         build_optimizer([network()], config(rates={"heads.dept": 0.1}))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam"])
+@pytest.mark.parametrize("anew", [False, True])
+def test_the_first_step_of_adam_is_as_long_as_the_rate_again_after_a_restart(name: str, anew: bool) -> None:
+    """50 gradients of 1, one of -1: a first step is lr g / |g|; with the moments kept it is the closed form below."""
+    model = network()
+    optimizer = build_optimizer([model], config(optimizer=name, weight_decay=0.0))
+    set_rate(optimizer, 0.01)
+    for _ in range(50):
+        descend(model)
+        optimizer.step()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    if anew:
+        restart(optimizer)
+    descend(model, sign=-1.0)
+    optimizer.step()
+    kept = (0.9 * (1 - 0.9**50) - 0.1) / (1 - 0.9**51)
+    for old, parameter in zip(before, model.parameters(), strict=True):
+        expected = torch.full_like(old, 0.01 if anew else -0.01 * kept)
+        torch.testing.assert_close(parameter.detach() - old, expected, rtol=1e-3, atol=0)
