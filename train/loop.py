@@ -27,7 +27,7 @@ from slimtask.train.history import History
 from slimtask.train.interrupt import interrupt_flag
 from slimtask.train.methods.base import Setup
 from slimtask.train.methods.registry import method_of
-from slimtask.train.optimizers import LearningRate, flat_state, load_flat_state
+from slimtask.train.optimizers import LearningRate, flat_state, load_flat_state, restart
 from slimtask.train.prepare import chosen_tasks, initial_model, open_splits
 from slimtask.train.recipe import Recipe, TrainConfig, load_recipe
 from slimtask.train.selection import Selection
@@ -180,6 +180,9 @@ class Trainer:
     def _step(self) -> dict[str, float]:
         config, method = self.recipe.train, self.method
         rate = self.rate(self.step)
+        if config.rebuild_every is not None and self.step % config.rebuild_every == 0:
+            for one in method.optimizers:
+                restart(one)
         optimizer = method.before(self.step, rate)
         self._train_mode()
         for one in method.optimizers:

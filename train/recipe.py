@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from slimtask.documents import parse_yaml
 from slimtask.errors import InputError, nearest
@@ -17,6 +17,7 @@ from slimtask.train.data.config import DataConfig
 from slimtask.train.methods.adashare.config import PolicyConfig
 from slimtask.train.methods.delta.config import DeltaConfig
 from slimtask.train.methods.masks.config import MasksConfig
+from slimtask.train.rate_config import RateConfig
 from slimtask.train.relate.config import RelateConfig
 from slimtask.train.shipped import find_recipe
 
@@ -31,18 +32,22 @@ class ModelConfig(Frozen):
     width: float = Field(default=1.0, gt=0, le=8)
     head: str = "light"
     image_head: str = "pooled"
-    head_hidden: int | None = Field(default=None, ge=1)
+    head_hidden: int | dict[str, int] | None = Field(
+        default=None, description="of all heads, or by task; where none is given it is the published one"
+    )
 
+    @field_validator("head_hidden", mode="before")
+    @classmethod
+    def _widths(cls, value: Any) -> Any:
+        widths = value.values() if isinstance(value, dict) else () if value is None else (value,)
+        if not all(type(width) is int and width >= 1 for width in widths):
+            raise ValueError("give a number of channels of at least 1 for all heads, or one by task: {depth: 64}")
+        return value
 
-class RateConfig(Frozen):
-    """How the learning rate falls after the warm-up: to ``floor`` of it at most, where the kind has one."""
-
-    kind: Literal["cosine", "poly", "step", "plateau", "constant"] = "cosine"
-    floor: float = Field(default=0.02, ge=0, le=1, description="cosine, plateau: the share that is left at last")
-    power: float = Field(default=0.9, gt=0, le=10, description="poly")
-    every: int = Field(default=4000, ge=1, description="step: steps between two multiplications")
-    factor: float = Field(default=0.5, gt=0, le=1, description="step, plateau")
-    patience: int = Field(default=5, ge=0, description="plateau: validations without a better loss")
+    def of_task(self, task: str) -> ModelConfig:
+        """Return the network of one task alone."""
+        hidden = self.head_hidden
+        return self.model_copy(update={"head_hidden": hidden.get(task) if isinstance(hidden, dict) else hidden})
 
 
 class TrainConfig(Frozen):
@@ -53,9 +58,15 @@ class TrainConfig(Frozen):
     accumulate: int = Field(default=1, ge=1, description="parts of a step, whose gradients are added up")
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    rates: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict, description="factors on lr by part of the network, trunk or heads.depth say"
+    )
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     schedule: RateConfig = RateConfig()
+    rebuild_every: int | None = Field(
+        default=None, ge=1, description="steps after which the optimiser forgets its moments, as if built anew"
+    )
     lr_warmup: float = Field(default=0.03, ge=0, lt=1, description="fraction of the steps with rising learning rate")
     eval_every: int = Field(default=200, ge=1, description="steps between validations")
     patience: int | None = Field(default=None, ge=1, description="validations without a better loss before stopping")

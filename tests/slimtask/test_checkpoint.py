@@ -102,9 +102,17 @@ def test_unknown_architectures_and_arguments_are_named(checkpoint: Checkpoint) -
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"width": 0.25, "head_hidden": 2**40}, {"width": 0.25, "head_hidden": -5}, {"width": float("inf")}]
+    "arguments",
+    [
+        {"width": 0.25, "head_hidden": 2**40},
+        {"width": 0.25, "head_hidden": -5},
+        {"width": 0.25, "head_hidden": {"depth": 2**40}},
+        {"width": 0.25, "head_hidden": {"depth": "16"}},
+        {"width": 0.25, "head_hidden": {"dept": 16}},
+        {"width": float("inf")},
+    ],
 )
-def test_crafted_sizes_allocate_nothing(checkpoint: Checkpoint, arguments: dict[str, float]) -> None:
+def test_crafted_sizes_allocate_nothing(checkpoint: Checkpoint, arguments: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         rebuild(checkpoint.with_changes(architecture=Architecture(name="multitask-net", arguments=arguments)))
 

@@ -88,10 +88,13 @@ def test_a_stopped_run_resumes_to_bit_equal_weights(stop: int, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"weighting": "uncertainty", "schedule": {"kind": "plateau", "patience": 0}, "eval_every": 1, "steps": 16}],
+    [
+        {"rates": {"heads": 0.5}},
+        {"weighting": "uncertainty", "schedule": {"kind": "plateau", "patience": 0}, "eval_every": 1, "steps": 16},
+    ],
 )
 def test_a_sparse_run_from_a_fork_equals_one_from_scratch(settings: dict[str, Any], tmp_path: Path) -> None:
-    """With learned task weights and a rate that validations have lowered, too."""
+    """With rates by part, learned task weights and a rate that validations have lowered, too."""
     chosen = recipe(sparsity={**SPARSE, "warmup": 8 / settings.get("steps", 40)}, train=settings)
     whole = train(chosen, tmp_path / "whole")
     train(recipe(train=settings), tmp_path / "dense", fork_at=8)

@@ -37,7 +37,7 @@ class GroupSparsity(Method):
     def make_optimizer(self) -> Optimizer:
         """Return the proximal AdamW over the groups of the schedule's structure."""
         config = self.recipe.train
-        groups = parameter_groups([self.network, self.weighting], config.weight_decay)
+        groups = parameter_groups([self.network, self.weighting], config.weight_decay, config.rates)
         sparsity = self.schedule.config
         gamma = sparsity.gamma if sparsity.penalty == "mcp" else math.inf
         layout = self.schedule.structure.layout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -46,21 +46,36 @@ def multitask_net(
     width: float = 1.0,
     head: str = "light",
     image_head: str = "pooled",
-    head_hidden: int | None = None,
+    head_hidden: int | Mapping[str, int] | None = None,
 ) -> MultiTaskNet:
     """Return a fresh MultiTaskNet: ``trunk`` at ``width`` times its published channels, one head per task.
 
     ``head`` serves the dense tasks (light, scene, deeplab, convnext), ``image_head`` the image-level ones (pooled,
-    attribute); ``head_hidden`` overrides the heads' published hidden width.
+    attribute); ``head_hidden`` overrides the heads' published hidden width, of all or by task. Raises InputError for an
+    unknown name, that of a task too.
     """
-    body = build_trunk(trunk, width)
+    body, hidden = build_trunk(trunk, width), hidden_widths(head_hidden, [task.name for task in tasks])
     heads = {
         task.name: build_head(
-            head if task.dense else image_head, body.out_channels, task.channels, dense=task.dense, hidden=head_hidden
+            head if task.dense else image_head,
+            body.out_channels,
+            task.channels,
+            dense=task.dense,
+            hidden=hidden[task.name],
         )
         for task in tasks
     }
     return MultiTaskNet(body, nn.ModuleDict(heads), tasks)
+
+
+def hidden_widths(head_hidden: int | Mapping[str, int] | None, tasks: Sequence[str]) -> dict[str, int | None]:
+    """Return the hidden width by task, None for the published one; InputError if it is given for an unknown task."""
+    if not isinstance(head_hidden, Mapping):
+        return dict.fromkeys(tasks, head_hidden)
+    for name in head_hidden:
+        if name not in tasks:
+            raise InputError(f"head_hidden: there is no task '{name}'{nearest(name, tasks)}")
+    return {task: head_hidden.get(task) for task in tasks}
 
 
 def build_trunk(name: str, width: float) -> ResNetTrunk | ViTTrunk:

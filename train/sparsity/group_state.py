@@ -84,6 +84,11 @@ class GroupState:
             for name in (*_TENSORS, "relief"):
                 setattr(self, name, getattr(self, name).to(device))
 
+    def forget(self) -> None:
+        """Forget norms and metrics of past steps; Newton starts as in a first step."""
+        self.norm, self.metric = torch.zeros_like(self.norm), torch.zeros_like(self.metric)
+        self.trend = torch.ones_like(self.trend)
+
     def tensors(self) -> dict[str, Tensor]:
         """Return copies of everything that a resumed run needs."""
         saved = {name: getattr(self, name).clone() for name in _TENSORS}

@@ -119,6 +119,12 @@ class ProximalAdamW(Optimizer):
         self._walk.store(works, self.state)
         return loss
 
+    def restart(self) -> None:
+        """Forget all past gradients, moments and step counts, as if built anew; penalty and held groups stay."""
+        self.state.clear()
+        self._groups.forget()
+        self._walk.forget()
+
     def zero_groups(self) -> Bool[Tensor, " groups"]:
         """Return which groups consist of exact zeros now."""
         groups = self._groups

@@ -52,6 +52,25 @@ def test_a_target_is_reached_and_a_stopped_run_resumes_bit_equal(penalty: dict[s
     assert sum(w.numel() for w in smaller.weights.values()) < sum(w.numel() for w in one.values())
 
 
+def test_a_run_whose_optimiser_is_rebuilt_resumes_bit_equal(tmp_path: Path) -> None:
+    """It is stopped after step 5; the optimiser starts anew at 3 and at 6, counted from the start of the whole run."""
+    chosen = recipe({"strength": 0.01, "groups": "input-channel", "warmup": 0.0}, steps=8)
+    chosen = chosen.model_copy(update={"train": chosen.train.model_copy(update={"rebuild_every": 3})})
+
+    def interrupt(step: int, steps: int, text: str) -> None:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer = Trainer(chosen, tmp_path / "whole", resume=False)
+    whole = trainer.run(lambda step, steps, text: None)
+    assert {int(entry["step"]) for entry in trainer.method.optimizers[0].state.values()} == {2}
+    with pytest.raises(KeyboardInterrupt):
+        train(chosen, tmp_path / "cut", progress=interrupt)
+    resumed = train(chosen, tmp_path / "cut", resume=True)
+    one, two = (Checkpoint.load(result.checkpoint).weights for result in (whole, resumed))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 def test_layers_and_summary_state_both_counts(tmp_path: Path) -> None:
     result = train(recipe({"strength": 0.5, "groups": "input-channel"}, steps=10), tmp_path / "run")
     content = json.loads((tmp_path / "run" / "layers.json").read_text())

@@ -181,6 +181,26 @@ def test_critical_strengths_are_also_known_without_a_penalty() -> None:
     torch.testing.assert_close(quiet[:3].float(), expected, rtol=1e-5, atol=0)
 
 
+def test_a_restart_lowers_what_a_group_withstands_by_the_closed_form() -> None:
+    """At a constant gradient g the metric of step k is |g| sqrt(1 - beta2^k), and so is the critical strength."""
+    weight = nn.Parameter(torch.ones(4, 2, 1, 1, dtype=torch.float64))
+    layout = input_channel_layout([("weight", weight)])
+    optimizer = ProximalAdamW([("weight", weight)], layout, lr=1e-9, weight_decay=0.0, eps=1e-12)
+
+    def critical(steps: int) -> Tensor:
+        for _ in range(steps):
+            weight.grad = torch.full_like(weight, 3.0)
+            optimizer.step()
+        return optimizer.critical_strengths()
+
+    def expected(step: int) -> Tensor:
+        return torch.full((2,), 3 * (1 - 0.999**step) ** 0.5 / 1e-9, dtype=torch.float64)
+
+    torch.testing.assert_close(critical(50), expected(50), rtol=1e-4, atol=0)
+    optimizer.restart()
+    torch.testing.assert_close(critical(1), expected(1), rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -31,7 +31,7 @@ from slimtask.train.methods.adashare.losses import (
 from slimtask.train.methods.adashare.network import PolicyNet, block_names
 from slimtask.train.methods.adashare.schedule import PolicySchedule
 from slimtask.train.methods.base import Forward, Learned, Method, Setup
-from slimtask.train.optimizers import set_rate
+from slimtask.train.optimizers import by_rate, set_rate
 
 ESTIMATED = 16
 PROBABILITIES = "probabilities.json"
@@ -65,10 +65,12 @@ class PolicyLearning(Method):
         parts = partition(setup.train_set, self.config.share, setup.recipe.train.seed)
         sets = dict(zip(("warmup", "weights", "policy"), (setup.train_set, *parts), strict=True))
         self._parts = {phase: setup.batches(part) for phase, part in sets.items()}
-        weights = [*net.model.parameters(), *self.weighting.parameters()]
+        named = (*net.model.named_parameters(), *self.weighting.named_parameters())
         decay = setup.recipe.train.weight_decay
         rate = self.config.weights_lr or setup.recipe.train.lr
+        weights = by_rate(named, setup.recipe.train.rates)
         self._sgd = torch.optim.SGD(weights, lr=rate, momentum=0.9, weight_decay=decay, foreach=True)
+        set_rate(self._sgd, rate)
         self._adam = torch.optim.Adam([net.logits], lr=self.config.policy_lr, weight_decay=self.config.policy_decay)
 
     @property

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from slimtask.errors import InputError, nearest
 from slimtask.tasks import Frozen
+from slimtask.train.rate_config import RateConfig
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -91,6 +92,7 @@ class DeltaConfig(Frozen):
     finetune: Positive = 0.5
     settle: Positive = 0.5
     lr: Positive | dict[str, Positive] | None = Field(default=None, description="of the deltas; none: train.lr")
+    schedule: RateConfig | None = Field(default=None, description="of the deltas' rates; none: train.schedule")
     stage: StageConfig | None = None
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from slimtask.architectures import build
-from slimtask.checkpoint import Checkpoint, json_safe
+from slimtask.checkpoint import Architecture, Checkpoint, json_safe
 from slimtask.compress.delta import Delta
 from slimtask.compress.delta_paths import DeltaPaths, deltas_of, install_deltas_
 from slimtask.compress.rebuild import rebuild
@@ -23,6 +23,7 @@ from slimtask.train.loop import Progress, TrainResult, finite, launch
 from slimtask.train.methods.delta.config import DeltaConfig, StageConfig, check_tasks, of_task
 from slimtask.train.metrics import metric_names
 from slimtask.train.models import VITS
+from slimtask.train.models.net import hidden_widths
 from slimtask.train.prepare import chosen_tasks, open_splits
 from slimtask.train.recipe import Recipe
 from slimtask.train.stages import open_folder, part_of, run_stage
@@ -41,7 +42,9 @@ def train_deltas(recipe: Recipe, out: Path, *, resume: bool, progress: Progress)
     assert recipe.delta is not None
     tasks = _ordered(open_splits(recipe)[0].tasks, recipe.delta.base)
     _check(recipe)
-    check_tasks(recipe.delta, [task.name for task in tasks])
+    names = [task.name for task in tasks]
+    check_tasks(recipe.delta, names)
+    hidden_widths(recipe.model.head_hidden, names)  # like the rest told now, not after the base was trained
     chosen_tasks(tasks, recipe.train)  # every step picks its task's values from these, and does not see the others
     stages = list(stage_recipes(recipe, out, tasks))  # refuses strengths and rates that lack a task
     open_folder(recipe, out, resume=resume)
@@ -72,6 +75,9 @@ def stage_recipes(recipe: Recipe, out: Path, tasks: tuple[TaskSpec, ...]) -> Ite
         for step, length in steps.items():
             name = f"{task.name}-{step}"
             changes: dict[str, Any] = {"steps": max(1, round(length * recipe.train.steps)), "init": None}
+            changes["rates"] = {}  # they are the base's; the deltas have delta.lr
+            if config.schedule is not None:
+                changes["schedule"] = config.schedule
             rate = of_task(_rates(config, step), task.name)
             if rate is not None:
                 changes["lr"] = rate
@@ -90,7 +96,8 @@ def _check(recipe: Recipe) -> None:
     if recipe.delta.base_checkpoint is not None:
         base = Checkpoint.load(recipe.delta.base_checkpoint)
         names = [task.name for task in base.tasks]
-        if names != [recipe.delta.base] or base.edits or base.architecture.arguments != recipe.model.model_dump():
+        wanted = recipe.model.of_task(recipe.delta.base).model_dump()
+        if names != [recipe.delta.base] or base.edits or base.architecture.arguments != wanted:
             raise InputError(
                 f"delta.base_checkpoint '{recipe.delta.base_checkpoint}' must hold the recipe's network, dense, for "
                 f"the task '{recipe.delta.base}' alone, as the folder '{BASE}' of such a run has it."
@@ -112,6 +119,7 @@ def _of_task(recipe: Recipe, task: TaskSpec, name: str, *, delta: DeltaConfig | 
         update={
             "name": f"{recipe.name}-{name}",
             "data": recipe.data.model_copy(update={"tasks": (own,)}),
+            "model": recipe.model.of_task(own),
             "train": train.model_copy(update=changes),
             "delta": delta,
         }
@@ -149,6 +157,7 @@ def _finish(recipe: Recipe, out: Path, last: dict[str, Path], steps: int) -> Tra
             delta.save(out / "deltas" / f"{delta.task}.safetensors")
         base.with_changes(
             weights=model.state_dict(),
+            architecture=Architecture(name=base.architecture.name, arguments=recipe.model.model_dump()),
             tasks=specs,
             edits=(json_safe(edit.model_dump(mode="json")),),
             provenance=json_safe({"recipe": recipe.model_dump(mode="json"), **summary}),

@@ -17,7 +17,12 @@ from slimtask.compress.delta import Delta
 from slimtask.compress.delta_paths import deltas_of
 from slimtask.compress.rebuild import rebuild
 from slimtask.errors import InputError
+from slimtask.train.data.config import open_dataset
+from slimtask.train.data.pascal_context import TASKS as PASCAL_TASKS
 from slimtask.train.loop import train
+from slimtask.train.methods.delta.run import stage_recipes
+from slimtask.train.models import multitask_net
+from slimtask.train.optimizers import check_parts
 from slimtask.train.recipe import Recipe, load_recipe
 
 Make = Callable[..., Recipe]
@@ -25,8 +30,10 @@ ACTIVATIONS = {"strength": 1e-6, "keep": 0.2}
 
 
 def test_a_run_ends_in_one_network_and_a_delta_per_task(recipe: Make, tmp_path: Path) -> None:
-    result = train(recipe(delta={"activations": ACTIVATIONS}), tmp_path / "run")
+    heads = {"head_hidden": {"segmentation": 128, "depth": 192}}
+    result = train(recipe(model=heads, delta={"activations": ACTIVATIONS}), tmp_path / "run")
     checkpoint = Checkpoint.load(result.checkpoint)
+    assert [len(checkpoint.weights[f"heads.{name}.project.bias"]) for name in heads["head_hidden"]] == [128, 192]
     assert [task.name for task in checkpoint.tasks] == ["segmentation", "depth", "room"]
     network, base = rebuild(checkpoint), Checkpoint.load(tmp_path / "run" / "base" / "checkpoint.safetensors")
     for name, weight in base.weights.items():
@@ -113,6 +120,15 @@ def test_a_fixed_lambda_keeps_what_is_open_at_the_end(recipe: Make, tmp_path: Pa
     assert 0 < delta.density < 0.9
 
 
+def test_rates_by_part_are_the_bases(recipe: Make, tmp_path: Path) -> None:
+    """A delta's parameters have names of their own, and delta.lr."""
+    chosen = recipe(train={"rates": {"trunk": 0.1}})
+    tasks = open_dataset(chosen.data, "train").tasks
+    rates = {name: stage.train.rates for name, stage in stage_recipes(chosen, tmp_path, tasks)}
+    assert rates.pop("base") == {"trunk": 0.1}
+    assert not any(rates.values())
+
+
 def test_a_trained_base_can_be_used_again(recipe: Make, tmp_path: Path) -> None:
     first = train(recipe(data={"tasks": ["segmentation", "depth"]}), tmp_path / "one")
     again = recipe(
@@ -141,6 +157,7 @@ def test_a_trained_base_can_be_used_again(recipe: Make, tmp_path: Path) -> None:
             {"delta": {"gates": {"density": None, "strength": {"depth": 0.1, "room": 0.1, "rom": 0.1}}}},
             r"delta\.gates\.strength: the data have no task 'rom'; did you mean 'room'\?",
         ),
+        ({"model": {"head_hidden": {"dept": 64}}}, "head_hidden: there is no task 'dept'; did you mean 'depth'"),
         ({"train": {"loss_weights": {"dept": 2.0}}}, "unknown task 'dept'; did you mean 'depth'"),
         ({"train": {"metrics": ["rmsee"]}}, "none of the tasks has a metric 'rmsee'"),
         ({"data": {"height": 20}}, "multiples of 8 pixels, not 20 x "),
@@ -154,6 +171,14 @@ def test_bad_input_is_refused_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_deltas_have_their_own_schedule(recipe: Make, tmp_path: Path) -> None:
+    chosen = recipe(delta={"schedule": {"kind": "poly"}})
+    tasks = open_dataset(chosen.data, "train").tasks
+    kinds = {name: stage.train.schedule.kind for name, stage in stage_recipes(chosen, tmp_path, tasks)}
+    assert kinds.pop("base") == "cosine"
+    assert {*kinds.values()} == {"poly"}
+
+
 def test_the_ready_recipes_are_whole() -> None:
     folder = Path(__file__).parents[4] / "recipes"
     scenes, pascal = (load_recipe(folder / name / "delta.yaml") for name in ("scenes", "pascal_context"))
@@ -161,3 +186,9 @@ def test_the_ready_recipes_are_whole() -> None:
     assert pascal.delta is not None
     assert pascal.delta.gates.kind == "element"
     assert pascal.delta.gates.alpha == 5
+    with torch.device("meta"):
+        network = multitask_net(tasks=PASCAL_TASKS, **pascal.model.model_dump())
+    check_parts(pascal.train.rates, [name for name, _ in network.named_parameters()])
+    sizes = {name: sum(p.numel() for p in head.parameters()) / 1e6 for name, head in network.heads.items()}
+    published = {"segmentation": 2.98, "edges": 2.98, "saliency": 2.98, "human_parts": 1.34, "normals": 1.34}
+    assert sizes == pytest.approx(published, abs=0.01)
