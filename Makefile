@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The pair the project is tested with; torchvision needs the torch it was built for.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: demo demo-result test lint types check gpu delta camvid optimizer zoo zoo-exact zoo-wild latency-budget realised methods relationship fuzz-compress fuzz-files clean
+.PHONY: demo demo-result test test-slow lint types check gpu delta camvid optimizer zoo zoo-exact zoo-wild latency-budget realised methods relationship fuzz-compress fuzz-files clean
 
 demo: $(STAMP)  ## the whole chain on generated scenes -> runs/demo/report.html and report.json
 	rm -rf runs/demo
@@ -18,6 +18,9 @@ demo-result:  ## the demo's report as committed: docs/results/demo.json and demo
 WORKERS ?= 2
 test: $(STAMP)  ## the whole suite that needs no GPU, in two processes of one thread each
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+test-slow: $(STAMP)  ## what `make test` leaves out for time: every method in two processes beside one
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -m slow
 
 lint: $(STAMP)  ## style, and formatting as it should be
 	$(BIN)/ruff check .

@@ -65,7 +65,7 @@ class Study:
     def images(self) -> list[Tensor]:
         """Return 16 training images in two batches."""
         chosen = [index * len(self.train) // 16 for index in range(16)]
-        return list(collate([self.train[index] for index in chosen], SIZE)[0].split(8))
+        return list(torch.split(collate([self.train[index] for index in chosen], SIZE)[0], 8))
 
     def row(self, way: str, seed: int, speedup: float) -> dict[str, Any]:
         """Return the row of one way to cut, one seed and one speed-up."""

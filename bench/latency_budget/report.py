@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from slimtask.bench.intervals import t_interval
+
 OURS = "latency budget"
-
-
-def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of ``values`` and half the width of its 95 % interval by Student's t; infinite for one value."""
-    from scipy.stats import t
-
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, math.inf
-    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return mean, float(t.ppf(0.975, len(values) - 1)) * math.sqrt(variance / len(values))
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -32,9 +23,18 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if not seeds:
                 continue
             gains = [scores[OURS, speedup, seed] - scores[method, speedup, seed] for seed in seeds]
-            mean, half = t_interval(gains)
-            finite = half if math.isfinite(half) else None
-            found.append({"target_speedup": speedup, "against": method, "gains": gains, "mean": mean, "half": finite})
+            low, high = t_interval(gains) if len(gains) > 1 else (None, None)
+            mean = statistics.fmean(gains)
+            found.append(
+                {
+                    "target_speedup": speedup,
+                    "against": method,
+                    "gains": gains,
+                    "mean": mean,
+                    "low": low,
+                    "high": high,
+                }
+            )
     return found
 
 
@@ -51,8 +51,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     ahead = ["| speed-up | against | ahead by, points of delta_m |", "|---|---|---|"]
     for one in result["verdicts"]:
-        half = "one seed" if one["half"] is None else f"± {one['half']:.2f}"
-        ahead.append(f"| {one['target_speedup']} | {one['against']} | {one['mean']:+.2f} {half} |")
+        interval = "one seed" if one["low"] is None else f"[{one['low']:+.2f}, {one['high']:+.2f}]"
+        ahead.append(f"| {one['target_speedup']} | {one['against']} | {one['mean']:+.2f} {interval} |")
     facts = "\n".join(f"- {key}: {value}" for key, value in result["environment"].items())
     return (
         f"# What a latency budget keeps\n\n`{result['command']}`, settings {result['settings']}\n\n"

@@ -24,7 +24,8 @@ Align = Literal["auto"] | int
 Worth = Float64[np.ndarray, " _counts"]
 """What the best 0, 1, ... channels of a group are worth together."""
 _WHOLE = "the network"
-_FINE = 1e-3  # of all worth: what a good cut loses in all is a few hundredths
+_FINE = 2e-3  # of all worth: what a good cut loses in all is a few hundredths
+_SECONDS = 6.0  # the best that a solve has found by then is within the gap nearly always
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +149,11 @@ class LatencyChooser:
         wide = [spread_counts(mine) for mine in self.counts]
         near = [
             counts_around(mine, centre) if centre else spread  # a block that went may come back at any size
-            for mine, spread, centre in zip(self.counts, wide, self._program(wide).solve(limits).kept, strict=True)
+            for mine, spread, centre in zip(
+                self.counts, wide, self._program(wide).solve(limits, seconds=_SECONDS).kept, strict=True
+            )
         ]
-        return self._program(near).solve(limits, gap=_FINE)
+        return self._program(near).solve(limits, seconds=_SECONDS, gap=_FINE)
 
     def _program(self, counts: Sequence[Sequence[int]]) -> Program:
         counts = [(0, *mine) if group in self._removable else mine for group, mine in enumerate(counts)]

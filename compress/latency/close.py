@@ -13,6 +13,7 @@ from slimtask.compress.latency.choose import Chosen
 from slimtask.errors import InputError
 
 _HASTE = 0.97  # after a miss a target shrinks by this more than its miss: measurements differ from run to run
+_FURTHER = 2  # tries to use a budget better once it is met
 WELL_USED = 0.92
 """A budget of which at least this share is used is not wasted: what less would buy is within a measurement's noise."""
 
@@ -45,12 +46,13 @@ def close_loop(
     ``choose(targets_ms)`` asks the program; ``make(chosen)`` cuts, exports and times, and returns the measured
     milliseconds per path with whatever it made. The next targets are the budgets in the program's own milliseconds,
     as the last try measured them: lower after a miss, higher after a try that used less than ``WELL_USED`` of every
-    budget. It ends with a try that wastes nothing, a choice that was made before, or after ``tries``. Raises InputError
-    where ``choose`` does at first; later targets out of reach end the loop.
+    budget. It ends with a try that wastes nothing, a choice that was made before, two tries after the first that met
+    the budgets, or after ``tries``. Raises InputError where ``choose`` does at first; later targets out of reach end
+    the loop.
     """
     targets, known = dict(budgets_ms), set[tuple[int, ...]]()
     best: Closed[T] | None = None
-    misses = 0
+    misses, first_met = 0, tries
     for attempt in range(1, tries + 1):
         try:
             chosen = choose(targets)
@@ -67,9 +69,10 @@ def close_loop(
         measured, made = make(chosen)
         used = {path: measured[path] / budget for path, budget in budgets_ms.items()}
         met = max(used.values()) <= 1
+        first_met = attempt if met and first_met > attempt else first_met
         if best is None or not best.met or (met and chosen.importance > best.chosen.importance):
             best = Closed(chosen=chosen, measured_ms=measured, made=made, tries=attempt, met=met)
-        if met and max(used.values()) >= WELL_USED:
+        if (met and max(used.values()) >= WELL_USED) or (best.met and attempt >= first_met + _FURTHER):
             break
         misses += not met
         targets = _next(targets, chosen.predicted_ms, used, misses)

@@ -118,23 +118,15 @@ def compress_verb(
         return
     if checkpoint is not None:
         only_for_foreign(checkpoint, tasks=tasks)
+    programmed = paths is not None or (align == "auto" and "flops" in budget)
+    _check_floor(floor, programmed)
     network = opened(checkpoint, model, weights, tasks, shape, also)
-    measured = paths is not None or (align == "auto" and "flops" in budget)
-    if floor is not None and not (measured and 0 <= floor <= 1):
-        raise InputError(
-            "--floor is the least share, 0 to 1, of a group's channels under --latency-ms, or --flops with --align "
-            "auto; add one of them, or leave it out."
-        )
-    if network.checkpoint.also and (per_task or measured):
-        raise InputError(
-            "--per-task, --latency-ms and --align auto with --flops follow one input; leave out --also, or compress to "
-            "another budget."
-        )
+    _check_one_input(network, per_task or programmed)
     if per_task:
         structure = structure_of(masks, policy)
         made = compress_per_task(network, out, structure, words(sets) or (), _alignment(align), wanted, calibration)
         emit(made, json_path)
-    elif measured:
+    elif programmed:
         _measured(network, out, paths, on, budget, choices, align, floor, wanted, json_path)
     elif align == "auto":
         _by_table(network, out, budget, choices, wanted, json_path)
@@ -300,6 +292,24 @@ def _check_choices(zeros: bool, budget: dict[str, float], choices: dict[str, Any
         name = next(iter(choices))
         raise InputError(
             f"--{name} needs a budget, as zeros are not scored; add --keep, --params or --flops 0.5, or --latency-ms."
+        )
+
+
+def _check_floor(floor: float | None, programmed: bool) -> None:
+    """Raise InputError if --floor is no share, or the integer program of measured counts has no part in it."""
+    if floor is not None and not (programmed and 0 <= floor <= 1):
+        raise InputError(
+            "--floor is the least share, 0 to 1, of a group's channels under --latency-ms, or --flops with --align "
+            "auto; add one of them, or leave it out."
+        )
+
+
+def _check_one_input(network: Network, asked: bool) -> None:
+    """Raise InputError if further inputs were given to what is ``asked`` and follows one alone."""
+    if network.checkpoint.also and asked:
+        raise InputError(
+            "--per-task, --latency-ms and --align auto with --flops follow one input; leave out --also, or compress to "
+            "another budget."
         )
 
 

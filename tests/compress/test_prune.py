@@ -57,7 +57,7 @@ def test_the_smaller_network_is_the_masked_one() -> None:
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("resnet18", "flops"), ("regnet_y_400mf", "params")],
+    [("resnet18", "flops")],
 )
 def test_the_budget_holds_on_the_network_that_was_cut(what: str, name: str) -> None:
     torch.manual_seed(0)

@@ -28,15 +28,6 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "model": {"trunk": "vit_tiny"},
         "delta": {"base": "segmentation", "gates": {"kind": "units", "density": 0.1}, "feed": "base"},
     },
-    "own-fed delta": {
-        "model": {"trunk": "vit_tiny"},
-        "delta": {
-            "base": "segmentation",
-            "gates": {"kind": "element", "density": 0.1},
-            "rows": 0.3,
-            "activations": {"strength": 1e-6, "threshold": 0.01},
-        },
-    },
 }
 
 

@@ -124,7 +124,7 @@ def test_what_computes_what_the_given_network_does_is_not_trained(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--finetune", -1), "--finetune takes a count of at least 0, not -1"),
+        (("--finetune", -1), "--finetune takes a count from 0 to 1,000,000,000, not -1"),
         (("--finetune", 2, "--rounds", 2), "--rounds cuts to shares of a budget"),
         (("--distil", 0.5), "--distil says how to train"),
         (("--calibration", "none.yaml"), "--calibration needs a budget"),

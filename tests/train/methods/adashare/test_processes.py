@@ -43,6 +43,7 @@ if parallel.processes() > 1:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(
     torchrun: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ save_file({key: value.contiguous().clone() for key, value in found.items()}, fol
 """
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(
     torchrun: Callable[..., str], recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ save_file({key: mask.contiguous().clone() for key, mask in found.items()}, folde
 """
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_masks_of_one(
     torchrun: Callable[..., str], make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
