@@ -46,6 +46,8 @@ def train_policy(recipe: Recipe, out: Path, *, resume: bool, progress: Progress)
         chosen = retraining_recipe(recipe, policies[best], out, "retrain", retraining_steps(recipe))
         result = run_stage("retrain", chosen, out, part_of(progress, lengths, tries + 1, "retrain"))
         steps += result.steps
+    if len(policies) < tries:  # some draws were alike, so fewer steps were made than foreseen
+        progress(sum(lengths), sum(lengths), f"{len(policies)} different policies tried")
     final = replace(
         result,
         checkpoint=out / "checkpoint.safetensors",
