@@ -19,7 +19,7 @@ WORKERS ?= 2
 test: $(STAMP)  ## the whole suite that needs no GPU, in two processes of one thread each
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-test-slow: $(STAMP)  ## what `make test` leaves out for time: every method in two processes beside one
+test-slow: $(STAMP)  ## what `make test` leaves out for time: methods and evaluation in two processes, long runs
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -m slow
 
 lint: $(STAMP)  ## style, and formatting as it should be

@@ -153,6 +153,7 @@ def test_delta_m_is_against_the_mean_single_task_network() -> None:
     assert scored(rows[3:], {"scenes": TASKS})[0]["delta_m"] is None
 
 
+@pytest.mark.slow
 def test_a_run_becomes_a_row_and_is_not_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [
         Job(dataset="scenes", recipe=recipe(tmp_path), seed=3, entry=entry, overrides=())

@@ -70,6 +70,7 @@ def test_the_budget_holds_on_the_network_that_was_cut(what: str, name: str) -> N
     assert exact.certificate.max_rel_error <= 1e-5
 
 
+@pytest.mark.slow
 def test_tasks_vote(small_net: Callable[..., MultiTaskNet]) -> None:
     model = small_net()
 

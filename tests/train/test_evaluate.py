@@ -114,6 +114,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_samples_and_both_return_the_whole(tmp_path: Path) -> None:
     runs = [
         subprocess.Popen([sys.executable, "-c", SHARED, str(tmp_path), __file__, rank], stderr=subprocess.PIPE)

@@ -29,6 +29,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "delta": {"base": "segmentation", "gates": {"kind": "units", "density": 0.1}, "feed": "base"},
     },
 }
+SLOW = ("static masks", "base-fed delta")
 
 
 def content(sections: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +49,9 @@ def content(sections: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-@pytest.mark.parametrize("method", SECTIONS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in SECTIONS]
+)
 def test_it_trains_there_to_what_it_trains_to_here(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_device: torch.device
 ) -> None:

@@ -108,6 +108,7 @@ def test_it_compiles_as_one_graph(mixed: SharedViT, x: Tensor, monkeypatch: pyte
     assert error(made, want) < 1e-6
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_onnx_runtime_runs_the_bodies_of_delta_nodes(mixed: SharedViT, x: Tensor, tmp_path: Path) -> None:
     path = export_onnx(mixed, None, x, tmp_path / "shared.onnx")

@@ -31,7 +31,9 @@ def recipe(sparsity: dict[str, Any], steps: int = 30) -> Recipe:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("penalty", [{"penalty": "mcp", "gamma": 20.0}, {"loss_penalty": True}])
+@pytest.mark.parametrize(
+    "penalty", [{"penalty": "mcp", "gamma": 20.0}, pytest.param({"loss_penalty": True}, marks=pytest.mark.slow)]
+)
 def test_a_target_is_reached_and_a_stopped_run_resumes_bit_equal(penalty: dict[str, Any], tmp_path: Path) -> None:
     chosen = recipe({"target": 0.5, **penalty})
     whole = train(chosen, tmp_path / "whole")

@@ -97,6 +97,7 @@ def interrupted(chosen: Recipe, out: Path, stop: int, *, resume: bool) -> None:
         train(chosen, out, progress=interrupt, resume=resume)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_bit_equal_weights(recipe: Make, tmp_path: Path) -> None:
     """Of 8 + 8 + 4 + 4 steps it stops before and after the gates are fixed, in the second and in the third step."""
     chosen = recipe(data={"tasks": ["segmentation", "depth"]}, delta={"activations": ACTIVATIONS})
