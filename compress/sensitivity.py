@@ -2,10 +2,10 @@
 
 Scores say which channels of one group matter more; of how much one group matters beside another they say nothing, as
 layers differ in fan-in, in resolution and in what follows them. A measurement does: the mean squared distance of the
-outputs, relative to their mean square, when everything that reads the group's other channels sees zeros. Its sum over
-the groups is what a cut of all of them is predicted to cost. BatchNorms take the statistics of each batch, in the
-network as it is and without channels alike: a cut network gets statistics of its own, and with those of the dense one
-the distance says little of what training can make of it (EagleEye, ECCV 2020, section 3).
+outputs, relative to their mean square, when everything that reads the group's other channels sees zeros. What a cut of
+many groups costs is predicted from these in ``latency/propose.py``. BatchNorms take the statistics of each batch, in
+the network as it is and without channels alike: a cut network gets statistics of its own, and with those of the dense
+one the distance says little of what training can make of it (EagleEye, ECCV 2020, section 3).
 """
 
 from __future__ import annotations
