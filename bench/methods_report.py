@@ -77,8 +77,9 @@ network, in per cent, positive is better; ± is the sample standard deviation ov
 difference to the dense multi-task network of the same seed, then follow the changes of each task in per cent, whose
 mean delta_m is: a task that jumps from seed to seed is not evidence, whatever the mean. Sparsity is what was asked for
 of the trunk's weights; "reached" what came out, as the method counts it. The weights kept are those of the best
-validation loss. A claim is about the differences of runs of the same seed: it holds if Student's 95 % interval of their
-mean lies above the bound (0, or what the claim grants), does not if it lies below, and is open if it holds both. Of a
+validation metrics in the last quarter of the steps, of dense and sparse runs alike. A claim is about the differences of
+runs of the same seed: it holds if Student's 95 % interval of their mean lies above the bound (0, or what the claim
+grants), does not if it lies below, and is open if it holds both. Of a
 method with several draws the mean of the draws is a seed's value. Random policies cost the FLOPs of the learned one of
 their seed, within 2 %, and start from the same weights and batches. FLOPs and latency (ONNX Runtime, one thread) of a
 deployed network are shares of those of a dense graph per task. DiSparse's masks of pretrained weights by |w| are the

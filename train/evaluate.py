@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,20 +17,22 @@ from slimtask.train import parallel
 from slimtask.train.batches import Batch, fetch
 from slimtask.train.data.protocol import MultiTaskDataset, collate
 from slimtask.train.losses import loss_terms
-from slimtask.train.metrics import Extra, TaskMetrics, check_metrics, of_kind
+from slimtask.train.metrics import Extra, TaskMetrics, check_metrics, of_kind, relative_score
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Weighted sum of the task losses, the loss of each task, and the metrics of each task by name.
+    """Weighted sum of the task losses, the loss of each task, the metrics of each task by name, and their score.
 
-    All are over the whole set: neither the batch size nor the number of processes matters. A loss is that of one batch
-    that holds the whole set.
+    ``score`` is the ``relative_score`` of the tasks that are trained (their weight is not 0), by which weights are
+    chosen: higher is better, NaN where the loss is not finite. All are over the whole set: neither the batch size nor
+    the number of processes matters. A loss is that of one batch that holds the whole set.
     """
 
     loss: float
     losses: dict[str, float]
     metrics: dict[str, dict[str, float]]
+    score: float
 
 
 def evaluate(
@@ -66,11 +69,10 @@ def evaluate(
                 sums[task.name] = sums.get(task.name, torch.zeros_like(terms)) + terms
                 meters[task.name].update(prediction, target)
     losses = {task.name: _mean_loss(sums[task.name]) for task in tasks}
-    return Evaluation(
-        loss=sum(task.weight * losses[task.name] for task in tasks),
-        losses=losses,
-        metrics={name: meter.compute() for name, meter in meters.items()},
-    )
+    loss = sum(task.weight * losses[task.name] for task in tasks)
+    metrics = {name: meter.compute() for name, meter in meters.items()}
+    score = relative_score(metrics, [task for task in tasks if task.weight]) if math.isfinite(loss) else math.nan
+    return Evaluation(loss=loss, losses=losses, metrics=metrics, score=score)
 
 
 def _share(dataset: MultiTaskDataset, preprocessing: Preprocessing, batch: int) -> Iterator[Batch]:

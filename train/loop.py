@@ -167,7 +167,7 @@ class Trainer:
         return History(self.out, self.step, write=first, trackers=trackers)
 
     def _done(self) -> bool:
-        """Return whether all steps are made or the validation loss has stalled for long enough."""
+        """Return whether all steps are made or validation has stalled for long enough."""
         stalled = self.selection.exhausted and self.step > (self.fork_at or 0)
         return self.step >= self.recipe.train.steps or stalled
 
@@ -218,11 +218,11 @@ class Trainer:
         return {"loss": total.detach(), **{f"loss/{name}": loss.detach() for name, loss in losses.items()}}
 
     def _select(self, evaluation: Evaluation) -> None:
-        """Let a validation decide about weights, learning rate and tasks, once the sparsity is settled."""
+        """Let a validation decide about learning rate, and once the sparsity is settled about weights and tasks."""
         self.rate.observe(evaluation.loss)
-        if not self.method.settled:
+        if not self.method.settled or self.step < self.recipe.train.window:
             return
-        self.selection.observe(evaluation.loss, evaluation.losses, self.network)
+        self.selection.observe(evaluation.score, evaluation.losses, self.network)
         self._freeze(self.selection.stalled)
 
     def _freeze(self, stalled: tuple[str, ...]) -> None:

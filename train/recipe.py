@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from slimtask.train.rate_config import RateConfig
 from slimtask.train.relate.config import RelateConfig
 from slimtask.train.shipped import find_recipe
 
+LAST_QUARTER = 0.75
 METHOD_SECTIONS = ("sparsity", "masks", "policy", "delta")
 """The sections that choose how to train; a recipe has one of them, or none for plain training."""
 
@@ -51,7 +53,7 @@ class ModelConfig(Frozen):
 
 
 class TrainConfig(Frozen):
-    """The optimisation: AdamW, cosine decay after a short linear warm-up, early stopping on the validation loss."""
+    """The optimisation: AdamW, cosine decay after a short linear warm-up, weights and early stopping by validation."""
 
     steps: int = Field(default=1000, ge=1)
     batch: int = Field(default=16, ge=1, description="images of one process in one part of a step")
@@ -69,7 +71,14 @@ class TrainConfig(Frozen):
     )
     lr_warmup: float = Field(default=0.03, ge=0, lt=1, description="fraction of the steps with rising learning rate")
     eval_every: int = Field(default=200, ge=1, description="steps between validations")
-    patience: int | None = Field(default=None, ge=1, description="validations without a better loss before stopping")
+    patience: int | None = Field(default=None, ge=1, description="validations without a better score before stopping")
+    select_from: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="share of the steps after which weights are chosen and patience counts; none: 0.75, or 0 where a "
+        "patience may end the run",
+    )
     clip_norm: float | None = Field(default=5.0, gt=0)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
@@ -87,6 +96,17 @@ class TrainConfig(Frozen):
     )
     trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
     init: str | None = Field(default=None, description="checkpoint whose weights the training starts from")
+
+    @property
+    def window(self) -> int:
+        """Return the step after whose validations weights may be kept: one window for every method.
+
+        A sparse structure is final after three quarters of the steps at the latest (by default), so a dense run does
+        not choose among earlier weights either.
+        """
+        impatient = self.patience is not None or self.task_patience is not None
+        share = self.select_from if self.select_from is not None else 0.0 if impatient else LAST_QUARTER
+        return math.ceil(share * self.steps)
 
 
 class SparsityConfig(Frozen):

@@ -16,6 +16,8 @@ from slimtask.checkpoint import Checkpoint
 from slimtask.compress.compress import compress_checkpoint, cost, example_input
 from slimtask.compress.rebuild import rebuild
 from slimtask.errors import CheckFailed, InputError
+from slimtask.train import loop
+from slimtask.train.evaluate import Evaluation
 from slimtask.train.history import read_history
 from slimtask.train.loop import Trainer, train
 from slimtask.train.methods.base import Method
@@ -143,6 +145,30 @@ def test_patience_stops_and_a_finished_run_resumes_to_itself(tmp_path: Path) -> 
     before = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
     assert train(chosen, tmp_path / "run", resume=True).steps == result.steps
     assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_weights_are_chosen_by_metrics_in_the_last_quarter_of_dense_and_sparse_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the loss, which rises where a network that over-fits grows sure of its mistakes."""
+    scores = {1: 9.0, 2: 8.0, 3: 1.0, 4: 3.0, 5: 2.0}
+    for name, changes in (("dense", {}), ("masks", {"masks": {"sparsity": 0.5, "method": "random", "when": "static"}})):
+        chosen = recipe(train={"steps": 5, "eval_every": 1, "select_from": 0.6}, **changes)
+        trainer = Trainer(chosen, tmp_path / name, resume=False)
+        seen: list[dict[str, torch.Tensor]] = []
+
+        def evaluated(network: torch.nn.Module, *_: Any, seen: list[dict[str, torch.Tensor]] = seen, **__: Any) -> Any:
+            seen.append({key: value.clone() for key, value in network.state_dict().items()})
+            number = len(seen)
+            return Evaluation(loss=float(number), losses={}, metrics={}, score=scores.get(number, 0.0))
+
+        monkeypatch.setattr(loop, "evaluate", evaluated)
+        trainer.run(lambda step, steps, text: None)
+        kept = trainer.network.state_dict()
+        assert all(torch.equal(kept[key], value) for key, value in seen[3].items()), name
+        assert not all(torch.equal(kept[key], value) for key, value in seen[4].items()), name
+    assert recipe(train={"steps": 10}).train.window == 8
+    assert recipe(train={"steps": 10, "patience": 2}).train.window == 0
 
 
 def test_a_stalled_task_is_trained_no_further(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from slimtask.train.selection import Selection
 
 def test_the_best_weights_are_kept_and_stale_validations_counted() -> None:
     network, selection = nn.Linear(1, 1, bias=False), Selection(patience=2, task_patience=None)
-    for value, loss in ((1.0, 3.0), (2.0, 2.0), (3.0, 2.5)):
+    for value, score in ((1.0, -3.0), (2.0, -2.0), (3.0, -2.5)):
         nn.init.constant_(network.weight, value)
-        selection.observe(loss, {}, network)
+        selection.observe(score, {}, network)
     assert float(selection.weights["weight"]) == 2.0
-    assert (selection.best, selection.stale, selection.exhausted) == (2.0, 1, False)
-    selection.observe(2.5, {}, network)
+    assert (selection.best, selection.stale, selection.exhausted) == (-2.0, 1, False)
+    selection.observe(-2.5, {}, network)
     assert selection.exhausted
 
 
@@ -40,4 +40,4 @@ def test_the_state_continues_where_it_was() -> None:
     assert torch.equal(two.weights["weight"], network.weight)
     empty = Selection(patience=None, task_patience=None)
     empty.load_state(Selection(patience=None, task_patience=None).state(), {})
-    assert empty.best == float("inf")
+    assert empty.best == -float("inf")

@@ -93,7 +93,7 @@ class Method:
 
     @property
     def evaluated(self) -> nn.Module:
-        """Return the network whose validation loss decides which weights are kept."""
+        """Return the network whose validation decides which weights are kept."""
         return self.network
 
     @property

@@ -10,6 +10,29 @@ from slimtask.tasks import TaskSpec
 Scores = Mapping[str, Mapping[str, float | None]]
 
 
+SMALLEST = 1e-6
+"""What a metric counts as at least, where its logarithm is taken."""
+
+
+def relative_score(metrics: Scores, tasks: Sequence[TaskSpec]) -> float:
+    """Return a score whose differences are relative changes: the mean over tasks of the signed log of each metric.
+
+    0.01 more is one per cent better in the geometric mean over the tasks' primary metrics, whatever their units and
+    sizes, as ``delta_m`` has it for small changes, and there is no baseline to choose. A task whose metric is not
+    finite does not count; NaN if none does.
+
+    Example::
+
+        relative_score({"depth": {"mae": 0.5}}, [depth]) - relative_score({"depth": {"mae": 0.51}}, [depth])  # 0.0198
+    """
+    terms = []
+    for task in tasks:
+        value = metrics[task.name][task.metric]
+        if value is not None and math.isfinite(value):
+            terms.append((1 if task.higher_is_better else -1) * math.log(max(value, SMALLEST)))
+    return sum(terms) / len(terms) if terms else math.nan
+
+
 def delta_m(metrics: Scores, baseline: Scores, tasks: Sequence[TaskSpec]) -> float:
     """Return the relative multi-task score against ``baseline`` in per cent; positive is better.
 

@@ -1,4 +1,4 @@
-"""AdaShare as a whole: learn a policy, try several samples of it, keep the one with the best validation loss."""
+"""AdaShare as a whole: learn a policy, try several samples of it, keep the one with the best validation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def train_policy(recipe: Recipe, out: Path, *, resume: bool, progress: Progress)
 
     Each stage is a run of its own in ``out``: "learning", then "retrain-0" and so on, trained as plain recipes with
     ``policy.select``; with ``policy.trial`` these are short, "trial-0" and so on, and "retrain" follows with the best.
-    The best is the one with the lowest validation loss. Raises InputError and CheckFailed as ``train``.
+    The best is the one with the best validation metrics (``relative_score``). Raises InputError and CheckFailed as
+    ``train``.
     """
     assert recipe.policy is not None
     open_folder(recipe, out, resume=resume)
@@ -40,7 +41,7 @@ def train_policy(recipe: Recipe, out: Path, *, resume: bool, progress: Progress)
         name = f"{'retrain' if recipe.policy.trial is None else 'trial'}-{number}"
         chosen = retraining_recipe(recipe, policy, out, name, trial_steps(recipe))
         results.append(run_stage(name, chosen, out, part_of(progress, lengths, number + 1, name)))
-    best = min(range(len(results)), key=lambda number: results[number].validation.loss)
+    best = max(range(len(results)), key=lambda number: results[number].validation.score)
     result, steps = results[best], learned.steps + sum(result.steps for result in results)
     if recipe.policy.trial is not None:
         chosen = retraining_recipe(recipe, policies[best], out, "retrain", retraining_steps(recipe))
@@ -131,6 +132,7 @@ def _assemble(
         "candidates": [
             {
                 "validation_loss": candidate.validation.loss,
+                "validation_score": candidate.validation.score,
                 "validation": finite(candidate.validation.metrics),
                 **read_json(candidate.checkpoint.parent / "summary.json", "summary")["policy"],
             }
