@@ -33,6 +33,9 @@ from slimtask.train.losses import multi_task_loss
 from slimtask.train.metrics import delta_m
 
 SPEEDUPS = (1.5, 2.0, 3.0)
+STEADY = {"presence": "weighted_f1"}
+"""Metrics in place of the primary ones: mean average precision weighs eleven classes alike, some in a handful of
+the 101 test frames, and swings by a third from one training of the dense network to the next."""
 SIZE = Preprocessing(height=72, width=96)
 BATCH, RATE = 8, 1e-3
 
@@ -46,6 +49,7 @@ class Study:
         )
         self.train, self.test = open_dataset(config, "train"), open_dataset(config, "test")
         self.tasks = self.train.tasks
+        self.scored = [task.model_copy(update={"metric": STEADY.get(task.name, task.metric)}) for task in self.tasks]
         self.runs, self.steps, self.tuning, self.threads = runs, steps, tuning, threads
         self.example = torch.zeros(1, 3, SIZE.height, SIZE.width)
 
@@ -76,7 +80,7 @@ class Study:
         batches = Batches(self.train, SIZE, batch=BATCH, seed=1000 + seed)
         tuning = [batches(step) for step in range(self.tuning)]
         finetune(cut, tuning, steps=self.tuning, lr=RATE, loss=self._loss, teacher=dense, alpha=0.5)
-        base, now = (evaluate(network.eval(), self.test, SIZE).metrics for network in (dense, cut))
+        base, now = (evaluate(network.eval(), self.test, SIZE, extra="all").metrics for network in (dense, cut))
         ratio = found["dense"].ratio(found["cut"])
         return {
             "key": f"{way}/{speedup}/{seed}",
@@ -86,9 +90,10 @@ class Study:
             "speedup": ratio.value,
             "low": ratio.low,
             "high": ratio.high,
-            "metrics": {task.name: {task.metric: now[task.name][task.metric]} for task in self.tasks},
-            "dense_metrics": {task.name: {task.metric: base[task.name][task.metric]} for task in self.tasks},
-            "delta_m": delta_m(now, base, self.tasks),
+            "metrics": now,
+            "dense_metrics": base,
+            "delta_m": delta_m(now, base, self.scored),
+            "delta_m_primary": delta_m(now, base, self.tasks),
             "params": count_parameters(cut),
             "flops": count_flops(cut, self.example),
         }
@@ -103,14 +108,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", default="data/camvid", help="folder of CamVid with train/ and val/")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--speedups", default=",".join(map(str, SPEEDUPS)))
-    parser.add_argument("--steps", type=int, default=500, help="steps of training the dense network")
+    parser.add_argument("--steps", type=int, default=800, help="steps of training the dense network")
     parser.add_argument("--tuning", type=int, default=100, help="steps of tuning after the cut")
     parser.add_argument("--threads", type=int, default=1, help="threads of ONNX Runtime")
     parser.add_argument("--runs", type=Path, default=Path("runs/latency_budget"))
     parser.add_argument("--json", type=Path, default=Path("docs/results/latency_budget.json"))
     options = parser.parse_args(arguments)
     study = Study(options.root, options.runs, options.steps, options.tuning, options.threads)
-    settings = {"steps": options.steps, "tuning": options.tuning, "threads": options.threads, "size": [72, 96]}
+    settings = {
+        "steps": options.steps,
+        "tuning": options.tuning,
+        "threads": options.threads,
+        "size": [SIZE.height, SIZE.width],
+        "scored": {task.name: task.metric for task in study.scored},
+    }
     known = read_json(options.json, "the study") if options.json.exists() else {}
     rows = {row["key"]: row for row in known.get("rows", ()) if known.get("settings") == settings}
     for seed in map(int, options.seeds.split(",")):
