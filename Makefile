@@ -58,12 +58,14 @@ zoo-wild: $(STAMP)  ## half the channels of 170 networks of other families, besi
 latency-budget: $(STAMP)  ## what a latency budget keeps on CamVid, beside a FLOP budget and torch-pruning -> docs/results/latency_budget.json; goes on where it was stopped (an hour)
 	$(BIN)/python -m slimtask.bench.latency_budget --root $(CAMVID) --json docs/results/latency_budget.json
 
-realised: $(STAMP)  ## how much of a FLOP ratio becomes speed, against torch-pruning -> docs/results/realised.json (a quarter of an hour, on a quiet machine)
-	$(BIN)/python -m slimtask.bench.realised --rounds 40 --table-seconds 45 --json docs/results/realised.json
+CIFAR ?= ../shared/data/cifar10.zip
+realised: $(STAMP)  ## how much of a FLOP ratio becomes speed and what accuracy stays, against torch-pruning -> docs/results/realised.json; goes on where it was stopped (an hour, on a quiet machine)
+	$(BIN)/python -m slimtask.bench.realised --images $(CIFAR) --threads 1 --rounds 40 --table-seconds 45 --json docs/results/realised.json
 
 STUDY := recipes/scenes/study.yaml recipes/camvid/study.yaml recipes/scenes/study_delta.yaml
-methods: $(STAMP)  ## every method at 50, 70 and 90 %, three seeds (policies: six), scenes and CamVid -> docs/results/methods.json; goes on where it was stopped (hours)
-	$(BIN)/python -m slimtask.bench.methods $(STUDY) --root camvid=$(CAMVID) --json docs/results/methods.json
+REGIMES := recipes/scenes/study_few.yaml recipes/scenes/study_long.yaml
+methods: $(STAMP)  ## every method at 50, 70 and 90 %, three seeds (claims on scenes: six), scenes and CamVid -> docs/results/methods.json; goes on where it was stopped (hours)
+	$(BIN)/python -m slimtask.bench.methods $(STUDY) --regimes $(REGIMES) --root camvid=$(CAMVID) --json docs/results/methods.json
 
 relationship: $(STAMP)  ## the overlap of the tasks' masks against depth, and which tasks are alike -> docs/results/relationship.json (two minutes)
 	$(BIN)/python -m slimtask.bench.relationship --json docs/results/relationship.json

@@ -1,8 +1,10 @@
 """Does sparsity keep accuracy? Every method at every sparsity on two data sets: ``python -m slimtask.bench.methods``.
 
-All runs of a data set have one base recipe and one budget of steps; see methods_plan. A row is written as soon as its
-run ends, and rows that are there already (of the same settings) are not made again, so a stopped study goes on where
-it was. Runs are processes of one thread, as many side by side as the machine has cores.
+All runs of a base recipe have one budget of steps; see methods_plan. What a claim is about (methods_claims) is trained
+with more seeds where a point of accuracy can be told, and ``--regimes`` are further recipes for the methods at the
+core. A row is written as soon as its run ends, and rows that are there already (of the same settings) are not made
+again, so a stopped study goes on where it was. Runs are processes of one thread, as many side by side as the machine
+has cores.
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from slimtask.bench.environment import environment, usable_cores
-from slimtask.bench.methods_plan import Entry, delta_entries, entries
-from slimtask.bench.methods_report import scored, write_report
+from slimtask.bench.methods_claims import CLAIMED
+from slimtask.bench.methods_deployed import deployed, shipped
+from slimtask.bench.methods_plan import Entry, delta_entries, entries, of_regime
+from slimtask.bench.methods_report import write_report
+from slimtask.bench.methods_rows import Row, scored
 from slimtask.bench.processes import in_parallel, run_module
 from slimtask.errors import InputError
 from slimtask.files import read_json, write_json
 from slimtask.train.recipe import Recipe, load_recipe
 
-Row = dict[str, Any]
 _LEARNED = ("entropy_bits", "temperature")
 
 
@@ -64,25 +68,32 @@ def jobs_of(
     seeds: Sequence[int],
     overrides: Sequence[str],
     levels: Sequence[float],
-    policy_seeds: Sequence[int] = (),
+    *,
+    claim_seeds: Sequence[int] = (),
+    regime: bool = False,
 ) -> list[Job]:
-    """Return the jobs of a data set, seed by seed, in an order in which each comes after what it needs.
+    """Return the jobs of a recipe, seed by seed, in an order in which each comes after what it needs.
 
-    Seeds that are in ``policy_seeds`` alone have the runs ``of_policies`` only.
+    Seeds that are in ``claim_seeds`` alone have only what a claim is about, and what that comes after. Without any
+    there are no policies: their random draws are many, and worth it where a point can be told. A ``regime`` has the
+    methods at the core.
     """
     from slimtask.train.prepare import open_splits
 
     base = load_recipe(recipe, overrides)
     tasks = [task.name for task in open_splits(base)[0].tasks]
     if base.delta is None:
-        plan, name = entries(tasks, base.train.steps, levels), base.data.name
+        plan = entries(tasks, base.train.steps, levels)
+        plan = of_regime(plan) if regime else plan if claim_seeds else [one for one in plan if not one.of_policies]
     else:
-        plan, name = delta_entries(tasks, base.delta.base, base.delta.gates.density or 0.1), f"{base.data.name}-delta"
+        plan = delta_entries(tasks, base.delta.base, base.delta.gates.density or 0.1)
+    claimed = [one for one in plan if (one.method, one.sparsity) in CLAIMED]
+    claimed += [one for one in plan if one.method in {other.after for other in claimed} and one not in claimed]
     return [
-        Job(dataset=name, recipe=recipe, seed=seed, entry=entry, overrides=tuple(overrides))
-        for seed in dict.fromkeys((*seeds, *(policy_seeds if base.delta is None else ())))
+        Job(dataset=base.name.replace("-study", ""), recipe=recipe, seed=seed, entry=entry, overrides=tuple(overrides))
+        for seed in dict.fromkeys((*seeds, *claim_seeds))
         for entry in plan
-        if seed in seeds or entry.of_policies
+        if seed in seeds or entry in claimed
     ]
 
 
@@ -139,7 +150,7 @@ def _row(job: Job, out: Path) -> Row:
         row["counts"] = {"skipped": 1 - policy["executed"], "trunks": policy["trunks"]}
         row["counts"] |= {name: summary["learning"][name] for name in _LEARNED if "learning" in summary}
         row |= {"notes": summary["notes"]} if summary.get("notes") else {}
-    return row
+    return row if "deltas" in summary else row | {"shipped": shipped(out)}
 
 
 class Study:
@@ -188,7 +199,6 @@ def run_study(jobs: Sequence[Job], study: Study, runs: Path, *, side_by_side: in
 
 def measure_deployed(jobs: Sequence[Job], study: Study, runs: Path, *, rounds: int = 30) -> None:
     """Add what the network of every policy costs to its row, one after the other, if that run's files are there."""
-    from slimtask.bench.methods_deployed import deployed
     from slimtask.train.prepare import open_splits
 
     tasks = {job.dataset: open_splits(_base(job))[0].tasks for job in jobs}
@@ -208,14 +218,21 @@ def _base(job: Job) -> Recipe:
     return load_recipe(job.recipe, job.overrides)
 
 
+def _command(arguments: argparse.Namespace) -> str:
+    regimes = [] if not arguments.regimes else ["--regimes", *arguments.regimes]
+    return f"python -m slimtask.bench.methods {' '.join(map(str, (*arguments.recipes, *regimes)))}"
+
+
 def main() -> None:
     """Run the study, or what is left of it, and write JSON, table and plot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", nargs="+", type=Path, help="one base recipe per data set")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override in every base recipe")
     parser.add_argument("--root", action="append", default=[], metavar="NAME=FOLDER", help="where a data set lies")
+    parser.add_argument("--regimes", nargs="*", type=Path, default=[], help="recipes for the methods at the core only")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--policy-seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4, 5], help="of the policies")
+    parser.add_argument("--claim-seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4, 5], help="of what is claimed")
+    parser.add_argument("--claims-on", nargs="*", default=["scenes"], metavar="NAME", help="where a point can be told")
     parser.add_argument("--levels", nargs="+", type=float, default=[0.5, 0.7, 0.9])
     parser.add_argument("--jobs", type=int, default=usable_cores(), help="runs side by side")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds a run may take")
@@ -223,18 +240,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("docs/results/methods.json"))
     arguments = parser.parse_args()
     roots = dict(one.split("=", 1) for one in arguments.root)
-    jobs: list[Job] = []
+    plans: list[list[Job]] = []
     try:
-        for recipe in arguments.recipes:
-            name = load_recipe(recipe).data.name
+        for recipe in (*arguments.recipes, *arguments.regimes):
+            base = load_recipe(recipe)
+            name, regime = base.data.name, recipe in arguments.regimes
             overrides = [*arguments.set, *([f"data.root={roots[name]}"] if name in roots else [])]
-            jobs += jobs_of(recipe, arguments.seeds, overrides, arguments.levels, arguments.policy_seeds)
-        study = Study(arguments.json, f"python -m slimtask.bench.methods {' '.join(map(str, arguments.recipes))}")
+            told = name in arguments.claims_on and base.delta is None and not regime
+            more = arguments.claim_seeds if told else ()
+            plans.append(jobs_of(recipe, arguments.seeds, overrides, arguments.levels, claim_seeds=more, regime=regime))
+        study = Study(arguments.json, _command(arguments))
     except InputError as error:
         raise SystemExit(f"methods: {error}") from None
-    run_study(jobs, study, arguments.runs, side_by_side=arguments.jobs, timeout_seconds=arguments.timeout)
-    measure_deployed(jobs, study, arguments.runs)
-    write_report(arguments.json)
+    for jobs in plans:
+        run_study(jobs, study, arguments.runs, side_by_side=arguments.jobs, timeout_seconds=arguments.timeout)
+        measure_deployed(jobs, study, arguments.runs)
+        write_report(arguments.json)
     for row in study.failed:
         print(f"{row['key']} failed: {row['failed']}")
     raise SystemExit(1 if study.failed else 0)

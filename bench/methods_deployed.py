@@ -1,4 +1,4 @@
-"""What a policy's network costs once deployed: FLOPs and ONNX Runtime's latency, all tasks together and run apart."""
+"""What a trained network costs once deployed: what compress leaves of it, and of a policy the latency too."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from slimtask.architectures import build
 from slimtask.bench.graphs import measure_graphs
 from slimtask.checkpoint import Checkpoint
+from slimtask.compress.compress import compress_checkpoint, cost
 from slimtask.compress.cost import count_flops
 from slimtask.compress.rebuild import rebuild
 from slimtask.compress.task_outputs import Selected
@@ -18,6 +19,23 @@ from slimtask.export.onnx import subgraph, trace_onnx
 from slimtask.export.weights import write_graphs
 
 TOGETHER, APART = "together", "apart"
+
+
+def shipped(run: Path) -> dict[str, int]:
+    """Return parameters ("params") and FLOPs of one image ("flops") of what compress makes of the finished ``run``.
+
+    All tasks together; a network in which nothing may go, and a policy's, which branches, as they are.
+    """
+    import slimtask.train.models  # noqa: F401  registers the architectures
+
+    checkpoint = Checkpoint.load(run / "checkpoint.safetensors")
+    example = checkpoint.example()
+    if (run / "policy.json").exists():
+        network = rebuild(checkpoint)
+    else:
+        network = compress_checkpoint(checkpoint, dense_is_fine=True)[1].model
+    found = cost(network, example)
+    return {"params": found.params, "flops": found.flops}
 
 
 def deployed(run: Path, *, rounds: int = 30) -> dict[str, Any]:

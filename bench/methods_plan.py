@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEVELS = (0.5, 0.7, 0.9)
+REGIME_LEVELS = (0.7, 0.9)
 MCP_LEVEL = 0.7  # where the penalty that spares large groups is tried too
 SINGLE, DENSE, HALF, ADASHARE = "dense single-task", "dense multi-task", "dense, half the steps", "adashare"
 RANDOM, DRAWS = "random policy", 8
@@ -54,8 +55,8 @@ class Entry:
 
     @property
     def of_policies(self) -> bool:
-        """Return whether the run is part of what is said about policies, which takes more seeds than the rest."""
-        return self.method in (DENSE, ADASHARE, RANDOM)
+        """Return whether the run learns a policy, or draws one."""
+        return self.method in (ADASHARE, RANDOM)
 
 
 def delta_entries(tasks: Sequence[str], base: str, density: float) -> list[Entry]:
@@ -104,14 +105,26 @@ def entries(tasks: Sequence[str], steps: int, levels: Sequence[float] = LEVELS) 
         for method in ("disparse", "snip", "random"):
             settings = _masks(level, method=method, when="static", batches="20")
             runs.append(Entry(method=f"{method} static", sparsity=level, settings=settings))
-        for method in ("disparse", "magnitude"):
-            settings = (half, *_masks(level, method=method, when="pretrained"))
-            runs.append(Entry(method=f"{method} pretrained", sparsity=level, settings=settings, after=HALF))
+        settings = (half, *_masks(level, method="magnitude", when="pretrained"))
+        runs.append(Entry(method="magnitude pretrained", sparsity=level, settings=settings, after=HALF))
         settings = (half, *_masks(level, method="disparse", when="pretrained", score="gradient"))
         runs.append(Entry(method="disparse pretrained, gradient", sparsity=level, settings=settings, after=HALF))
-        settings = _masks(level, method="disparse", when="dynamic", interval="20")
-        runs.append(Entry(method="disparse dynamic", sparsity=level, settings=settings))
+        for method in ("disparse", "rigl"):
+            settings = _masks(level, method=method, when="dynamic", interval="20")
+            runs.append(Entry(method=f"{method} dynamic", sparsity=level, settings=settings))
     return runs
+
+
+def of_regime(runs: Sequence[Entry]) -> list[Entry]:
+    """Return those of the ``entries`` that are trained in a further regime, of few images or many steps too."""
+    return [
+        run
+        for run in runs
+        if run.method == DENSE
+        or run.method.startswith(SINGLE)
+        or (run.sparsity in REGIME_LEVELS and run.method in ("group sparsity, coupled", "disparse static"))
+        or (run.sparsity, run.method) == (max(REGIME_LEVELS), "random static")
+    ]
 
 
 def _masks(level: float, **settings: str) -> tuple[str, ...]:

@@ -23,8 +23,10 @@ from slimtask.bench.methods_plan import (
     Entry,
     delta_entries,
     entries,
+    of_regime,
 )
-from slimtask.bench.methods_report import scored, write_report
+from slimtask.bench.methods_report import write_report
+from slimtask.bench.methods_rows import scored
 from slimtask.checkpoint import Architecture, Checkpoint
 from slimtask.compress.branches import BranchPaths
 from slimtask.compress.policy import Policy
@@ -52,8 +54,9 @@ def row(method: str, seed: int, depth: float, edges: float, sparsity: float = 0.
         name: value for name, value in metrics.items() if SINGLE not in method
     }
     key = f"scenes/seed{seed}/{method}-{sparsity}"
+    shipped = {"flops": round(1000 * (1 - sparsity / 2)), "params": round(500 * (1 - sparsity))}
     return {"key": key, "method": method, "dataset": "scenes", "sparsity": sparsity, "seed": seed,
-            "metrics": metrics, "counts": {}, "digest": "d"}  # fmt: skip
+            "metrics": metrics, "counts": {}, "digest": "d", "shipped": shipped}  # fmt: skip
 
 
 def test_the_plan_has_every_method_at_every_level_and_valid_recipes(tmp_path: Path) -> None:
@@ -68,12 +71,23 @@ def test_the_plan_has_every_method_at_every_level_and_valid_recipes(tmp_path: Pa
         load_recipe(recipe(tmp_path), settings)
 
 
-def test_policies_are_compared_on_more_seeds_than_the_rest(tmp_path: Path) -> None:
-    jobs = jobs_of(recipe(tmp_path), [0], ["data.cache=false"], LEVELS, [0, 5])
+def test_what_is_claimed_takes_more_seeds_and_what_it_comes_after_with_it(tmp_path: Path) -> None:
+    jobs = jobs_of(recipe(tmp_path), [0], ["data.cache=false"], LEVELS, claim_seeds=[0, 5])
     assert len([job for job in jobs if job.seed == 0]) == len(entries(["depth", "edges"], 4))
     names = [job.entry.name for job in jobs if job.seed == 5]
-    assert names == ["dense-multi-task-0", "adashare-0", *(f"random-policy-0-{draw}" for draw in range(1, DRAWS + 1))]
+    assert {"dense-multi-task-0", "adashare-0", "random-policy-0-8", "dense-half-the-steps-0"} <= set(names)
+    assert {"group-sparsity-coupled-70", "disparse-static-90", "magnitude-pretrained-90"} <= set(names)
+    assert not {"group-sparsity-coupled-50", "snip-static-70", "dense-single-task--depth-0"} & set(names)
     assert len({job.digest for job in jobs}) == len(jobs)
+    without = jobs_of(recipe(tmp_path), [0], ["data.cache=false"], LEVELS)
+    assert not [job for job in without if job.entry.of_policies]
+
+
+def test_a_regime_has_the_methods_at_the_core() -> None:
+    names = [run.name for run in of_regime(entries(["depth"], 4))]
+    assert names[:2] == ["dense-multi-task-0", "dense-single-task--depth-0"]
+    assert names[2:4] == ["group-sparsity-coupled-70", "disparse-static-70"]
+    assert names[4:] == ["group-sparsity-coupled-90", "disparse-static-90", "random-static-90"]
 
 
 def test_the_study_learns_its_policies_as_the_recipe_of_the_scenes_does() -> None:
@@ -219,9 +233,15 @@ def test_the_report_has_means_spreads_and_a_plot(tmp_path: Path) -> None:
     (tmp_path / "methods.json").write_text(json.dumps(study))
     write_report(tmp_path / "methods.json")
     table = (tmp_path / "methods.md").read_text()
-    assert "| dense multi-task | 0% | - | 2 | +5.00 ± 7.07 | +0.00 ± 0.00 | +0.00 ± 0.00 | +10.00 ± 14.14 |" in table
-    assert "| snip static | 90% | - | 2 | -10.00 ± 0.00 | -15.00 ± 7.07 | +0.00 ± 0.00 | -20.00 ± 0.00 |" in table
-    assert "| group sparsity, coupled | 70% | 70.1% of parameters, 40.0% of groups | 1 |" in table
+    assert (
+        "| dense multi-task | 0% | - | 100% | 100% | 2 | +5.00 ± 7.07 | +0.00 ± 0.00 | +0.00 ± 0.00 | +10.00 ± 14.14 |"
+        in table
+    )
+    assert (
+        "| snip static | 90% | - | 55% | 10% | 2 | -10.00 ± 0.00 | -15.00 ± 7.07 | +0.00 ± 0.00 | -20.00 ± 0.00 |"
+        in table
+    )
+    assert "| group sparsity, coupled | 70% | 70.1% of parameters, 40.0% of groups | 65% | 30% | 1 |" in table
     low, high = ttest_1samp([-10.0, 20.0], 0).confidence_interval()
     claim = "| disparse static at 90% is not behind snip static at 90% "
     interval = f"| {low:+.2f} to {high:+.2f} "
@@ -229,7 +249,7 @@ def test_the_report_has_means_spreads_and_a_plot(tmp_path: Path) -> None:
     claim = "| group sparsity, coupled at 70% is not behind dense multi-task "
     assert claim + "| +10.00 | - | 1 of 1 | one seed | +0.00 | +20.00 |" in table
     # the mean of the draws is a seed's value; the policy is 5 and 6 % ahead of it
-    assert "| random policy | 0% | 10.0% of blocks | 2 x 2 | -20.00 ± 0.00 |" in table
+    assert "| random policy | 0% | 10.0% of blocks | 100% | 100% | 2 x 2 | -20.00 ± 0.00 |" in table
     assert "| adashare is not behind random policy | +5.50 ± 0.71 | -0.85 to +11.85 | 2 of 2 | open |" in table
     assert (
         "| adashare | 2 | 1.20 ± 0.00 | 0.10 ± 0.00 | 0.50 ± 0.00 | 0.90 ± 0.00 | 0.60 ± 0.00 | 0.80 ± 0.00 |" in table

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from slimtask.bench import realised
+from slimtask.bench.graphs import measure_graphs
 from slimtask.bench.measure import Conditions, Measurement
 from slimtask.bench.prepared import Prepared
+from slimtask.bench.realised import Settings, known_rows
+from slimtask.bench.realised_images import LabelledImages
 from slimtask.bench.realised_networks import (
     Cut,
     cut_as_chosen,
@@ -20,6 +27,7 @@ from slimtask.bench.realised_networks import (
 )
 from slimtask.compress.cost import count_flops, count_parameters
 from slimtask.compress.importance import score_channels
+from slimtask.errors import InputError
 
 CONDITIONS = Conditions(
     backend="b", backend_version="1", device="d", precision="float32", threads=1, batch=1, shape=(3, 8, 8), run_id="r"
@@ -31,13 +39,20 @@ def timed(ms: float) -> Measurement:
 
 
 def made(flops: int, distance: float = 0.5) -> Cut:
-    return Cut(model=nn.Identity(), flops=flops, parameters=7, distance=distance)
+    return Cut(model=nn.Identity(), flops=flops, parameters=7, kept=0.6, distance=distance)
 
 
-def row(dense_ms: float, their_ms: float, our_ms: float, our_flops: int = 250, our_distance: float = 0.5) -> dict:
+def hits(right: int) -> torch.Tensor:
+    return torch.arange(1000) < right
+
+
+def row(
+    dense_ms: float, their_ms: float, our_ms: float, our_flops: int = 250, our_distance: float = 0.5, right: int = 800
+) -> dict:
     measured = {"dense": timed(dense_ms), "torch_pruning 0.5": timed(their_ms), "ours 0.5": timed(our_ms)}
     cuts = {"torch_pruning": made(250), "ours": made(our_flops, our_distance)}
-    return realised.row("net", 0.5, {"flops": 1000, "parameters": 9}, cuts, measured)
+    found = {"dense": hits(900), "torch_pruning 0.5": hits(800), "ours 0.5": hits(right)}
+    return realised.row("net", 0.5, {"flops": 1000, "parameters": 9}, cuts, measured, found)
 
 
 def test_realised_is_the_speed_up_over_the_flop_ratio() -> None:
@@ -50,10 +65,13 @@ def test_realised_is_the_speed_up_over_the_flop_ratio() -> None:
     assert one["never_slower"]
 
 
-def test_ahead_needs_speed_realised_speed_and_outputs_no_farther() -> None:
+def test_ahead_needs_speed_realised_speed_outputs_no_farther_and_accuracy_not_behind() -> None:
     assert not row(8.0, 4.0, 4.1)["ahead"]
     assert not row(8.0, 4.0, 3.9, our_flops=200)["ahead"]  # faster, but by fewer FLOPs than its speed repays
     assert not row(8.0, 4.0, 2.5, our_distance=0.6)["ahead"]  # faster, and farther from the dense outputs
+    assert not row(8.0, 4.0, 2.5, right=790)["ahead"]  # ten of a thousand images fewer, none more: behind
+    assert row(8.0, 4.0, 2.5, right=799)["ahead"]  # one image: its interval holds 0
+    assert row(8.0, 4.0, 2.5, right=810)["accuracy_gain"]["mean"] == pytest.approx(0.01)
     assert not row(8.0, 4.0, 8.1)["never_slower"]
 
 
@@ -96,6 +114,44 @@ def test_both_sides_cut_to_the_same_flops_and_run(
     assert ours.flops == count_flops(ours.model, example)
     assert ours.parameters == count_parameters(ours.model)
     assert 0 < ours.distance <= theirs.distance
+    assert 0 < ours.kept < 1
+    assert cut_by_torch_pruning(what, judge, 0.0).kept == 1.0
     for side, one in (("theirs", theirs), ("ours", ours)):
         path = export(one.model, example, tmp_path / f"{side}.onnx")
-        assert realised._measure({"dense": path}, threads=1, rounds=2)["dense"].median_ms > 0
+        assert measure_graphs({"dense": path}, threads=1, rounds=2)["dense"].median_ms > 0
+
+
+def test_labelled_images_are_read_learned_and_scored(tmp_path: Path) -> None:
+    """Two classes told by their brightness: a small network learns them from the batches, and the hits say so."""
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for split, count in (("train", 40), ("test", 10)):
+            for name, level in (("bright", 200), ("dark", 50)):
+                for number in range(count):
+                    stream = io.BytesIO()
+                    Image.new("RGB", (8, 8), (level + number, level, level)).save(stream, "PNG")
+                    archive.writestr(f"{split}/{name}/{number:04}.png", stream.getvalue())
+    data = LabelledImages(path)
+    assert (data.classes, data.train[0].shape, data.calibration(4).shape) == (
+        ["bright", "dark"],
+        (80, 3, 8, 8),
+        (4, 3, 8, 8),
+    )
+    one, other = next(data.batches(0)), next(data.batches(0))
+    assert torch.equal(one[0], other[0])
+    assert one[0].shape == (64, 3, 8, 8)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    data.fit(network, 30, seed=0)
+    assert data.hits(network).float().mean() == 1
+    for bad in (tmp_path / "none.zip", Path(__file__)):
+        with pytest.raises(InputError, match="is not a ZIP"):
+            LabelledImages(bad)
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    settings = Settings(threads=1, rounds=2, table_seconds=1.0, training=1, tuning=1)
+    (tmp_path / "r.json").write_text(json.dumps({"settings": asdict(settings), "rows": [{"model": "net"}]}))
+    assert known_rows(tmp_path / "r.json", settings) == [{"model": "net"}]
+    assert known_rows(tmp_path / "r.json", replace(settings, tuning=2)) == []
+    assert known_rows(None, settings) == known_rows(tmp_path / "none.json", settings) == []
