@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimtask.bench.prepared import Prepared
+from slimtask.bench.torch_pruning import prune_uniformly_
 from slimtask.compress.contents import independent_copy
 from slimtask.compress.cost import count_flops, count_parameters
 from slimtask.compress.latency.choose import Chosen
@@ -51,28 +52,11 @@ def dense_network(name: str, classes: int, size: int = 224, seed: int = 0) -> tu
 def cut_by_torch_pruning(what: Prepared, judge: Judge, level: float) -> Cut:
     """Return a copy cut by torch-pruning: the same share ``level`` of every group, least group magnitude first.
 
-    Its classifier's outputs stay. The explicit empty dictionaries replace defaults that leak between networks.
+    Its classifier's outputs stay.
     """
-    import torch_pruning as tp
-
-    copied, example = copy.deepcopy(what.model), what.example
+    copied = copy.deepcopy(what.model)
     classifier = [module for module in copied.modules() if isinstance(module, nn.Linear)][-1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pruner = tp.pruner.MetaPruner(
-            copied,
-            example,
-            importance=tp.importance.GroupMagnitudeImportance(p=2),
-            pruning_ratio=level,
-            ignored_layers=[classifier],
-            round_to=None,
-            in_channel_groups={},
-            out_channel_groups={},
-            num_heads={},
-            channel_groups={},
-            customized_pruners={},
-        )
-        pruner.step()
+    prune_uniformly_(copied, what.example, level, [classifier])
     copied.eval()
     return _measured(copied, what, judge)
 

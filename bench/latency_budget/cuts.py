@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from slimtask.bench.latency_budget.network import PyramidNet
 from slimtask.bench.measure import Measurement
 from slimtask.bench.realised_networks import export
 from slimtask.bench.to_latency import ALL, prune_to_latency
+from slimtask.bench.torch_pruning import prune_uniformly_
 from slimtask.compress.budget import Budget
 from slimtask.compress.latency.close import WELL_USED
 from slimtask.compress.prune import prune
@@ -106,23 +106,6 @@ def _ratio(
 
 
 def _torch_pruned(model: PyramidNet, example: Tensor, level: float) -> nn.Module:
-    import torch_pruning as tp
-
     copied = copy.deepcopy(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pruner = tp.pruner.MetaPruner(
-            copied,
-            example,
-            importance=tp.importance.GroupMagnitudeImportance(p=2),
-            pruning_ratio=level,
-            ignored_layers=copied.outputs(),
-            round_to=8,
-            in_channel_groups={},
-            out_channel_groups={},
-            num_heads={},
-            channel_groups={},
-            customized_pruners={},
-        )
-        pruner.step()
+    prune_uniformly_(copied, example, level, copied.outputs(), round_to=8)
     return copied.eval()

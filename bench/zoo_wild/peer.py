@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import time
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from slimtask.bench.torch_pruning import prune_uniformly_
 from slimtask.bench.zoo_models import noise_like
 from slimtask.bench.zoo_steps import Row
 from slimtask.bench.zoo_wild.outputs import complaint, tensors
@@ -60,27 +60,17 @@ def _cut(model: nn.Module, inputs: Inputs, *, whole: bool) -> tuple[nn.Module, f
 
     The projections of attention lose as many channels of every head, or none if they are left ``whole``.
     """
-    import torch_pruning as tp
-
     started = time.process_time()
     heads = heads_of(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pruner = tp.pruner.BasePruner(
-            model,
-            inputs,
-            importance=tp.importance.GroupMagnitudeImportance(p=2),
-            pruning_ratio=RATIO,
-            ignored_layers=[*output_layers(model, inputs), *(heads if whole else ())],
-            forward_fn=call,
-            output_transform=lambda outputs: [x for x in tensors(outputs) if x.requires_grad],
-            num_heads={} if whole else heads,
-            in_channel_groups={},  # these defaults are shared by all calls: one network would leak into the next
-            out_channel_groups={},
-            channel_groups={},
-            customized_pruners={},
-        )
-        pruner.step()
+    pruner = prune_uniformly_(
+        model,
+        inputs,
+        RATIO,
+        [*output_layers(model, inputs), *(heads if whole else ())],
+        forward_fn=call,
+        output_transform=lambda outputs: [x for x in tensors(outputs) if x.requires_grad],
+        num_heads={} if whole else heads,
+    )
     tell_attention_(model, pruner.num_heads)
     return model, round(time.process_time() - started, 2)
 

@@ -1,4 +1,4 @@
-"""The integer program: how many channels every group keeps, for most importance or least latency within budgets.
+"""The integer program: how many channels every group keeps, for most importance within budgets.
 
 Per group one count out of a few is chosen (one-hot). A layer's cost is a table over its input and output count, so over
 pairs of choices; the product of two choices is linearised by a weight per pair whose row and column sums are the two
@@ -30,11 +30,10 @@ _MIXED_POINTS = 6  # grid counts of an axis that is made of several groups
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """A row of the program: ``constant`` plus the cost of ``modules`` (None: all) stays within the two bounds."""
+    """A row of the program: ``constant`` plus the cost of ``modules`` (None: all) is at most ``at_most``."""
 
     cost: str
     at_most: float | int
-    at_least: float | int = 0.0
     constant: float | int = 0.0
     modules: Collection[str] | None = None
     name: str = "the network"
@@ -78,16 +77,13 @@ class Program:
         self._removed = {layer: self._gone(block) for block in blocks for layer in block.layers}
         self._terms = [self._spread(spec) for spec in specs]
 
-    def solve(
-        self, limits: Sequence[Limit], *, minimise: str | None = None, seconds: float | int = 20.0, gap: float = 0.01
-    ) -> Choice:
-        """Return the choice of most value, or of the least cost ``minimise``, within all ``limits``.
+    def solve(self, limits: Sequence[Limit], *, seconds: float | int = 20.0, gap: float = 0.01) -> Choice:
+        """Return the choice of most value within all ``limits``.
 
         Optimal up to a relative ``gap``, or the best one found within ``seconds``. Raises InputError if no choice fits;
         it names the smallest reachable left side of the first limit that cannot hold on its own.
         """
-        objective = -self._padded(self._value) if minimise is None else self._row(minimise, None)
-        answer = self._milp(objective, limits, seconds, gap)
+        answer = self._milp(-self._padded(self._value), limits, seconds, gap)
         if answer is None:
             raise InputError(self._why_infeasible(limits, seconds, gap))
         kept = []
@@ -107,8 +103,7 @@ class Program:
         for line, limit in zip(lines, limits, strict=True):
             # Rows of very different size (milliseconds, FLOPs) are brought to one scale for the solver's tolerances.
             scale = max(float(np.abs(line).max(initial=0.0)), 1e-12)
-            low, high = limit.at_least - limit.constant, limit.at_most - limit.constant
-            constraints.append(LinearConstraint(line[None] / scale, low / scale, high / scale))
+            constraints.append(LinearConstraint(line[None] / scale, -np.inf, (limit.at_most - limit.constant) / scale))
         size = max(float(np.abs(objective).max(initial=0.0)), 1e-12)
         result = milp(
             objective / size,
