@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from slimtask.bench.backends import backend as backend_of
-from slimtask.bench.measure import Measurement, Ratio
-from slimtask.bench.protocol import measure_interleaved
+from slimtask.bench.timing.backends import backend as backend_of
+from slimtask.bench.timing.measure import Measurement, Ratio
+from slimtask.bench.timing.protocol import measure_interleaved
 from slimtask.errors import InputError
 from slimtask.tables import Sheet
 from slimtask.tasks import Frozen
@@ -89,7 +89,7 @@ def bench_artifacts(
 
     Args:
         candidates: the artifacts; the first of each path is the baseline of that path.
-        backend: a key of ``slimtask.bench.backends.BACKENDS``.
+        backend: a key of ``slimtask.bench.timing.backends.BACKENDS``.
         shape: the input's shape, batch first; needed for modules and for graphs with free dimensions.
         threads: intra-operator threads; all usable cores by default.
         rounds: samples per candidate. max_seconds: the time budget (see ``measure_interleaved``).

@@ -9,11 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from slimtask.bench.environment import usable_cores
-from slimtask.bench.graphs import measure_graphs
-from slimtask.bench.latency_table import measure_table
-from slimtask.bench.measure import Ratio
-from slimtask.bench.realised_networks import export
+from slimtask.bench.layers.table import measure_table
+from slimtask.bench.timing.environment import usable_cores
+from slimtask.bench.timing.graphs import export, measure_graphs
+from slimtask.bench.timing.measure import Ratio
 from slimtask.compress.groups import Group, find_groups
 from slimtask.compress.latency.align import allowed_counts
 from slimtask.compress.latency.specs import LayerSpec, axis_ranges, layer_specs

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from slimtask.bench.bench import Bench, Candidate, bench_artifacts
-from slimtask.bench.environment import environment
 from slimtask.bench.report.findings import best_level
 from slimtask.bench.report.schema import CertificateSummary, Engine, Latency, LayerWidth, Level, Report
+from slimtask.bench.timing.environment import environment
 from slimtask.checkpoint import Checkpoint
 from slimtask.compress.certify import Certificate, certify
 from slimtask.compress.compress import Cost, compress_checkpoint, cost, example_input
@@ -74,7 +74,7 @@ def sweep(
     """
     import slimtask.train.models  # noqa: F401  registers the architectures, also when every level is already trained
     from slimtask.bench.report.html import write_report
-    from slimtask.bench.showcase import scenes_of
+    from slimtask.bench.report.showcase import scenes_of
     from slimtask.train.data.config import open_dataset
     from slimtask.train.data.pictures import write_images
 

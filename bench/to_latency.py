@@ -11,11 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from slimtask.bench.backends import BACKENDS
-from slimtask.bench.measure import Measurement
-from slimtask.bench.prepared import Prepared, Progress
-from slimtask.bench.protocol import measure_interleaved
-from slimtask.bench.realised_networks import export
+from slimtask.bench.layers.prepared import Prepared, Progress
+from slimtask.bench.timing.graphs import BACKEND, export, measure_graphs
 from slimtask.compress.counts import FLOOR
 from slimtask.compress.groups import Group
 from slimtask.compress.importance import score_channels
@@ -32,7 +29,6 @@ from slimtask.errors import CheckFailed, InputError, nearest
 from slimtask.tasks import Frozen
 
 ALL = "all"
-BACKEND = "onnxruntime-cpu"
 
 
 class PathLatency(Frozen):
@@ -111,7 +107,7 @@ def prune_to_latency(
     some = task_paths(model, example, {path: names for path, names in tasks.items() if names})
     removable = residual_blocks(model, ready.groups, ready.specs, example) if blocks else ()
     with _graphs(model, example, tasks) as dense:
-        timed = _timed(dense, ready.threads)
+        timed = measure_graphs(dense, threads=ready.threads)
         proposals = ready.proposals(
             scores,
             {path: timed[path].median_ms for path in dense},
@@ -166,7 +162,7 @@ def prune_to_flops(
     tasks: dict[str, tuple[str, ...]] = {ALL: ()}
     paths = {ALL: {spec.module for spec in ready.specs}}
     with _graphs(model, example, tasks) as dense:
-        before = {ALL: _timed(dense, ready.threads)[ALL].median_ms}
+        before = {ALL: measure_graphs(dense, threads=ready.threads)[ALL].median_ms}
         judge = ready.judge(images)
         proposals = ready.proposals(scores, before, paths=paths, align="auto", floor=floor, judge=judge)
         chosen = proposals(lambda chooser: chooser.for_flops(flops))
@@ -199,7 +195,7 @@ def _made(
     """Return the network cut as chosen, its paths timed beside the dense ones, which are the budget where none is."""
     skip, compressed = remove_chosen(model, example, groups, chosen)
     with _graphs(compressed.model, example, tasks) as graphs:
-        timed = _timed({**{f"dense {path}": graph for path, graph in dense.items()}, **graphs}, threads)
+        timed = measure_graphs({**{f"dense {path}": graph for path, graph in dense.items()}, **graphs}, threads=threads)
     rows = []
     for path, names in tasks.items():
         dense_ms = timed[f"dense {path}"].median_ms
@@ -238,9 +234,3 @@ def _graphs(model: nn.Module, example: Tensor, tasks: Mapping[str, tuple[str, ..
             path: export(Selected(model, names) if names else model, example, Path(folder) / f"{number}.onnx")
             for number, (path, names) in enumerate(tasks.items())
         }
-
-
-def _timed(graphs: Mapping[str, Path], threads: int) -> dict[str, Measurement]:
-    opened = {key: BACKENDS[BACKEND].open(path, threads=threads) for key, path in graphs.items()}
-    calls = {key: one.call for key, one in opened.items()}
-    return measure_interleaved(calls, {key: one.conditions for key, one in opened.items()}, rounds=30)

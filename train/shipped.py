@@ -9,7 +9,7 @@ import slimtask
 from slimtask.errors import InputError, nearest
 
 FOLDER = Path(slimtask.__file__).parent / "recipes"
-_STUDY = "study"  # what `slimtask.bench.methods` varies, of no use by themselves
+_STUDY = "study"  # what `make methods` varies, of no use by themselves
 
 
 @cache

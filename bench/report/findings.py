@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from slimtask.bench.measure import Ratio
 from slimtask.bench.report.schema import Level, Report
+from slimtask.bench.timing.measure import Ratio
 
 ACCURACY_FLOOR = -3.0
 """A level below this delta_m (per cent) is not offered as the best one, however fast it is."""

@@ -10,9 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from slimtask.bench import plots
 from slimtask.bench.bench import count_text
-from slimtask.bench.report import pieces
+from slimtask.bench.report import pieces, plots
 from slimtask.bench.report.findings import (
     best_level,
     flop_ratio,

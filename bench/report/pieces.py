@@ -10,10 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from slimtask.bench.measure import Ratio
 from slimtask.bench.report.findings import percent
 from slimtask.bench.report.gallery import Scene, Shares, Strip
 from slimtask.bench.report.schema import Level, Report, Timing
+from slimtask.bench.timing.measure import Ratio
 
 _WIDEST = 640
 # Depth as the pictures show it: viridis, near bright and far dark, in eight stops.

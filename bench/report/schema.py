@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 
 from slimtask.bench.bench import Bench, Row
-from slimtask.bench.measure import Ratio
+from slimtask.bench.timing.measure import Ratio
 from slimtask.errors import InputError, first_problem
 from slimtask.files import read_json, write_json
 from slimtask.tasks import Frozen, TaskSpec

@@ -24,7 +24,7 @@ def bench_verb(
     """
     from slimtask.bench.bench import table, verdicts
     from slimtask.bench.bundles import bench_bundles
-    from slimtask.bench.environment import environment
+    from slimtask.bench.timing.environment import environment
 
     chosen = [*([] if against is None else [against]), *bundles]
     with progress_bar(f"bench {backend}") as progress:

@@ -27,7 +27,7 @@ def costs_verb(
 
     Example: slimtask costs runs/delta/checkpoint.safetensors --on cuda --precision fp16
     """
-    from slimtask.bench.delta.costs import measure_costs
+    from slimtask.bench.layers.delta_costs import measure_costs
     from slimtask.errors import InputError
     from slimtask.export.delta_nodes.paths import has_deltas
     from slimtask.files import refuse_unwritable

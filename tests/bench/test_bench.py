@@ -16,7 +16,7 @@ from slimtask.bench.bench import (
     verdict,
     verdicts,
 )
-from slimtask.bench.measure import Ratio
+from slimtask.bench.timing.measure import Ratio
 from slimtask.errors import InputError
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from slimtask.bench import latency_table, staircase
-from slimtask.bench.measure import Conditions, Measurement
+from slimtask.bench import staircase
+from slimtask.bench.layers import table as latency_table
 from slimtask.bench.staircase import counts_by_group, measured_counts, speed_up
+from slimtask.bench.timing.measure import Conditions, Measurement
 from slimtask.compress.budget import Budget
 from slimtask.compress.compress import compress
 from slimtask.compress.cost import count_parameters

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from slimtask.bench.report.result import markdown
 from slimtask.bench.report.schema import Report
-from slimtask.bench.result import markdown
 from slimtask.bench.sweep import check_levels, choose, sweep
 from slimtask.errors import InputError
 from slimtask.export.bundle import Bundle

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from slimtask.bench import latency_table, to_latency
-from slimtask.bench.measure import Conditions, Measurement
+from slimtask.bench import to_latency
+from slimtask.bench.layers import table as latency_table
+from slimtask.bench.timing.measure import Conditions, Measurement
 from slimtask.bench.to_latency import prune_to_latency
 from slimtask.errors import CheckFailed, InputError
 
@@ -48,13 +49,13 @@ CONDITIONS = Conditions(
 def fake_times(monkeypatch: pytest.MonkeyPatch, milliseconds: Callable[[Path], float]) -> None:
     """Replace the clock."""
 
-    def timed(graphs: dict[str, Path], threads: int) -> dict[str, Measurement]:
+    def timed(graphs: dict[str, Path], *, threads: int) -> dict[str, Measurement]:
         return {
             key: Measurement(samples_ms=(milliseconds(path),) * 5, conditions=CONDITIONS)
             for key, path in graphs.items()
         }
 
-    monkeypatch.setattr(to_latency, "_timed", timed)
+    monkeypatch.setattr(to_latency, "measure_graphs", timed)
 
 
 def test_several_budgets_are_each_met_on_their_own_graph(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,17 @@ def test_imports_run_only_in_the_direction_of_the_house() -> None:
     assert wrong == []
 
 
+def test_the_product_knows_nothing_of_the_studies() -> None:
+    product = [path for path in sources() if (ROOT / "bench" / "studies") not in path.parents]
+    wrong = [
+        f"{path}:{line}"
+        for path in product
+        for name, line in imports(ast.parse(path.read_text()))
+        if name.startswith("slimtask.bench.studies")
+    ]
+    assert wrong == []
+
+
 def test_heavy_modules_are_imported_only_inside_functions() -> None:
     wrong = []
     for path in sources():

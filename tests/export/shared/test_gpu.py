@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimtask.bench.delta.costs import measure_costs
+from slimtask.bench.layers.delta_costs import measure_costs
 from slimtask.compress.delta import Execution
 from slimtask.export.shared import SharedViT
 from slimtask.kernels.device import Device

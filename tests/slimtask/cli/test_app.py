@@ -88,7 +88,7 @@ def test_what_a_library_makes_of_ctrl_c_is_ctrl_c(
             raise RecursionError from None
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr("slimtask.bench.environment.environment", environment)
+    monkeypatch.setattr("slimtask.bench.timing.environment.environment", environment)
     assert slimtask("doctor") == 130
     assert capsys.readouterr() == ("", NOTHING)
     assert signal.getsignal(signal.SIGINT) is before
@@ -97,10 +97,10 @@ def test_what_a_library_makes_of_ctrl_c_is_ctrl_c(
 def test_only_a_mistake_of_slimtask_itself_is_a_traceback(
     slimtask: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("slimtask.bench.environment.environment", lambda: 1 / 0)
+    monkeypatch.setattr("slimtask.bench.timing.environment.environment", lambda: 1 / 0)
     assert slimtask("doctor") == 2
     assert "code of yours fails: ZeroDivisionError: division by zero (test_app.py, line " in capsys.readouterr().err
-    monkeypatch.setattr("slimtask.bench.environment.environment", partial(divmod, 1, 0))
+    monkeypatch.setattr("slimtask.bench.timing.environment.environment", partial(divmod, 1, 0))
     with pytest.raises(ZeroDivisionError):
         slimtask("doctor")
 

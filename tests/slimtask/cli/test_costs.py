@@ -75,7 +75,9 @@ def test_it_says_what_it_measured(
     slimtask: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     times = {"dense": 2.0, "batched": 3.0, "blocks-torch": 0.5, "vectors": 4.0, "csr": 5.0}
-    monkeypatch.setattr("slimtask.bench.delta.costs.interleaved_ms", lambda runs: {name: times[name] for name in runs})
+    monkeypatch.setattr(
+        "slimtask.bench.layers.delta_costs.interleaved_ms", lambda runs: {name: times[name] for name in runs}
+    )
     out, result = tmp_path / "costs", tmp_path / "costs.json"
     assert slimtask("costs", folder / "delta.safetensors", "--out", out, "--json", result) == 0
     assert "takes those of a GPU" in " ".join(capsys.readouterr().out.split())

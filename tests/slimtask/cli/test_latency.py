@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from slimtask.bench.measure import Conditions, Measurement
+from slimtask.bench.timing.measure import Conditions, Measurement
 from slimtask.checkpoint import Architecture, Checkpoint
 from slimtask.compress.rebuild import rebuild
 from slimtask.tasks import Preprocessing
@@ -36,18 +36,19 @@ with torch.no_grad():
 @pytest.fixture
 def saved(small_net: Callable[..., MultiTaskNet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MultiTaskNet:
     """A small dense checkpoint, and a clock by which every convolution takes a millisecond whatever its channels."""
-    from slimtask.bench import latency_table, to_latency
+    from slimtask.bench import to_latency
+    from slimtask.bench.layers import table as latency_table
 
     def convolutions(path: Path) -> int:
         import onnx
 
         return sum(node.op_type == "Conv" for node in onnx.load(str(path), load_external_data=False).graph.node)
 
-    def timed(graphs: dict[str, Path], threads: int) -> dict[str, Measurement]:
+    def timed(graphs: dict[str, Path], *, threads: int) -> dict[str, Measurement]:
         counts = {key: LAYER_MS * convolutions(path) for key, path in graphs.items()}
         return {key: Measurement(samples_ms=(ms,) * 5, conditions=CONDITIONS) for key, ms in counts.items()}
 
-    monkeypatch.setattr(to_latency, "_timed", timed)
+    monkeypatch.setattr(to_latency, "measure_graphs", timed)
     monkeypatch.setattr(latency_table, "time_layer", lambda *_, **__: LAYER_MS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

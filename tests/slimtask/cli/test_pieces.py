@@ -22,7 +22,7 @@ def test_a_missing_package_is_a_sentence_with_its_purpose(
         raise ModuleNotFoundError(f"No module named '{piece.module}'", name=f"{piece.module}.inner")
 
     monkeypatch.setattr("slimtask.cli.app.raised_in", lambda error: None)  # this test is no user's code
-    monkeypatch.setattr("slimtask.bench.environment.environment", importing)
+    monkeypatch.setattr("slimtask.bench.timing.environment.environment", importing)
     assert slimtask("doctor") == 2
     said = capsys.readouterr().err
     assert piece.purpose in said

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from slimtask.bench import latency_table, staircase
-from slimtask.bench.measure import Conditions, Measurement
+from slimtask.bench import staircase
+from slimtask.bench.layers import table as latency_table
+from slimtask.bench.timing.measure import Conditions, Measurement
 from slimtask.checkpoint import Architecture, Checkpoint
 from slimtask.cli.network import Network
 from slimtask.cli.staircase import compress_by_table

@@ -126,7 +126,7 @@ def test_sigterm_ends_a_verb_with_its_status(
     slimtask: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    monkeypatch.setattr("slimtask.bench.environment.environment", lambda: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("slimtask.bench.timing.environment.environment", lambda: signal.raise_signal(signal.SIGTERM))
     try:
         assert slimtask("doctor") == 143
     finally:
@@ -150,7 +150,7 @@ def test_lines_that_c_code_writes_reach_the_user_only_with_debug(words: list[str
     code = (
         "import os, sys\n"
         "from slimtask.cli import app\n"
-        "import slimtask.bench.environment as environment\n"
+        "import slimtask.bench.timing.environment as environment\n"
         "def speak():\n"
         "    os.write(2, b'from C\\n')\n"
         "    print('from Python', file=sys.stderr)\n"

@@ -1,0 +1,1 @@
+"""Times of single layers, which latency budgets are planned with."""

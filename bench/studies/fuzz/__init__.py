@@ -1,0 +1,1 @@
+"""Generated networks through pruning, removal, file and ONNX."""

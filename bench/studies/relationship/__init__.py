@@ -1,0 +1,1 @@
+"""Which tasks are alike, by the overlap of their masks."""

@@ -1,0 +1,1 @@
+"""Latencies: what is timed, how, and under which conditions."""

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import torch
+
+from slimtask.bench.timing.environment import environment, gpus, usable_cores, version_of
+
+
+def test_environment_is_json_and_names_what_is_installed():
+    found = environment()
+    json.dumps(found, allow_nan=False)
+    assert found["cores"] == usable_cores() >= 1
+    assert found["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
+    assert found["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in found["versions"]["torch"]
+    assert version_of("no-such-distribution") is None
+
+
+def test_gpus_are_read_from_the_driver(monkeypatch):
+    monkeypatch.setattr("slimtask.bench.timing.environment._nvidia_smi", lambda: ("NVIDIA H100, 580.1, 81559 MiB",))
+    assert gpus() == [{"name": "NVIDIA H100", "driver": "580.1", "memory": "81559 MiB"}]
+    assert environment()["gpu"] == gpus()
+
+
+def test_environment_imports_nothing_heavy():
+    code = (
+        "import sys; from slimtask.bench.timing.environment import environment; environment(); "
+        "print({'torch', 'onnxruntime', 'onnx', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
