@@ -13,11 +13,12 @@ from slimtask.bench.layers.table import measure_table
 from slimtask.bench.timing.environment import usable_cores
 from slimtask.bench.timing.graphs import export, measure_graphs
 from slimtask.bench.timing.measure import Ratio
-from slimtask.compress.groups import Group, find_groups
+from slimtask.compress.graph.analysis import find_groups
+from slimtask.compress.graph.groups import Group
 from slimtask.compress.latency.align import allowed_counts
 from slimtask.compress.latency.specs import LayerSpec, axis_ranges, layer_specs
 from slimtask.compress.latency.table import LatencyTable
-from slimtask.compress.prune import nothing_prunable
+from slimtask.compress.pruning import nothing_prunable
 from slimtask.errors import CheckFailed, InputError
 from slimtask.tasks import Frozen
 

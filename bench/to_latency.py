@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 from slimtask.bench.layers.prepared import Prepared, Progress
 from slimtask.bench.timing.graphs import BACKEND, export, measure_graphs
-from slimtask.compress.counts import FLOOR
-from slimtask.compress.groups import Group
-from slimtask.compress.importance import score_channels
+from slimtask.compress.edits.skip import SkipBlocks
+from slimtask.compress.edits.tasks import Selected, task_names
+from slimtask.compress.graph.groups import Group
 from slimtask.compress.latency.apply import remove_chosen
 from slimtask.compress.latency.blocks import residual_blocks
 from slimtask.compress.latency.choose import Align, Chosen
 from slimtask.compress.latency.close import close_loop
 from slimtask.compress.latency.specs import task_paths
-from slimtask.compress.remove import Compressed
-from slimtask.compress.saliency import Loss
-from slimtask.compress.skip import SkipBlocks
-from slimtask.compress.task_outputs import Selected, task_names
+from slimtask.compress.removal.remove import Compressed
+from slimtask.compress.score.counts import FLOOR
+from slimtask.compress.score.gradients import Loss
+from slimtask.compress.score.importance import score_channels
 from slimtask.errors import CheckFailed, InputError, nearest
 from slimtask.tasks import Frozen
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimtask.compress.apart import first_line
-from slimtask.compress.contents import independent_copy
-from slimtask.compress.inputs import named_outputs
-from slimtask.compress.modes import modes_kept
+from slimtask.compress.network.apart import first_line
+from slimtask.compress.network.contents import independent_copy
+from slimtask.compress.network.inputs import named_outputs
+from slimtask.compress.network.modes import modes_kept
 from slimtask.errors import InputError, SlimtaskError
 
 OwnLoss = Callable[[Any, Any], Tensor]

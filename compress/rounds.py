@@ -8,13 +8,13 @@ from typing import Any
 from torch import nn
 
 from slimtask.checkpoint import Checkpoint, json_safe
-from slimtask.compress.budget import Budget
-from slimtask.compress.compress import compress_checkpoint
-from slimtask.compress.cost import count_flops, count_parameters
-from slimtask.compress.groups import find_groups
-from slimtask.compress.inputs import Inputs
-from slimtask.compress.rebuild import rebuild
-from slimtask.compress.remove import Compressed
+from slimtask.compress.api import compress_checkpoint
+from slimtask.compress.graph.analysis import find_groups
+from slimtask.compress.network.inputs import Inputs
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.removal.remove import Compressed
+from slimtask.compress.score.budget import Budget
+from slimtask.compress.score.cost import count_flops, count_parameters
 from slimtask.errors import InputError
 
 Between = Callable[[Checkpoint, int], Checkpoint]

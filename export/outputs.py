@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimtask.compress.apart import first_line
+from slimtask.compress.network.apart import first_line
 from slimtask.errors import InputError, SlimtaskError
 from slimtask.tasks import TaskSpec
 

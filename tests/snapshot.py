@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimtask.compress.contents import reachable
+from slimtask.compress.network.contents import reachable
 
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from slimtask.architectures import build
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.rebuilding import rebuild
 from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec, select_tasks
 from slimtask.train.data.config import open_dataset

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from slimtask.compress.contents import independent_copy
-from slimtask.compress.masks import Masks
+from slimtask.compress.network.contents import independent_copy
+from slimtask.compress.structures.masks import Masks
 from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec
 from slimtask.train import parallel

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from slimtask.bench.layers.table import Timer, measure_table
 from slimtask.bench.timing.environment import usable_cores
-from slimtask.compress.analysis import analyse
-from slimtask.compress.counts import FLOOR, least_count
-from slimtask.compress.importance import Scores
+from slimtask.compress.graph.analysis import analyse
 from slimtask.compress.latency.blocks import Block
 from slimtask.compress.latency.choose import Align, LatencyChooser
 from slimtask.compress.latency.propose import Proposals, worths_of
+from slimtask.compress.latency.sensitivity import Judge
 from slimtask.compress.latency.specs import axis_ranges, layer_specs
-from slimtask.compress.prune import nothing_prunable
-from slimtask.compress.sensitivity import Judge
+from slimtask.compress.pruning import nothing_prunable
+from slimtask.compress.score.counts import FLOOR, least_count
+from slimtask.compress.score.importance import Scores
 from slimtask.errors import InputError
 
 Progress = Callable[[str, int, int], None]

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from slimtask.compress.inputs import Inputs
+from slimtask.compress.network.inputs import Inputs
 
 
 def prune_uniformly_(

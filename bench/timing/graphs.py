@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from slimtask.bench.timing.backends import BACKENDS
 from slimtask.bench.timing.measure import Measurement
 from slimtask.bench.timing.protocol import measure_interleaved
-from slimtask.compress.contents import independent_copy
+from slimtask.compress.network.contents import independent_copy
 
 BACKEND = "onnxruntime-cpu"
 

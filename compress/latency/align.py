@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from slimtask.compress.groups import Group
+from slimtask.compress.graph.groups import Group
 from slimtask.compress.latency.specs import Axis, LayerSpec
 from slimtask.compress.latency.table import LatencyTable
 
@@ -66,12 +66,6 @@ def worth_having(
             fastest_chosen = time
         fastest = min(fastest, time)
     return tuple(reversed(chosen))
-
-
-def aligned_counts(channels: int, align: int, smallest: int = 1) -> tuple[int, ...]:
-    """Return the rising multiples of ``align`` that are at least ``smallest``, and ``channels`` itself."""
-    first = -(-max(smallest, 1) // align) * align
-    return (*(count for count in range(first, channels, align)), channels)
 
 
 def spread_counts(counts: Sequence[int], most: int = 8) -> tuple[int, ...]:

@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from slimtask.compress.contents import independent_copy
-from slimtask.compress.groups import Group, Member, find_groups
+from slimtask.compress.edits.skip import SkipBlocks, skip_blocks_
+from slimtask.compress.graph.analysis import find_groups
+from slimtask.compress.graph.groups import Group
+from slimtask.compress.graph.modules import Member
 from slimtask.compress.latency.choose import Chosen
-from slimtask.compress.remove import Compressed, remove_channels
-from slimtask.compress.skip import SkipBlocks, skip_blocks_
+from slimtask.compress.network.contents import independent_copy
+from slimtask.compress.removal.remove import Compressed, remove_channels
 
 _WHY = "chosen for latency"
 Keep = Sequence[Bool[Tensor, " _channels"]]

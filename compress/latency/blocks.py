@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from slimtask.compress.groups import Group
+from slimtask.compress.edits.skip import SHORTCUTS, find_block, shortcut_of, skip_blocks_
+from slimtask.compress.graph.groups import Group
 from slimtask.compress.latency.specs import LayerSpec
-from slimtask.compress.look import look
-from slimtask.compress.skip import SHORTCUTS, find_block, shortcut_of, skip_blocks_
+from slimtask.compress.network.look import look
 from slimtask.errors import InputError
 
 _TOLD = 0.5

@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from slimtask.compress.groups import Group
-from slimtask.compress.importance import top_channels
-from slimtask.compress.latency.align import aligned_counts, allowed_counts, counts_around, spread_counts
+from slimtask.compress.graph.groups import Group
+from slimtask.compress.latency.align import allowed_counts, counts_around, spread_counts
 from slimtask.compress.latency.blocks import Block
 from slimtask.compress.latency.program import Choice, CostOf, Limit, Program, priced
 from slimtask.compress.latency.specs import LayerSpec
 from slimtask.compress.latency.table import LatencyTable
+from slimtask.compress.score.counts import aligned_counts
+from slimtask.compress.score.importance import top_channels
 from slimtask.errors import InputError
 
 Align = Literal["auto"] | int

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from slimtask.compress.groups import Group
+from slimtask.compress.graph.groups import Group
 from slimtask.compress.latency.blocks import Block
 from slimtask.compress.latency.choose import Chosen, LatencyChooser, Worth
-from slimtask.compress.sensitivity import Damage
+from slimtask.compress.latency.sensitivity import Damage
 from slimtask.errors import InputError
 
 _WRECKED = 0.99  # the relative distance at which nothing of the outputs is left

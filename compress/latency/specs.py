@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from slimtask.compress.groups import Group
+from slimtask.compress.graph.groups import Group
 from slimtask.compress.latency.table import LayerShape
-from slimtask.compress.look import look
+from slimtask.compress.network.look import look
 from slimtask.errors import InputError
 
 _CONVOLUTION = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slimtask.compress.compress import compress
+from slimtask.compress.api import compress
 from slimtask.export.exporter import export_bundle
 from slimtask.export.runtime.runner import Runner
 from slimtask.tasks import Preprocessing, TaskSpec

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 import torchvision
 
-from slimtask.compress.budget import Budget
-from slimtask.compress.compress import compress, cost
-from slimtask.compress.explain import coverage
-from slimtask.compress.foreign import TaskOutputs
-from slimtask.compress.groups import find_groups
+from slimtask.compress.api import compress, cost
+from slimtask.compress.graph.analysis import find_groups
+from slimtask.compress.network.by_task import TaskOutputs
+from slimtask.compress.removal.explain import coverage
+from slimtask.compress.score.budget import Budget
 from slimtask.export.exporter import export_bundle
 from slimtask.tasks import Preprocessing, TaskSpec
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimtask.compress.delta import Execution
-from slimtask.compress.delta_paths import ChangedParameter, DeltaTrunk
-from slimtask.compress.patterns import Pattern
+from slimtask.compress.edits.deltas import ChangedParameter, DeltaTrunk
+from slimtask.compress.structures.delta import Execution
+from slimtask.compress.structures.patterns import Pattern
 from slimtask.errors import InputError
 
 EMBEDDING, LAST = "embedding", "ln"

@@ -10,7 +10,7 @@ from slimtask.cli.common import console, table
 
 def show_delta(path: Path) -> dict[str, Any]:
     """Print the densities and the size of the delta in ``path`` and return them as JSON."""
-    from slimtask.compress.delta import Delta
+    from slimtask.compress.structures.delta import Delta
 
     delta = Delta.load(path)
     size, densities = delta.size(), delta.densities()

@@ -154,7 +154,7 @@ class Tuner:
     def __call__(self, checkpoint: Checkpoint, number: int) -> Checkpoint:
         """Return the checkpoint of a network cut in round ``number``, trained on; its provenance tells how."""
         from slimtask.checkpoint import json_safe
-        from slimtask.compress.rebuild import rebuild
+        from slimtask.compress.rebuilding import rebuild
 
         model = rebuild(checkpoint, self.network.factory).to(self.device)
         self.score("cut", number, model)
@@ -167,7 +167,7 @@ class Tuner:
 
     def for_tasks(self, tasks: Sequence[str]) -> Tuner:
         """Return the tuner of the network of ``tasks`` alone, whose zeros are masked: they stay."""
-        from slimtask.compress.task_outputs import Selected
+        from slimtask.compress.edits.tasks import Selected
 
         own = copy(self)
         own.stages, own.masked = [], True
@@ -262,14 +262,14 @@ class Tuner:
         return images.to(self.device), {name: target.to(self.device) for name, target in targets.items()}
 
     def _loss(self, outputs: Any, batch: Any) -> Tensor:
-        from slimtask.compress.foreign import by_task
+        from slimtask.compress.network.by_task import by_task
         from slimtask.train.losses import multi_task_loss
 
         return multi_task_loss(by_task(outputs, self.data.tasks), batch[1], self.data.tasks)[0]
 
     def score(self, name: str, number: int, model: nn.Module) -> Stage:
         """Return, and keep, how good ``model`` is on the validation split."""
-        from slimtask.compress.foreign import TaskOutputs
+        from slimtask.compress.network.by_task import TaskOutputs
         from slimtask.train.evaluate import evaluate
         from slimtask.train.loop import finite
 

@@ -24,7 +24,7 @@ from slimtask.cli.network import (
 from slimtask.errors import InputError
 
 if TYPE_CHECKING:
-    from slimtask.compress.explain import Coverage
+    from slimtask.compress.removal.explain import Coverage
 
 
 def inspect_verb(
@@ -44,8 +44,8 @@ def inspect_verb(
 
     Example: slimtask inspect runs/disparse/masks.safetensors --plot iou.svg
     """
-    from slimtask.compress.delta_file import is_delta_file
-    from slimtask.compress.mask_file import is_mask_file
+    from slimtask.compress.structures.delta_file import is_delta_file
+    from slimtask.compress.structures.mask_file import is_mask_file
 
     if path is not None and is_mask_file(path):
         only_for_foreign(path, model=model, weights=weights, input=shape, also=also)
@@ -94,10 +94,10 @@ def _bundle(path: Path) -> object:
 
 
 def _network(network: Network, title: str) -> object:
-    from slimtask.compress.analysis import analyse
-    from slimtask.compress.compress import cost
-    from slimtask.compress.explain import coverage
-    from slimtask.compress.unreached import unreached_modules
+    from slimtask.compress.api import cost
+    from slimtask.compress.graph.analysis import analyse
+    from slimtask.compress.graph.unreached import unreached_modules
+    from slimtask.compress.removal.explain import coverage
 
     checkpoint = network.checkpoint
     model, example = network.rebuild(), checkpoint.example()
@@ -137,12 +137,12 @@ def _network(network: Network, title: str) -> object:
 
 def _edits(network: Network) -> list[dict[str, Any]]:
     """Print what each plan cut of each layer, and return it."""
-    from slimtask.compress.delta_paths import DeltaPaths
-    from slimtask.compress.explain import layer_rows
-    from slimtask.compress.groups import find_groups
-    from slimtask.compress.plan import Plan
-    from slimtask.compress.rebuild import replay
-    from slimtask.compress.skip import SkipBlocks
+    from slimtask.compress.edits.deltas import DeltaPaths
+    from slimtask.compress.edits.skip import SkipBlocks
+    from slimtask.compress.graph.analysis import find_groups
+    from slimtask.compress.rebuilding import replay
+    from slimtask.compress.removal.explain import layer_rows
+    from slimtask.compress.removal.plan import Plan
 
     cut = []
     for number, (before, edit) in enumerate(replay(network.checkpoint, network.factory), start=1):
@@ -178,7 +178,7 @@ def _show_coverage(covered: Coverage) -> None:
 def _show_certificate(written: object) -> None:
     from pydantic import ValidationError
 
-    from slimtask.compress.certify import Certificate
+    from slimtask.compress.proof.certify import Certificate
 
     try:
         proof = Certificate.model_validate(written)

@@ -51,7 +51,7 @@ def compress_to_latency(
     from torch import Tensor
 
     from slimtask.bench.to_latency import prune_to_latency
-    from slimtask.compress.compress import with_compressed, with_edit
+    from slimtask.compress.api import with_compressed, with_edit
 
     example = network.checkpoint.example()
     if not isinstance(example, Tensor):
@@ -77,9 +77,9 @@ def compress_to_flops(network: Network, flops: float, how: dict[str, Any]) -> tu
     from torch import Tensor
 
     from slimtask.bench.to_latency import prune_to_flops
-    from slimtask.compress.budget import Budget
-    from slimtask.compress.compress import with_compressed
-    from slimtask.compress.cost import count_flops
+    from slimtask.compress.api import with_compressed
+    from slimtask.compress.score.budget import Budget
+    from slimtask.compress.score.cost import count_flops
 
     example, model = network.checkpoint.example(), network.rebuild()
     if not isinstance(example, Tensor):

@@ -11,7 +11,7 @@ from slimtask.errors import InputError
 
 def show_masks(path: Path, plot: Path | None) -> dict[str, Any]:
     """Print densities and overlap of the masks in ``path``, draw the overlap to ``plot``, and return them as JSON."""
-    from slimtask.compress.masks import Masks
+    from slimtask.compress.structures.masks import Masks
     from slimtask.files import refuse_existing
     from slimtask.train.methods.masks.overlap import overlap, save_plot
 

@@ -169,7 +169,7 @@ def _per_task(folder: Path, model: str | None) -> Subject:
     network, _, size = next(iter(found.values()))
 
     def run(split: Split, **how: Any) -> list[Result]:
-        from slimtask.compress.per_task import OneEach
+        from slimtask.compress.per_task.networks import OneEach
 
         wanted = _names(split.tasks)
         each = {name: _with_tasks(found[name][0], [found[name][1]]) for name in wanted}
@@ -203,7 +203,7 @@ def _bundle(folder: Path, paths: Sequence[str] | None, backend: str) -> Subject:
 
 def _described(path: Path, checkpoint: Checkpoint) -> tuple[tuple[TaskSpec, ...], Preprocessing]:
     """Return the tasks that the network still has, and how it takes images. Raises InputError without either."""
-    from slimtask.compress.rebuild import served_tasks
+    from slimtask.compress.rebuilding import served_tasks
 
     tasks = served_tasks(checkpoint)
     if not tasks:
@@ -214,7 +214,7 @@ def _described(path: Path, checkpoint: Checkpoint) -> tuple[tuple[TaskSpec, ...]
 
 
 def _with_tasks(network: Network, tasks: Sequence[TaskSpec]) -> nn.Module:
-    from slimtask.compress.foreign import TaskOutputs
+    from slimtask.compress.network.by_task import TaskOutputs
 
     return TaskOutputs(network.rebuild(), tasks).eval()
 

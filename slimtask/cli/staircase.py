@@ -11,7 +11,7 @@ from slimtask.errors import InputError
 if TYPE_CHECKING:
     from slimtask.bench.staircase import SpeedUp
     from slimtask.checkpoint import Checkpoint
-    from slimtask.compress.remove import Compressed
+    from slimtask.compress.removal.remove import Compressed
 
 
 def compress_by_table(network: Network, how: dict[str, Any]) -> tuple[Checkpoint, Compressed, SpeedUp]:
@@ -23,8 +23,8 @@ def compress_by_table(network: Network, how: dict[str, Any]) -> tuple[Checkpoint
     from torch import Tensor
 
     from slimtask.bench.staircase import TRAINABLE, measured_counts, speed_up
-    from slimtask.compress.compress import compress_checkpoint
-    from slimtask.compress.rebuild import rebuild
+    from slimtask.compress.api import compress_checkpoint
+    from slimtask.compress.rebuilding import rebuild
 
     example = network.checkpoint.example()
     if not isinstance(example, Tensor):

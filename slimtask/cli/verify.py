@@ -47,7 +47,7 @@ def _bundle(path: Path) -> list[tuple[str, bool, str]]:
 
 
 def _checkpoint(path: Path, made_by: str | None, also: list[str] | None) -> list[tuple[str, bool, str]]:
-    from slimtask.compress.look import look
+    from slimtask.compress.network.look import look
 
     network = open_checkpoint(path, made_by, also)
     checkpoint, model = network.checkpoint, network.rebuild()
@@ -64,7 +64,7 @@ def _checkpoint(path: Path, made_by: str | None, also: list[str] | None) -> list
 
 def _outputs(model: nn.Module, inputs: Any) -> tuple[str, bool]:
     """Return the shapes of the outputs in words, and whether all are finite."""
-    from slimtask.compress.inputs import call, named_outputs
+    from slimtask.compress.network.inputs import call, named_outputs
 
     outputs = named_outputs(call(model, inputs))
     shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
@@ -74,7 +74,7 @@ def _outputs(model: nn.Module, inputs: Any) -> tuple[str, bool]:
 def _certificate(written: object) -> tuple[str, bool, str]:
     from pydantic import ValidationError
 
-    from slimtask.compress.certify import Certificate
+    from slimtask.compress.proof.certify import Certificate
 
     try:
         proof = Certificate.model_validate(written)

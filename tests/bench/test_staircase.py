@@ -13,13 +13,13 @@ from slimtask.bench import staircase
 from slimtask.bench.layers import table as latency_table
 from slimtask.bench.staircase import counts_by_group, measured_counts, speed_up
 from slimtask.bench.timing.measure import Conditions, Measurement
-from slimtask.compress.budget import Budget
-from slimtask.compress.compress import compress
-from slimtask.compress.cost import count_parameters
-from slimtask.compress.groups import find_groups
+from slimtask.compress.api import compress
+from slimtask.compress.graph.analysis import find_groups
 from slimtask.compress.latency.align import group_ms
 from slimtask.compress.latency.specs import axis_ranges, layer_specs
 from slimtask.compress.latency.table import LayerShape
+from slimtask.compress.score.budget import Budget
+from slimtask.compress.score.cost import count_parameters
 from slimtask.errors import CheckFailed, InputError
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from slimtask.compress.budget import Budget
-from slimtask.compress.cuts import slice_axis
-from slimtask.compress.plan import Plan
-from slimtask.compress.prune import prune
-from slimtask.compress.remove import Compressed
+from slimtask.compress.graph.modules import slice_axis
+from slimtask.compress.pruning import prune
+from slimtask.compress.removal.plan import Plan
+from slimtask.compress.removal.remove import Compressed
+from slimtask.compress.score.budget import Budget
 
 Run = Callable[[Any, Tensor], Any]
 Make = Callable[[int], nn.Module]

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from slimtask.checkpoint import Architecture, Checkpoint
-from slimtask.compress.budget import Budget
-from slimtask.compress.certify import Certificate
-from slimtask.compress.compress import compress_checkpoint, cost
-from slimtask.compress.groups import find_groups
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.api import compress_checkpoint, cost
+from slimtask.compress.graph.analysis import find_groups
+from slimtask.compress.proof.certify import Certificate
+from slimtask.compress.rebuilding import rebuild
 from slimtask.compress.rounds import compress_in_rounds, round_share
+from slimtask.compress.score.budget import Budget
 from slimtask.errors import InputError
 
 

@@ -11,27 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from slimtask.checkpoint import Architecture, Checkpoint
-from slimtask.compress.budget import Budget
-from slimtask.compress.compress import compress
-from slimtask.compress.contents import tensors_in
-from slimtask.compress.cost import SizeModel, count_flops
-from slimtask.compress.explain import coverage
+from slimtask.compress.api import compress
+from slimtask.compress.edits.skip import check_skippable
+from slimtask.compress.edits.tasks import task_names, unneeded_modules
 from slimtask.compress.finetune import finetune
-from slimtask.compress.flops import FlopModel
-from slimtask.compress.foreign import check_tasks
-from slimtask.compress.groups import Group, find_groups
-from slimtask.compress.importance import score_channels
+from slimtask.compress.graph.analysis import find_groups
+from slimtask.compress.graph.groups import Group
 from slimtask.compress.latency.blocks import residual_blocks
 from slimtask.compress.latency.specs import layer_specs
-from slimtask.compress.masks import Masks
-from slimtask.compress.per_task import task_network
-from slimtask.compress.prune import prune
-from slimtask.compress.remove import Compressed, remove_zeros
+from slimtask.compress.network.by_task import check_tasks
+from slimtask.compress.network.contents import tensors_in
+from slimtask.compress.network.trace import record
+from slimtask.compress.per_task.networks import task_network
+from slimtask.compress.per_task.table import task_table
+from slimtask.compress.pruning import prune
+from slimtask.compress.removal.explain import coverage
+from slimtask.compress.removal.remove import Compressed, remove_zeros
 from slimtask.compress.rounds import compress_in_rounds
-from slimtask.compress.skip import check_skippable
-from slimtask.compress.task_outputs import task_names, unneeded_modules
-from slimtask.compress.task_table import task_table
-from slimtask.compress.trace import record
+from slimtask.compress.score.budget import Budget
+from slimtask.compress.score.cost import SizeModel, count_flops
+from slimtask.compress.score.flops import FlopModel
+from slimtask.compress.score.importance import score_channels
+from slimtask.compress.structures.masks import Masks
 from slimtask.errors import InputError, SlimtaskError
 from slimtask.export.onnx import frozen_copy
 from slimtask.tasks import TaskSpec

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from slimtask.checkpoint import Architecture, Checkpoint, holds_metadata, read_safetensors
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.rebuilding import rebuild
 from slimtask.errors import InputError
 from slimtask.tasks import Preprocessing
 from slimtask.train.models import MultiTaskNet

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor, nn
 
-from slimtask.compress.cost import SizeModel
-from slimtask.compress.groups import Group, find_groups
+from slimtask.compress.graph.analysis import find_groups
+from slimtask.compress.graph.groups import Group
+from slimtask.compress.score.cost import SizeModel
 from slimtask.errors import InputError
 from slimtask.train.recipe import SparsityConfig
 from slimtask.train.sparsity.layout import UNGROUPED, GroupLayout, Member, input_channel_layout, output_channel_layout

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slimtask.bench.studies.delta.grid import chosen
-from slimtask.compress.delta import Change, Delta, Execution, digest
-from slimtask.compress.delta_paths import install_deltas_
-from slimtask.compress.patterns import Heads, HiddenUnits, Pattern
+from slimtask.compress.edits.deltas import install_deltas_
+from slimtask.compress.structures.delta import Change, Delta, Execution, digest
+from slimtask.compress.structures.patterns import Heads, HiddenUnits, Pattern
 from slimtask.export.shared import SharedViT
 from slimtask.export.shared.streams import Streams
 from slimtask.tasks import TaskSpec

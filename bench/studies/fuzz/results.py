@@ -18,8 +18,8 @@ from slimtask.bench.studies.fuzz.truth import Difference, difference, kinds, pla
 from slimtask.bench.studies.fuzz.user import Findings, User, in_words, noise_of
 from slimtask.bench.studies.zoo.onnx_check import onnx_rel_error
 from slimtask.checkpoint import Architecture, Checkpoint, json_safe
-from slimtask.compress.rebuild import rebuild
-from slimtask.compress.remove import Compressed
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.removal.remove import Compressed
 from slimtask.tasks import Preprocessing
 
 ONNX_TOLERANCE = 1e-4

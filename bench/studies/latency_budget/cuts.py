@@ -14,9 +14,9 @@ from slimtask.bench.studies.torch_pruning import prune_uniformly_
 from slimtask.bench.timing.graphs import export, measure_graphs
 from slimtask.bench.timing.measure import Measurement
 from slimtask.bench.to_latency import ALL, prune_to_latency
-from slimtask.compress.budget import Budget
 from slimtask.compress.latency.close import WELL_USED
-from slimtask.compress.prune import prune
+from slimtask.compress.pruning import prune
+from slimtask.compress.score.budget import Budget
 from slimtask.errors import CheckFailed
 
 NEAR = 1.04

@@ -32,9 +32,9 @@ from slimtask.bench.studies.realised.networks import (
 from slimtask.bench.timing.environment import environment
 from slimtask.bench.timing.graphs import export, measure_graphs
 from slimtask.bench.timing.measure import Measurement
-from slimtask.compress.cost import count_flops, count_parameters
-from slimtask.compress.importance import score_channels
 from slimtask.compress.latency.choose import LatencyChooser
+from slimtask.compress.score.cost import count_flops, count_parameters
+from slimtask.compress.score.importance import score_channels
 from slimtask.errors import InputError
 from slimtask.files import read_json, write_json, write_text
 

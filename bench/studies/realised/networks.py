@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from slimtask.bench.layers.prepared import Prepared
 from slimtask.bench.studies.torch_pruning import prune_uniformly_
-from slimtask.compress.cost import count_flops, count_parameters
 from slimtask.compress.latency.choose import Chosen
-from slimtask.compress.remove import remove_channels
-from slimtask.compress.sensitivity import Judge
+from slimtask.compress.latency.sensitivity import Judge
+from slimtask.compress.removal.remove import remove_channels
+from slimtask.compress.score.cost import count_flops, count_parameters
 from slimtask.errors import CheckFailed
 
 MODELS = ("resnet18", "resnet50", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny")

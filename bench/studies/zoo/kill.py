@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from slimtask.compress.cuts import slice_axis
-from slimtask.compress.groups import Group, Member
+from slimtask.compress.graph.groups import Group
+from slimtask.compress.graph.modules import Member, slice_axis
 
 Kind = Literal["filter", "gamma", "beta", "readers"]
 WRITERS: tuple[Kind, ...] = ("filter", "gamma", "beta")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimtask.architectures import register
-from slimtask.compress.inputs import Inputs, map_tensors
+from slimtask.compress.network.inputs import Inputs, map_tensors
 from slimtask.tasks import TaskSpec
 
 ARCHITECTURE = "torchvision"

@@ -14,8 +14,8 @@ from slimtask.bench.studies.zoo.models import noise_like
 from slimtask.bench.studies.zoo.steps import Row
 from slimtask.bench.studies.zoo_wild.outputs import complaint, tensors
 from slimtask.bench.studies.zoo_wild.subjects import Subject
-from slimtask.compress.cost import count_parameters
-from slimtask.compress.inputs import Inputs, call
+from slimtask.compress.network.inputs import Inputs, call
+from slimtask.compress.score.cost import count_parameters
 
 RATIO = 0.5
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "heads")

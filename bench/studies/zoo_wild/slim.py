@@ -15,14 +15,15 @@ from slimtask.bench.studies.zoo_wild.outputs import complaint
 from slimtask.bench.studies.zoo_wild.snapshot import differences, snapshot
 from slimtask.bench.studies.zoo_wild.subjects import Subject
 from slimtask.bench.studies.zoo_wild.zeroed import rel_error
-from slimtask.compress.budget import Budget
-from slimtask.compress.certify import Refusal
-from slimtask.compress.cost import count_parameters
-from slimtask.compress.groups import Group, find_groups
-from slimtask.compress.inputs import call
-from slimtask.compress.prune import prune
-from slimtask.compress.remove import Compressed
-from slimtask.compress.trace import named_tensors
+from slimtask.compress.graph.analysis import find_groups
+from slimtask.compress.graph.groups import Group
+from slimtask.compress.network.inputs import call
+from slimtask.compress.network.trace import named_tensors
+from slimtask.compress.proof.certify import Refusal
+from slimtask.compress.pruning import prune
+from slimtask.compress.removal.remove import Compressed
+from slimtask.compress.score.budget import Budget
+from slimtask.compress.score.cost import count_parameters
 from slimtask.errors import CheckFailed, InputError
 
 KEEP = 0.5

@@ -19,7 +19,7 @@ from slimtask.bench.studies.zoo_wild import (
     timm_families,
     transformers_families,
 )
-from slimtask.compress.inputs import Inputs
+from slimtask.compress.network.inputs import Inputs
 from slimtask.errors import InputError, nearest
 
 OWN: dict[str, Callable[[], nn.Module]] = {

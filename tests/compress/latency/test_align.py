@@ -7,17 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from slimtask.compress.groups import find_groups
-from slimtask.compress.latency.align import (
-    aligned_counts,
-    allowed_counts,
-    counts_around,
-    group_ms,
-    spread_counts,
-    worth_having,
-)
+from slimtask.compress.graph.analysis import find_groups
+from slimtask.compress.latency.align import allowed_counts, counts_around, group_ms, spread_counts, worth_having
 from slimtask.compress.latency.specs import layer_specs
 from slimtask.compress.latency.table import Entry, LatencyTable
+from slimtask.compress.score.counts import aligned_counts
 
 
 def chain() -> tuple[nn.Module, torch.Tensor]:

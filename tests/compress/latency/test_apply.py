@@ -10,10 +10,11 @@ import torch
 import torchvision
 from torch import nn
 
-from slimtask.compress.groups import Group, find_groups
+from slimtask.compress.edits.skip import skip_blocks_
+from slimtask.compress.graph.analysis import find_groups
+from slimtask.compress.graph.groups import Group
 from slimtask.compress.latency.apply import carried_over, remove_chosen
 from slimtask.compress.latency.choose import Chosen
-from slimtask.compress.skip import skip_blocks_
 from slimtask.train.models import MultiTaskNet
 
 IMAGE = torch.zeros(1, 3, 32, 32)

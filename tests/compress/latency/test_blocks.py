@@ -10,10 +10,10 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.convnext import CNBlockConfig
 
-from slimtask.compress.groups import find_groups
+from slimtask.compress.edits.skip import check_skippable
+from slimtask.compress.graph.analysis import find_groups
 from slimtask.compress.latency.blocks import Block, goes_with, residual_blocks
 from slimtask.compress.latency.specs import layer_specs
-from slimtask.compress.skip import check_skippable
 from slimtask.train.models import MultiTaskNet
 
 tv = torchvision.models

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from slimtask.compress.cost import count_flops
-from slimtask.compress.groups import find_groups
+from slimtask.compress.graph.analysis import find_groups
 from slimtask.compress.latency.blocks import residual_blocks
 from slimtask.compress.latency.choose import LatencyChooser, path_cost, top_channels
 from slimtask.compress.latency.specs import axis_ranges, layer_specs, task_paths
 from slimtask.compress.latency.table import Entry, LatencyTable
-from slimtask.compress.remove import remove_channels
+from slimtask.compress.removal.remove import remove_channels
+from slimtask.compress.score.cost import count_flops
 from slimtask.errors import InputError
 from slimtask.train.models import MultiTaskNet
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimtask.compress.cost import count_flops
-from slimtask.compress.groups import find_groups
+from slimtask.compress.graph.analysis import find_groups
 from slimtask.compress.latency.specs import LayerSpec, axis_ranges, layer_specs, task_paths
 from slimtask.compress.latency.table import LayerShape
-from slimtask.compress.remove import remove_channels
+from slimtask.compress.removal.remove import remove_channels
+from slimtask.compress.score.cost import count_flops
 from slimtask.errors import InputError
 from slimtask.train.models import MultiTaskNet
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from slimtask.compress.delta import Change, Delta, Execution, digest
-from slimtask.compress.delta_paths import install_deltas_
-from slimtask.compress.patterns import HiddenUnits, Unstructured
+from slimtask.compress.edits.deltas import install_deltas_
+from slimtask.compress.structures.delta import Change, Delta, Execution, digest
+from slimtask.compress.structures.patterns import HiddenUnits, Unstructured
 from slimtask.export.delta_nodes.paths import trace_paths
 from slimtask.tasks import Preprocessing, TaskSpec
 from slimtask.train.models import multitask_net

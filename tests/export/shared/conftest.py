@@ -8,9 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from slimtask.compress.delta import Change, Delta, Execution, digest
-from slimtask.compress.delta_paths import install_deltas_
-from slimtask.compress.patterns import Block, Heads, HiddenUnits, InChannels, OutChannels, Unstructured, WholeTensor
+from slimtask.compress.edits.deltas import install_deltas_
+from slimtask.compress.structures.delta import Change, Delta, Execution, digest
+from slimtask.compress.structures.patterns import (
+    Block,
+    Heads,
+    HiddenUnits,
+    InChannels,
+    OutChannels,
+    Unstructured,
+    WholeTensor,
+)
 from slimtask.tasks import TaskSpec
 from slimtask.train.models import MultiTaskNet, multitask_net
 from slimtask.train.models.vit import VITS, ViTShape

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from slimtask.bench.layers.delta_costs import measure_costs
-from slimtask.compress.delta import Execution
+from slimtask.compress.structures.delta import Execution
 from slimtask.export.shared import SharedViT
 from slimtask.kernels.device import Device
 from slimtask.kernels.dispatch import choose

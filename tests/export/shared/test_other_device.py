@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimtask.compress.delta import Execution
+from slimtask.compress.structures.delta import Execution
 from slimtask.export.shared import SharedViT
 
 MakeNet = Callable[..., Any]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from slimtask.compress.delta import Execution
+from slimtask.compress.structures.delta import Execution
 from slimtask.export.shared.plan import plan_steps
 from slimtask.export.shared.source import read_source
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from slimtask.compress.patterns import Rows
+from slimtask.compress.structures.patterns import Rows
 from slimtask.export.shared.rows import freshest, put, take
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from slimtask.checkpoint import Architecture, Checkpoint, json_safe
-from slimtask.compress.delta import Execution
-from slimtask.compress.delta_paths import DeltaPath, DeltaPaths, deltas_of
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.edits.deltas import DeltaPath, DeltaPaths, deltas_of
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.structures.delta import Execution
 from slimtask.errors import InputError
 from slimtask.export.onnx import export_onnx
 from slimtask.export.shared import SharedViT

@@ -12,8 +12,8 @@ import torch
 from slimtask.bench.timing.measure import Conditions, Measurement
 from slimtask.checkpoint import Architecture, Checkpoint
 from slimtask.cli.latency import parse_budgets
-from slimtask.compress.masks import Masks
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.structures.masks import Masks
 from slimtask.errors import InputError
 from slimtask.tasks import Preprocessing
 from slimtask.train.models import MultiTaskNet

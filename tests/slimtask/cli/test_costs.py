@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from slimtask.checkpoint import Architecture, Checkpoint
-from slimtask.compress.delta import Change, Delta, digest
-from slimtask.compress.delta_paths import install_deltas_
-from slimtask.compress.patterns import Block, Pattern, WholeTensor
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.edits.deltas import install_deltas_
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.structures.delta import Change, Delta, digest
+from slimtask.compress.structures.patterns import Block, Pattern, WholeTensor
 from slimtask.export.shared import SharedViT
 from slimtask.export.verify import verify_bundle
 from slimtask.kernels.costs import Costs

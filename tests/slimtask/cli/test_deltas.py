@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from slimtask.compress.delta import Change, Delta, digest
-from slimtask.compress.patterns import OutChannels
+from slimtask.compress.structures.delta import Change, Delta, digest
+from slimtask.compress.structures.patterns import OutChannels
 
 
 def test_inspect_shows_what_a_delta_changes(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from slimtask.checkpoint import Architecture, Checkpoint
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.rebuilding import rebuild
 from slimtask.tasks import Preprocessing, TaskSpec, select_tasks
 from slimtask.train.data.config import open_dataset
 from slimtask.train.data.scenes.source import TASKS

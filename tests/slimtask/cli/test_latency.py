@@ -13,7 +13,7 @@ import torch
 
 from slimtask.bench.timing.measure import Conditions, Measurement
 from slimtask.checkpoint import Architecture, Checkpoint
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.rebuilding import rebuild
 from slimtask.tasks import Preprocessing
 from slimtask.train.models import MultiTaskNet
 
@@ -25,7 +25,7 @@ FORWARD = """
 import torch
 import slimtask.train.models
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.rebuilding import rebuild
 torch.set_num_threads(1)
 model = rebuild(Checkpoint.load("small.safetensors"))
 with torch.no_grad():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from slimtask.compress.masks import Masks
+from slimtask.compress.structures.masks import Masks
 
 A, B = torch.tensor([True, True, True, False]), torch.tensor([False, True, True, True])
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.masks import Masks
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.structures.masks import Masks
 from slimtask.foreign import load_factory
 from slimtask.tasks import Preprocessing
 from slimtask.train.data.config import open_dataset

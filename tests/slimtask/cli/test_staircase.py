@@ -16,7 +16,7 @@ from slimtask.bench.timing.measure import Conditions, Measurement
 from slimtask.checkpoint import Architecture, Checkpoint
 from slimtask.cli.network import Network
 from slimtask.cli.staircase import compress_by_table
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.rebuilding import rebuild
 from slimtask.errors import InputError
 from slimtask.tasks import Preprocessing
 from slimtask.train.models import MultiTaskNet

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from slimtask.compress.cost import count_flops
+from slimtask.compress.score.cost import count_flops
 from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec
 from slimtask.train.models import MultiTaskNet, ResNetTrunk

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer, vit_b_16
 
-from slimtask.compress.budget import Budget
-from slimtask.compress.groups import find_groups
-from slimtask.compress.prune import prune
+from slimtask.compress.graph.analysis import find_groups
+from slimtask.compress.pruning import prune
+from slimtask.compress.score.budget import Budget
 from slimtask.errors import InputError
 from slimtask.export.onnx import export_onnx
 from slimtask.tasks import TaskSpec

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from slimtask.compress.cost import count_parameters
-from slimtask.compress.remove import remove_zeros
+from slimtask.compress.removal.remove import remove_zeros
+from slimtask.compress.score.cost import count_parameters
 from slimtask.errors import InputError
 from slimtask.train.models import MultiTaskNet
 from slimtask.train.recipe import SparsityConfig

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from slimtask.compress.branches import BatchNormKind
+from slimtask.compress.edits.branches import BatchNormKind
 from slimtask.tasks import Frozen
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]

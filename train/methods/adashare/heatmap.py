@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slimtask.compress.policy import Policy
+from slimtask.compress.structures.policy import Policy
 from slimtask.files import atomic_file
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from slimtask.checkpoint import Architecture, Checkpoint, json_safe
-from slimtask.compress.trunk_costs import TrunkCosts
+from slimtask.compress.edits.trunk_costs import TrunkCosts
 from slimtask.files import write_json
 from slimtask.train import parallel
 from slimtask.train.batches import Batch

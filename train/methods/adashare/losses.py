@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from slimtask.compress.policy import Policy
-from slimtask.compress.trunk_costs import TrunkCosts
+from slimtask.compress.edits.trunk_costs import TrunkCosts
+from slimtask.compress.structures.policy import Policy
 from slimtask.errors import InputError
 from slimtask.train.methods.adashare.config import PolicyConfig
 

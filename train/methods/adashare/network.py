@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slimtask.compress.branches import BranchPaths, mix_in_, use_lane_
-from slimtask.compress.policy import Policy
-from slimtask.compress.skip import shortcut_of
+from slimtask.compress.edits.branches import BranchPaths, mix_in_, use_lane_
+from slimtask.compress.edits.skip import shortcut_of
+from slimtask.compress.structures.policy import Policy
 from slimtask.errors import InputError
 from slimtask.train.methods.adashare.losses import EXECUTE, SKIP, Logits, execute_probabilities
 from slimtask.train.models.blocks import ResidualBlock

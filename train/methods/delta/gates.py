@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from slimtask.compress.delta import Change
+from slimtask.compress.structures.delta import Change
 from slimtask.train.methods.delta.config import GatesConfig
 from slimtask.train.methods.delta.hard_concrete import deterministic, log_open_probability, open_probability, sample
 from slimtask.train.methods.delta.layout import Gated

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from slimtask.compress.patterns import Block, Heads, HiddenUnits, OutChannels, Pattern, Unstructured, WholeTensor
+from slimtask.compress.structures.patterns import (
+    Block,
+    Heads,
+    HiddenUnits,
+    OutChannels,
+    Pattern,
+    Unstructured,
+    WholeTensor,
+)
 from slimtask.errors import InputError
 from slimtask.train.methods.delta.config import DeltaConfig
 

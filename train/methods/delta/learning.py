@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from slimtask.checkpoint import Checkpoint, json_safe
-from slimtask.compress.branches import mix_in_
-from slimtask.compress.delta import Delta, Execution, digest
-from slimtask.compress.delta_paths import DeltaPath, DeltaPaths, install_deltas_
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.edits.branches import mix_in_
+from slimtask.compress.edits.deltas import DeltaPath, DeltaPaths, install_deltas_
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.structures.delta import Delta, Execution, digest
 from slimtask.errors import InputError
 from slimtask.train.methods.base import Forward, Learned, Method, Setup
 from slimtask.train.methods.delta.config import DeltaConfig, StageConfig, of_task

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from slimtask.checkpoint import Checkpoint, json_safe
-from slimtask.compress.delta_paths import DeltaPath, DeltaPaths, deltas_of
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.edits.deltas import DeltaPath, DeltaPaths, deltas_of
+from slimtask.compress.rebuilding import rebuild
 from slimtask.train import parallel
 from slimtask.train.methods.base import Forward, Learned, Method, Setup
 from slimtask.train.methods.delta.activations import Differences, PenalisedSites, linear_thresholds

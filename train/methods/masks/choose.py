@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from slimtask.compress.masks import Masks
+from slimtask.compress.structures.masks import Masks
 from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec
 from slimtask.train.batches import Batch

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from slimtask.compress.masks import Masks
+from slimtask.compress.structures.masks import Masks
 from slimtask.train.methods.base import Setup
 from slimtask.train.methods.masks.choose import losses_by_task, total_loss
 from slimtask.train.methods.masks.densities import layer_counts, random_masks

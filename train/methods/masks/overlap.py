@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from slimtask.compress.masks import Masks
+from slimtask.compress.structures.masks import Masks
 from slimtask.errors import InputError
 from slimtask.files import atomic_file
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from slimtask.compress.masks import Masks
+from slimtask.compress.structures.masks import Masks
 from slimtask.errors import InputError
 from slimtask.train import parallel
 from slimtask.train.methods.base import Learned, Method, Setup

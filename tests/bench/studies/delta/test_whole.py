@@ -10,7 +10,7 @@ from slimtask.bench.studies.delta.__main__ import main
 from slimtask.bench.studies.delta.gpu_whole import block_subject, measure_whole
 from slimtask.bench.studies.delta.networks import BASE, Maps, SharedBlock, Vits
 from slimtask.bench.studies.delta.whole import BASE_FED, _base_fed_blocks, own_tokens
-from slimtask.compress.delta import Execution
+from slimtask.compress.structures.delta import Execution
 from slimtask.files import read_json
 
 

@@ -28,9 +28,9 @@ from slimtask.bench.studies.methods.plan import (
 from slimtask.bench.studies.methods.report import write_report
 from slimtask.bench.studies.methods.rows import scored
 from slimtask.checkpoint import Architecture, Checkpoint
-from slimtask.compress.branches import BranchPaths
-from slimtask.compress.policy import Policy
-from slimtask.compress.trunk_costs import TrunkCosts
+from slimtask.compress.edits.branches import BranchPaths
+from slimtask.compress.edits.trunk_costs import TrunkCosts
+from slimtask.compress.structures.policy import Policy
 from slimtask.tasks import Preprocessing, TaskSpec
 from slimtask.train.models import multitask_net
 from slimtask.train.recipe import load_recipe

@@ -24,8 +24,8 @@ from slimtask.bench.studies.realised.networks import (
 )
 from slimtask.bench.timing.graphs import export, measure_graphs
 from slimtask.bench.timing.measure import Conditions, Measurement
-from slimtask.compress.cost import count_flops, count_parameters
-from slimtask.compress.importance import score_channels
+from slimtask.compress.score.cost import count_flops, count_parameters
+from slimtask.compress.score.importance import score_channels
 from slimtask.errors import InputError
 
 CONDITIONS = Conditions(

@@ -14,7 +14,7 @@ import torch
 from slimtask.bench.studies.relationship import __main__ as relationship
 from slimtask.bench.studies.relationship.__main__ import fingerprint, main, masks_overlap, verdicts
 from slimtask.bench.studies.relationship.report import compact, markdown
-from slimtask.compress.masks import Masks
+from slimtask.compress.structures.masks import Masks
 from slimtask.errors import InputError
 from slimtask.train.methods.masks.overlap import overlap
 from slimtask.train.recipe import load_recipe

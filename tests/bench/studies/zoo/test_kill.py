@@ -9,7 +9,7 @@ from torch import nn
 from slimtask.bench.studies.fuzz.networks import network
 from slimtask.bench.studies.fuzz.user import example_of
 from slimtask.bench.studies.zoo.kill import kill_, kill_half_
-from slimtask.compress.groups import find_groups
+from slimtask.compress.graph.analysis import find_groups
 
 
 @pytest.mark.parametrize("kind", ["filter", "gamma", "beta", "readers"])

@@ -11,7 +11,7 @@ from slimtask.bench.studies.zoo.models import noise_like
 from slimtask.bench.studies.zoo_wild.outputs import tensors
 from slimtask.bench.studies.zoo_wild.subjects import names, subject
 from slimtask.bench.studies.zoo_wild.timm_families import FAMILIES
-from slimtask.compress.inputs import call
+from slimtask.compress.network.inputs import call
 from slimtask.errors import InputError
 
 

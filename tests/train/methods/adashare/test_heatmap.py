@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slimtask.compress.policy import Policy
+from slimtask.compress.structures.policy import Policy
 from slimtask.train.methods.adashare.heatmap import save_heatmap
 
 

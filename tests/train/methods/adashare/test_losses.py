@@ -8,7 +8,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from slimtask.compress.trunk_costs import TrunkCosts
+from slimtask.compress.edits.trunk_costs import TrunkCosts
 from slimtask.errors import InputError
 from slimtask.train.methods.adashare.config import PolicyConfig
 from slimtask.train.methods.adashare.losses import (

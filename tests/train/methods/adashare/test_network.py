@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from slimtask.compress.branches import BranchPaths
-from slimtask.compress.cost import count_flops
-from slimtask.compress.policy import Policy
+from slimtask.compress.edits.branches import BranchPaths
+from slimtask.compress.score.cost import count_flops
+from slimtask.compress.structures.policy import Policy
 from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec
 from slimtask.train.methods.adashare.network import PolicyNet

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from slimtask.compress.patterns import HiddenUnits, Pattern, Unstructured, WholeTensor
+from slimtask.compress.structures.patterns import HiddenUnits, Pattern, Unstructured, WholeTensor
 from slimtask.train.methods.delta.config import GatesConfig
 from slimtask.train.methods.delta.gates import GatedDelta, fitting
 from slimtask.train.methods.delta.layout import Gated

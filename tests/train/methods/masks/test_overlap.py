@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from slimtask.compress.masks import Masks
+from slimtask.compress.structures.masks import Masks
 from slimtask.errors import InputError
 from slimtask.train.methods.masks.overlap import overlap, save_plot
 

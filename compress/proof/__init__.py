@@ -1,0 +1,1 @@
+"""The certificate: two networks run side by side on probes, and compared."""

@@ -1,0 +1,1 @@
+"""Cutting, exactly: what is dead, the constants that its readers absorb, the surgery, and the plan that replays it."""

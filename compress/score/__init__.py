@@ -1,0 +1,1 @@
+"""What matters, what it costs, and what a budget allows."""

@@ -1,0 +1,1 @@
+"""What training learns and a file holds: masks, policies, patterns and deltas."""

@@ -1,0 +1,73 @@
+"""The tape: every operation in order, without computing, without touching the network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from slimtask.compress.network.trace import record, shared_copy, unused
+from slimtask.errors import InputError
+
+
+class Branching(nn.Module):
+    """Looks at a value, which no tensor without memory has; has a part that only training uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.aux = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        y = self.first(x)
+        if float(y.detach().max()) > 1e9:
+            raise AssertionError("never")
+        return (y, self.aux(y)) if self.training else y
+
+
+def test_operations_come_in_order_with_shapes_and_names() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
+    tape = record(model, torch.zeros(2, 3, 8, 8))
+    names = [op.name for op in tape.operations]
+    assert [name for name in names if name in ("convolution", "relu", "addmm")] == ["convolution", "relu", "addmm"]
+    assert tape.outputs["output"].shape == (2, 5)
+    assert set(tape.leaves.values()) == {*dict(model.named_parameters()), *dict(model.named_buffers())}
+    assert not tape.computed
+
+
+def test_nothing_is_computed_and_modes_stay() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).train()
+    model[1].eval()
+    before = model[1].running_mean.clone()
+    record(model, torch.full((1, 3, 8, 8), float("nan")))
+    assert torch.equal(model[1].running_mean, before)
+    assert (model.training, model[1].training) == (True, False)
+
+
+def test_a_network_that_looks_at_values_is_traced_on_real_ones() -> None:
+    model = Branching().eval()
+    tape = record(model, torch.zeros(1, 3, 8, 8))
+    assert tape.computed
+    assert unused(tape, model) == ["aux.weight", "aux.bias"]
+    assert unused(record(model, torch.zeros(1, 3, 8, 8), compute=True, training=True), model) == []
+
+
+def test_an_input_that_does_not_fit_is_one_sentence() -> None:
+    with pytest.raises(InputError, match="Conv2d does not run on the example input"):
+        record(nn.Conv2d(3, 8, 3), torch.zeros(1, 4, 8, 8))
+
+
+def test_a_shared_copy_costs_no_tensors_and_leaves_the_original_alone() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    copied = shared_copy(model)
+    assert all(a is b for a, b in zip(model.parameters(), copied.parameters(), strict=True))
+    copied[0].weight = nn.Parameter(torch.zeros(1))
+    assert model[0].weight.shape == (8, 3, 3, 3)
+
+
+def test_attention_makes_the_same_calls_with_and_without_values() -> None:
+    class Attends(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.scaled_dot_product_attention(x, x, x).softmax(-1)
+
+    tapes = [record(Attends(), torch.zeros(1, 2, 4, 8), compute=compute) for compute in (False, True)]
+    assert len({tuple((op.name, op.place) for op in tape.operations) for tape in tapes}) == 1
