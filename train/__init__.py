@@ -1,1 +1,5 @@
 """Training: data, models, losses, metrics, and the methods that learn a sparse structure."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -21,7 +21,6 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
 from slimtask.compress.edits.skip import skip_blocks_
-from slimtask.compress.finetune import batchnorms
 from slimtask.compress.graph.analysis import Analysis
 from slimtask.compress.graph.groups import Group
 from slimtask.compress.network.apart import first_line
@@ -30,6 +29,7 @@ from slimtask.compress.network.inputs import named_outputs
 from slimtask.compress.removal.reference import masked
 from slimtask.compress.removal.surgery import Cut
 from slimtask.compress.score.importance import top_channels
+from slimtask.compress.tuning import batchnorms
 from slimtask.errors import InputError
 
 SHARES = (0.125, 0.25, 0.5, 0.75)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from slimtask.errors import InputError, nearest
 
-How = Literal["all", "min", "mean", "max"]
+Rule = Literal["all", "min", "mean", "max"]
 Scores = Sequence[Float64[Tensor, " _channels"]]
 Masks = tuple[Bool[Tensor, " _channels"], ...]
 
@@ -200,8 +200,8 @@ def _check(
     per_task: dict[str, Scores], keep: float | int | Sequence[int], how: str, fixed: Sequence[bool] | None
 ) -> list[int]:
     """Return the channels of each group; raises InputError where the arguments do not fit together."""
-    if how not in get_args(How):
-        raise InputError(f"tasks cannot vote by '{how}'{nearest(how, get_args(How))}.")
+    if how not in get_args(Rule):
+        raise InputError(f"tasks cannot vote by '{how}'{nearest(how, get_args(Rule))}.")
     if not per_task:
         raise InputError("a vote needs the scores of at least one task; none was given.")
     if isinstance(keep, float | int) and not 0 < keep <= 1:

@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slimtask.compress.api import compress
-from slimtask.export.exporter import export_bundle
-from slimtask.export.runtime.runner import Runner
-from slimtask.tasks import Preprocessing, TaskSpec
+from slimtask import Preprocessing, TaskSpec
+from slimtask.compress import Zeros, compress
+from slimtask.export import Runner, export_bundle
 
 
 class MyNetwork(nn.Module):
@@ -40,7 +39,7 @@ def main(out: Path) -> None:
     model.trunk[0].weight.data[:20] = 0  # BatchNorm still makes a constant of them
     nn.init.normal_(model.trunk[1].bias)
 
-    done = compress(model, torch.zeros(1, 3, 48, 64), align=4)
+    done = compress(model, torch.zeros(1, 3, 48, 64), Zeros(align=4))
     print(done.plan)
     print(f"certificate: {done.certificate.holds}, relative difference {done.certificate.max_rel_error:.1e}")
 

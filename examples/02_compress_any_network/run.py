@@ -6,13 +6,9 @@ from pathlib import Path
 import torch
 import torchvision
 
-from slimtask.compress.api import compress, cost
-from slimtask.compress.graph.analysis import find_groups
-from slimtask.compress.network.by_task import TaskOutputs
-from slimtask.compress.removal.explain import coverage
-from slimtask.compress.score.budget import Budget
-from slimtask.export.exporter import export_bundle
-from slimtask.tasks import Preprocessing, TaskSpec
+from slimtask import Preprocessing, TaskSpec
+from slimtask.compress import Budget, Prune, TaskOutputs, compress, cost, coverage, find_groups
+from slimtask.export import export_bundle
 
 
 def main(out: Path, size: int) -> None:
@@ -22,7 +18,7 @@ def main(out: Path, size: int) -> None:
     example = torch.zeros(1, 3, size, size)
     print(coverage(model, find_groups(model, example)))
 
-    done = compress(model, example, criterion="l2", budget=Budget(flops=0.5), align=8)
+    done = compress(model, example, Prune(Budget(flops=0.5), by="l2", align=8))
     print(done.plan)
     print(f"certificate: {done.certificate.holds}, relative difference {done.certificate.max_rel_error:.1e}")
     before, after = cost(model, example), cost(done.model, example)

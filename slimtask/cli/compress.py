@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from slimtask.cli.calibration import weighing_images
 from slimtask.cli.common import JsonOption, console, emit, interruptible, show_unreached, table, words, working
+from slimtask.cli.compress_options import alignment, check_choices, check_floor, check_one_input, check_per_task
 from slimtask.cli.finetune import (
     DistilOption,
     FinetuneOption,
@@ -21,14 +23,7 @@ from slimtask.cli.finetune import (
     Wanted,
     cut_in_rounds,
 )
-from slimtask.cli.latency import (
-    BlocksOption,
-    FloorOption,
-    compress_to_flops,
-    compress_to_latency,
-    parse_budgets,
-    show_paths,
-)
+from slimtask.cli.latency import BlocksOption, FloorOption, compress_measured, parse_budgets, show_paths
 from slimtask.cli.network import (
     AlsoOption,
     InputOption,
@@ -45,12 +40,12 @@ from slimtask.errors import InputError
 
 if TYPE_CHECKING:
     from slimtask.checkpoint import Checkpoint
-    from slimtask.compress.api import Cost
+    from slimtask.compress.api.how import Prune, Zeros
+    from slimtask.compress.api.models import Cost
     from slimtask.compress.removal.remove import Compressed
+    from slimtask.compress.score.budget import Budget
 
 INTERRUPTED = "interrupted; nothing was written."
-DEFAULT_ALIGN = 8
-"""The count that vector units and tensor cores take at once."""
 
 
 def compress_verb(
@@ -107,31 +102,31 @@ def compress_verb(
     wanted = Wanted(recalibrate=recalibrate, finetune=finetune, distil=distil, lr=lr, rounds=rounds)
     masked, measured = per_task and masks is not None, paths is not None or align == "auto"
     scored = {name: value for name, value in choices.items() if name != "calibration" or not (masked and wanted.first)}
-    _check_choices(zeros, budget | ({} if paths is None else {"latency-ms": 0.0}), scored)
-    _check_per_task(per_task, bool(budget or paths or zeros), masks=masks, policy=policy, sets=sets)
+    check_choices(zeros, budget | ({} if paths is None else {"latency-ms": 0.0}), scored)
+    check_per_task(per_task, bool(budget or paths or zeros), masks=masks, policy=policy, sets=sets)
     wanted.check(budgeted=bool(budget or paths), measured=measured, masked=masked)
     if checkpoint is not None and checkpoint.suffix == ".onnx":
         only_for_foreign(checkpoint, model=model, weights=weights, tasks=tasks, input=shape, also=also)
         if paths or per_task:
             raise InputError("of an ONNX file only zeros are removed; leave out --latency-ms and --per-task.")
-        _onnx(checkpoint, out, budget, _alignment(align), json_path)
+        _onnx(checkpoint, out, budget, alignment(align), json_path)
         return
     if checkpoint is not None:
         only_for_foreign(checkpoint, tasks=tasks)
     programmed = paths is not None or (align == "auto" and "flops" in budget)
-    _check_floor(floor, programmed)
+    check_floor(floor, programmed)
     network = opened(checkpoint, model, weights, tasks, shape, also)
-    _check_one_input(network, per_task or programmed)
+    check_one_input(network, per_task or programmed)
     if per_task:
         structure = structure_of(masks, policy)
-        made = compress_per_task(network, out, structure, words(sets) or (), _alignment(align), wanted, calibration)
+        made = compress_per_task(network, out, structure, words(sets) or (), alignment(align), wanted, calibration)
         emit(made, json_path)
     elif programmed:
         _measured(network, out, paths, on, budget, choices, align, floor, wanted, json_path)
     elif align == "auto":
         _by_table(network, out, budget, choices, wanted, json_path)
     else:
-        _compress(network, out, budget, choices, _alignment(align), wanted, json_path)
+        _compress(network, out, budget, choices, alignment(align), wanted, json_path)
 
 
 def _measured(
@@ -150,21 +145,25 @@ def _measured(
     for name in ("scope", "vote"):
         if name in choices:
             raise InputError(f"--{name} is decided by the integer program of measured counts; leave it out.")
+    from slimtask.bench.layers.meter import meter_of
+    from slimtask.compress.api.how import ToFlops, ToLatency
+
+    meter = meter_of(on)
     if paths is None:
-        _how(network, budget, {}, wanted)  # refuses what is no budget
+        _budget(budget)  # refuses what is none
     with working("reading images"):
         images = weighing_images(network.checkpoint, choices.get("calibration"))
-    how = _importance(network, choices, wanted, weighed=True) | {"images": images}
-    how |= {} if floor is None else {"floor": floor}
+    details = _importance(network, choices, wanted, weighed=True) | {"images": images}
+    details |= {} if floor is None else {"floor": floor}
+    how: ToFlops | ToLatency
+    if paths is None:
+        how = ToFlops(budget["flops"], meter, **details)
+    else:
+        counts: Literal["auto"] | int = "auto" if align in (None, "auto") else alignment(align)
+        how = ToLatency(paths, meter, align=counts, blocks=choices.get("blocks", True), **details)
     with interruptible(INTERRUPTED):
         tuner = wanted.tuner(network, choices.get("calibration"))
-        if paths is None:
-            smaller, done = compress_to_flops(network, budget["flops"], how)
-        else:
-            counts = None if align in (None, "auto") else _alignment(align)
-            smaller, done = compress_to_latency(
-                network, paths, on, counts, how | {"blocks": choices.get("blocks", True)}
-            )
+        smaller, done = compress_measured(network, how)
         smaller = tuner(smaller, 1) if tuner else smaller
     result = _written(network, smaller, (done.compressed,), out, tuner)
     emit(result | show_paths(done), json_path)
@@ -179,7 +178,7 @@ def _by_table(
     json_path: Path | None,
 ) -> None:
     """Remove zeros, or what matters least of channels or parameters, with counts off the measured staircase."""
-    how = _how(network, budget, choices, wanted) | network.also
+    how = _how(network, budget, choices, wanted)
     with interruptible(INTERRUPTED):
         tuner = wanted.tuner(network, choices.get("calibration"))
         smaller, compressed, found = compress_by_table(network, how)
@@ -198,18 +197,20 @@ def _compress(
     json_path: Path | None,
 ) -> None:
     """Remove zeros, or what matters least until a budget is met, in one cut or in rounds with training between."""
-    from slimtask.compress.api import compress_checkpoint
-    from slimtask.compress.rounds import compress_in_rounds
+    from slimtask.compress.api.checkpoints import compress_checkpoint
+    from slimtask.compress.api.how import Prune
+    from slimtask.compress.api.rounds import compress_in_rounds
 
-    how = _how(network, budget, choices, wanted) | network.also | {"align": align, "factory": network.factory}
+    how = replace(_how(network, budget, choices, wanted), align=align)
     with interruptible(INTERRUPTED):
         tuner = wanted.tuner(network, choices.get("calibration"))
         if tuner is None:
             with working("finding what may go, removing it, proving it"):
-                smaller, compressed = compress_checkpoint(network.checkpoint, **how)
+                smaller, compressed = compress_checkpoint(network.checkpoint, how, factory=network.factory)
             cuts: tuple[Compressed, ...] = (compressed,)
         else:
-            cut = partial(compress_in_rounds, network.checkpoint, rounds=tuner.rounds, **how)
+            assert isinstance(how, Prune)  # zeros need no training
+            cut = partial(compress_in_rounds, network.checkpoint, how, rounds=tuner.rounds, factory=network.factory)
             smaller, cuts = cut_in_rounds(tuner, cut)
     emit(_written(network, smaller, cuts, out, tuner), json_path)
 
@@ -218,7 +219,7 @@ def _written(
     network: Network, smaller: Checkpoint, cuts: Sequence[Compressed], out: Path, tuner: Tuner | None
 ) -> dict[str, Any]:
     """Write the checkpoint, print what was done to it and return it as JSON."""
-    from slimtask.compress.api import cost
+    from slimtask.compress.api.models import cost
     from slimtask.compress.rebuilding import rebuild
     from slimtask.files import new_files
 
@@ -244,22 +245,28 @@ def _proved(compressed: Compressed) -> dict[str, Any]:
     }
 
 
-def _how(network: Network, budget: dict[str, float], choices: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
-    """Return the arguments of ``compress`` beside the network."""
+def _how(network: Network, budget: dict[str, float], choices: dict[str, Any], wanted: Wanted) -> Zeros | Prune:
+    """Return how ``compress`` is to be done, but for the counts that groups may keep."""
+    from slimtask.compress.api.how import Prune, Zeros
+
+    if not budget:
+        return Zeros()
+    chosen, vote = _budget(budget), choices.get("vote")
+    return Prune(chosen, scope=choices.get("scope", "global"), vote=vote, **_importance(network, choices, wanted))
+
+
+def _budget(budget: dict[str, float]) -> Budget:
+    """Return the Budget of the one option that was given; InputError if it is none."""
     from pydantic import ValidationError
 
     from slimtask.compress.score.budget import Budget
 
-    if not budget:
-        return {}
     try:
-        chosen = Budget(**budget)
+        return Budget(**budget)
     except ValidationError as error:
         (name, value), problem = next(iter(budget.items())), error.errors()[0]["msg"]
         example = "0.5" if name == "keep" else "0.5, or a count above 1"
         raise InputError(f"--{name} {value:g} is no budget ({problem.lower()}); give {example}.") from None
-    chosen_how = {"budget": chosen, "scope": choices.get("scope", "global"), "vote": choices.get("vote")}
-    return chosen_how | _importance(network, choices, wanted)
 
 
 def _importance(network: Network, choices: dict[str, Any], wanted: Wanted, *, weighed: bool = False) -> dict[str, Any]:
@@ -272,67 +279,13 @@ def _importance(network: Network, choices: dict[str, Any], wanted: Wanted, *, we
 
     criterion = choices.get("importance", "l2")
     check_criterion(criterion)
-    how: dict[str, Any] = {"criterion": criterion}
+    how: dict[str, Any] = {"by": criterion}
     if criterion in GRADIENTS:
         with working("reading calibration data"):
             how["calibration"], how["loss"] = calibration(network.checkpoint, choices.get("calibration"), criterion)
     elif "calibration" in choices and wanted.first is None and not weighed:
         raise InputError(f"--importance {criterion} looks at no data; leave out --calibration, or take taylor or snip.")
     return how
-
-
-def _check_choices(zeros: bool, budget: dict[str, float], choices: dict[str, Any]) -> None:
-    """Raise InputError unless exactly one of zeros (the default) and the three budgets is asked for."""
-    asked = [*(["zeros"] if zeros else []), *budget]
-    if len(asked) > 1:
-        raise InputError(f"--{asked[0]} and --{asked[1]} are two ways to say how much goes; give one of them.")
-    if "blocks" in choices and "latency-ms" not in budget:
-        raise InputError("only a latency budget removes whole blocks; add --latency-ms, or leave --[no-]blocks out.")
-    if choices and not budget:
-        name = next(iter(choices))
-        raise InputError(
-            f"--{name} needs a budget, as zeros are not scored; add --keep, --params or --flops 0.5, or --latency-ms."
-        )
-
-
-def _check_floor(floor: float | None, programmed: bool) -> None:
-    """Raise InputError if --floor is no share, or the integer program of measured counts has no part in it."""
-    if floor is not None and not (programmed and 0 <= floor <= 1):
-        raise InputError(
-            "--floor is the least share, 0 to 1, of a group's channels under --latency-ms, or --flops with --align "
-            "auto; add one of them, or leave it out."
-        )
-
-
-def _check_one_input(network: Network, asked: bool) -> None:
-    """Raise InputError if further inputs were given to what is ``asked`` and follows one alone."""
-    if network.checkpoint.also and asked:
-        raise InputError(
-            "--per-task, --latency-ms and --align auto with --flops follow one input; leave out --also, or compress to "
-            "another budget."
-        )
-
-
-def _check_per_task(per_task: bool, budgeted: bool, **options: object) -> None:
-    """Raise InputError if --per-task comes with a budget, or one of its options without it."""
-    given = next((name for name, value in options.items() if value is not None), None)
-    if not per_task and given is not None:
-        raise InputError(f"--{given} says what each task needs; add --per-task.")
-    if per_task and budgeted:
-        raise InputError("--per-task removes what a task does not need, without a budget; leave the budget out.")
-
-
-def _alignment(text: str | None) -> int:
-    if text is None:
-        return DEFAULT_ALIGN
-    if text == "auto":
-        raise InputError(
-            "--align auto takes counts off a table measured with one network; of an ONNX file and with --per-task give "
-            "a number."
-        )
-    if not (text.isascii() and text.isdecimal() and 1 <= len(text) <= 6 and int(text) >= 1):
-        raise InputError(f"--align takes a count of channels, 1 or more, or auto, not '{text}'.")
-    return int(text)
 
 
 def _show(cuts: Sequence[Compressed], before: Cost, after: Cost) -> None:

@@ -127,7 +127,7 @@ class Tuner:
     """
 
     def __init__(self, network: Network, wanted: Wanted, recipe: Path | None) -> None:
-        from slimtask.compress.finetune import batchnorms
+        from slimtask.compress.tuning import batchnorms
         from slimtask.train.batches import Batches
 
         self.network, self.wanted, self.stages = network, wanted, list[Stage]()
@@ -220,7 +220,7 @@ class Tuner:
 
     def _finetune(self, model: nn.Module, number: int) -> dict[str, Any]:
         """Train in place and return what is to be told of it."""
-        from slimtask.compress.finetune import finetune, zeros_held
+        from slimtask.compress.tuning import finetune, zeros_held
 
         if not self.wanted.finetune:
             return {}
@@ -245,7 +245,7 @@ class Tuner:
 
     def _recalibrate(self, model: nn.Module) -> dict[str, Any]:
         """Estimate BatchNorm statistics anew in place and return what is to be told of it."""
-        from slimtask.compress.finetune import recalibrate_batchnorm
+        from slimtask.compress.tuning import recalibrate_batchnorm
 
         if self.wanted.recalibrate is None:
             return {}
@@ -290,7 +290,7 @@ class Tuner:
     def _distance(self, model: nn.Module) -> float:
         import torch
 
-        from slimtask.compress.finetune import output_distance
+        from slimtask.compress.tuning import output_distance
         from slimtask.train.batches import in_order
 
         total = 0.0

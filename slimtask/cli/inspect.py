@@ -94,7 +94,7 @@ def _bundle(path: Path) -> object:
 
 
 def _network(network: Network, title: str) -> object:
-    from slimtask.compress.api import cost
+    from slimtask.compress.api.models import cost
     from slimtask.compress.graph.analysis import analyse
     from slimtask.compress.graph.unreached import unreached_modules
     from slimtask.compress.removal.explain import coverage

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,8 +14,9 @@ from slimtask.cli.network import Network
 from slimtask.errors import InputError
 
 if TYPE_CHECKING:
-    from slimtask.bench.to_latency import ToLatency
     from slimtask.checkpoint import Checkpoint
+    from slimtask.compress.api.how import ToFlops, ToLatency
+    from slimtask.compress.latency.budgets import LatencyCut
 
 
 BlocksOption = Annotated[
@@ -44,52 +46,12 @@ def parse_budgets(text: str) -> dict[str, float]:
     return budgets
 
 
-def compress_to_latency(
-    network: Network, budgets: dict[str, float], on: str, align: int | None, how: dict[str, Any]
-) -> tuple[Checkpoint, ToLatency]:
-    """Return the checkpoint cut to the budgets and what was measured; ``align`` None takes the measured staircase."""
-    from torch import Tensor
+def compress_measured(network: Network, how: ToLatency | ToFlops) -> tuple[Checkpoint, LatencyCut]:
+    """Return the checkpoint cut as ``how`` says and what was measured, with a bar for every stage meanwhile."""
+    from slimtask.compress.api.checkpoints import compress_checkpoint
 
-    from slimtask.bench.to_latency import prune_to_latency
-    from slimtask.compress.api import with_compressed, with_edit
-
-    example = network.checkpoint.example()
-    if not isinstance(example, Tensor):
-        raise InputError("a latency budget needs a network of one input; this one has several.")
     with _by_stage() as report:
-        done = prune_to_latency(
-            network.rebuild(),
-            example,
-            budgets,
-            on=on,
-            align="auto" if align is None else align,
-            progress=report,
-            **how,
-        )
-    told = {"criterion": how.get("criterion", "l2"), "budgets_ms": budgets, "on": on, "align": align or "auto"}
-    told |= _weighed(done)
-    skipped = network.checkpoint if done.skip is None else with_edit(network.checkpoint, done.skip)
-    return with_compressed(skipped, done.compressed, told), done
-
-
-def compress_to_flops(network: Network, flops: float, how: dict[str, Any]) -> tuple[Checkpoint, ToLatency]:
-    """Return the checkpoint cut to ``flops`` (up to 1 a ratio) with counts off the measured staircase."""
-    from torch import Tensor
-
-    from slimtask.bench.to_latency import prune_to_flops
-    from slimtask.compress.api import with_compressed
-    from slimtask.compress.score.budget import Budget
-    from slimtask.compress.score.cost import count_flops
-
-    example, model = network.checkpoint.example(), network.rebuild()
-    if not isinstance(example, Tensor):
-        raise InputError("--align auto needs a network of one input; this one has several, give a number.")
-    budget = Budget(flops=flops)
-    limit = budget.limit(count_flops(model, example))
-    with _by_stage() as report:
-        done = prune_to_flops(model, example, limit, progress=report, **how)
-    told = {"criterion": how.get("criterion", "l2"), "budget": budget, "align": "auto", **_weighed(done)}
-    return with_compressed(network.checkpoint, done.compressed, told), done
+        return compress_checkpoint(network.checkpoint, replace(how, progress=report), factory=network.factory)
 
 
 @contextmanager
@@ -106,12 +68,7 @@ def _by_stage() -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
-def _weighed(done: ToLatency) -> dict[str, Any]:
-    """Return by what the groups were weighed against each other, and how far the outputs moved."""
-    return {"weighed_on": "noise" if done.noise else "images", "by": done.by, "distance": done.distance}
-
-
-def show_paths(done: ToLatency) -> dict[str, Any]:
+def show_paths(done: LatencyCut) -> dict[str, Any]:
     """Print the blocks that went and the table of budgets, and return both as JSON."""
     if done.skip is not None:
         console.print(
@@ -132,4 +89,4 @@ def show_paths(done: ToLatency) -> dict[str, Any]:
         highlight=False,
     )
     blocks = [] if done.skip is None else list(done.skip.blocks)
-    return {"blocks": blocks, **_weighed(done), "paths": [row.model_dump(mode="json") for row in done.paths]}
+    return {"blocks": blocks, **done.weighed, "paths": [row.model_dump(mode="json") for row in done.paths]}

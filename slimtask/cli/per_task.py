@@ -93,9 +93,9 @@ def _untrained(model: nn.Module, structure: Structure, sets: Sequence[tuple[str,
     import torch
 
     from slimtask.compress.edits.tasks import Selected, task_names
-    from slimtask.compress.finetune import output_distance
     from slimtask.compress.per_task.networks import known_tasks
     from slimtask.compress.structures.masks import Masks
+    from slimtask.compress.tuning import output_distance
 
     if not isinstance(structure, Masks):
         return []

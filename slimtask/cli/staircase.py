@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from slimtask.cli.common import console, progress_bar, working
@@ -9,37 +10,44 @@ from slimtask.cli.network import Network
 from slimtask.errors import InputError
 
 if TYPE_CHECKING:
-    from slimtask.bench.staircase import SpeedUp
+    from slimtask.bench.faster import SpeedUp
     from slimtask.checkpoint import Checkpoint
+    from slimtask.compress.api.how import Prune, Zeros
     from slimtask.compress.removal.remove import Compressed
 
 
-def compress_by_table(network: Network, how: dict[str, Any]) -> tuple[Checkpoint, Compressed, SpeedUp]:
-    """Return the checkpoint compressed as ``how`` says, with counts worth having on this machine, and what that bought.
+def compress_by_table(network: Network, how: Zeros | Prune) -> tuple[Checkpoint, Compressed, SpeedUp]:
+    """Return the checkpoint compressed as ``how`` says, but to counts worth having here, and what that bought.
 
     Under a budget no group shrinks to what nobody can train. Raises InputError for a network of several inputs, and
     CheckFailed if the smaller network is measured slower than the dense one.
     """
     from torch import Tensor
 
-    from slimtask.bench.staircase import TRAINABLE, measured_counts, speed_up
-    from slimtask.compress.api import compress_checkpoint
+    from slimtask.bench.faster import speed_up
+    from slimtask.bench.layers.meter import OnnxRuntimeMeter
+    from slimtask.compress.api.checkpoints import compress_checkpoint
+    from slimtask.compress.api.how import Prune
+    from slimtask.compress.latency.staircase import TRAINABLE, measured_counts
     from slimtask.compress.rebuilding import rebuild
 
     example = network.checkpoint.example()
     if not isinstance(example, Tensor):
         raise InputError("--align auto needs a network of one input; this one has several, give a number.")
-    model, least_share = network.rebuild(), TRAINABLE if "budget" in how else 0.0
+    model, least_share = network.rebuild(), TRAINABLE if isinstance(how, Prune) else 0.0
     with progress_bar("measuring layers") as report:
         counts = measured_counts(
             model,
             example,
+            OnnxRuntimeMeter(),
             least_share=least_share,
             progress=lambda count, total: report(count, total, ""),
             **network.also,
         )
     with working("finding what may go, removing it, proving it"):
-        smaller, compressed = compress_checkpoint(network.checkpoint, align=counts, factory=network.factory, **how)
+        smaller, compressed = compress_checkpoint(
+            network.checkpoint, replace(how, align=counts), factory=network.factory
+        )
     with working("timing both networks"):
         found = speed_up(model, rebuild(smaller, network.factory), example)
     return smaller, compressed, found

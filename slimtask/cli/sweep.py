@@ -47,7 +47,7 @@ def run_sweep(
     resume: bool = False,
 ) -> None:
     """Run a sweep with progress bars and print its table."""
-    from slimtask.bench.sweep import sweep
+    from slimtask.bench.sweeping import sweep
 
     command = " ".join(["slimtask", *map(shlex.quote, sys.argv[1:])])
     with (

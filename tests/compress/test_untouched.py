@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from slimtask.checkpoint import Architecture, Checkpoint
-from slimtask.compress.api import compress
+from slimtask.compress.api.how import Prune, Zeros
+from slimtask.compress.api.models import compress
+from slimtask.compress.api.rounds import compress_in_rounds
 from slimtask.compress.edits.skip import check_skippable
 from slimtask.compress.edits.tasks import task_names, unneeded_modules
-from slimtask.compress.finetune import finetune
 from slimtask.compress.graph.analysis import find_groups
 from slimtask.compress.graph.groups import Group
 from slimtask.compress.latency.blocks import residual_blocks
@@ -27,12 +28,12 @@ from slimtask.compress.per_task.table import task_table
 from slimtask.compress.pruning import prune
 from slimtask.compress.removal.explain import coverage
 from slimtask.compress.removal.remove import Compressed, remove_zeros
-from slimtask.compress.rounds import compress_in_rounds
 from slimtask.compress.score.budget import Budget
 from slimtask.compress.score.cost import SizeModel, count_flops
 from slimtask.compress.score.flops import FlopModel
 from slimtask.compress.score.importance import score_channels
 from slimtask.compress.structures.masks import Masks
+from slimtask.compress.tuning import finetune
 from slimtask.errors import InputError, SlimtaskError
 from slimtask.export.onnx import frozen_copy
 from slimtask.tasks import TaskSpec
@@ -82,7 +83,7 @@ def rounds(model: nn.Module, x: Tensor) -> object:
     made = Architecture(name="my:net", arguments={})
     checkpoint = Checkpoint(weights=weights, architecture=made, tasks=(), preprocessing=None, inputs=(tuple(x.shape),))
     return compress_in_rounds(
-        checkpoint, criterion="l2", budget=Budget(keep=0.5), rounds=2, between=lambda c, _: c, factory=fresh, align=1
+        checkpoint, Prune(Budget(keep=0.5), align=1), rounds=2, between=lambda c, _: c, factory=fresh
     )
 
 
@@ -119,7 +120,7 @@ REMOVALS: dict[str, Verb] = {
         model, x, budget=Budget(flops=0.7), criterion="taylor", calibration=[x], loss=loss
     ),
     "remove_zeros": remove_zeros,
-    "compress": lambda model, x: compress(model, x, align=1),
+    "compress": lambda model, x: compress(model, x, Zeros(align=1)),
     "rounds": rounds,
     "task_network": lambda model, x: task_network(model, Masks(per_task={"a": {}, "b": {}}), ["a"], x),
     "task_table": lambda model, x: task_table(model, Masks(per_task={"a": {}, "b": {}}), x, measure=measured),

@@ -13,7 +13,9 @@ import torch
 import yaml
 
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.api import compress_checkpoint, cost, example_input
+from slimtask.compress.api.checkpoints import compress_checkpoint, example_input
+from slimtask.compress.api.how import Zeros
+from slimtask.compress.api.models import cost
 from slimtask.compress.rebuilding import rebuild
 from slimtask.errors import CheckFailed, InputError
 from slimtask.train import loop
@@ -51,7 +53,7 @@ def test_a_sparsity_target_is_reached_held_and_removed(tmp_path: Path) -> None:
     records = [r for r in read_history(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "train"]
     assert records[-1]["sparsity/strength"] == 0
     dense = Checkpoint.load(result.checkpoint)
-    smaller, done = compress_checkpoint(dense, align=1)
+    smaller, done = compress_checkpoint(dense, Zeros(align=1))
     before, after = (cost(rebuild(one), example_input(one)) for one in (dense, smaller))
     removed = 1 - after.trunk_params / before.trunk_params
     assert removed == pytest.approx(result.sparsity["parameter_sparsity"], abs=1e-6)
@@ -63,7 +65,8 @@ def test_a_fixed_strength_penalises_to_the_end(tmp_path: Path) -> None:
     result = train(recipe(sparsity={"strength": 0.5, "warmup": 0.2}, train={"steps": 12}), tmp_path / "run")
     assert result.sparsity["group_sparsity"] > 0
     assert result.sparsity["strength"] == 0.5
-    _, done = compress_checkpoint(Checkpoint.load(result.checkpoint), align=1)  # the file is as sparse as the report
+    # the file is as sparse as the report
+    _, done = compress_checkpoint(Checkpoint.load(result.checkpoint), Zeros(align=1))
     removed = sum(group.before - group.after for group in done.plan.groups if group.name.startswith("trunk"))
     total = sum(group.before for group in done.plan.groups if group.name.startswith("trunk"))
     assert removed / total == pytest.approx(result.sparsity["group_sparsity"], abs=1e-6)

@@ -25,7 +25,7 @@ from slimtask.bench.studies.delta import gpu as deltas
 from slimtask.bench.timing.environment import environment
 from slimtask.bench.timing.isolated import Failed, Isolated, Lost, NoTime, Runner, Say, reason
 from slimtask.bench.timing.measure import Conditions, Measurement
-from slimtask.compress.api import Cost, cost
+from slimtask.compress.api.models import Cost, cost
 from slimtask.compress.removal.remove import remove_zeros
 from slimtask.errors import SlimtaskError, Unsupported
 from slimtask.files import write_json

@@ -21,8 +21,8 @@ from slimtask.bench.studies.latency_budget.network import PyramidNet
 from slimtask.bench.studies.latency_budget.report import markdown, verdicts
 from slimtask.bench.timing.environment import environment
 from slimtask.checkpoint import read_safetensors, write_safetensors
-from slimtask.compress.finetune import finetune
 from slimtask.compress.score.cost import count_flops, count_parameters
+from slimtask.compress.tuning import finetune
 from slimtask.files import read_json, write_json, write_text
 from slimtask.tasks import Preprocessing
 from slimtask.train.batches import Batches

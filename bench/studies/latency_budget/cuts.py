@@ -9,11 +9,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from slimtask.bench.layers.meter import OnnxRuntimeMeter
 from slimtask.bench.studies.latency_budget.network import PyramidNet
 from slimtask.bench.studies.torch_pruning import prune_uniformly_
 from slimtask.bench.timing.graphs import export, measure_graphs
 from slimtask.bench.timing.measure import Measurement
-from slimtask.bench.to_latency import ALL, prune_to_latency
+from slimtask.compress.latency.budgets import ALL, prune_to_latency
 from slimtask.compress.latency.close import WELL_USED
 from slimtask.compress.pruning import prune
 from slimtask.compress.score.budget import Budget
@@ -45,7 +46,7 @@ def by_latency(model: PyramidNet, example: Tensor, speedup: float, images: Seque
     budget = measured({"dense": model}, example, threads, 30)["dense"].median_ms / speedup
     best: tuple[float, nn.Module] | None = None
     for _ in range(_BUDGETS):
-        done = prune_to_latency(model, example, {ALL: budget}, images=images, threads=threads)
+        done = prune_to_latency(model, example, {ALL: budget}, OnnxRuntimeMeter(threads=threads), images=images)
         cut = done.compressed.model
         found = measured({"dense": model, "cut": cut}, example, threads, 15)
         excess = found["dense"].median_ms / found["cut"].median_ms / speedup

@@ -11,7 +11,8 @@ from torch import Tensor
 from slimtask.architectures import build
 from slimtask.bench.timing.graphs import measure_graphs
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.api import compress_checkpoint, cost
+from slimtask.compress.api.checkpoints import compress_checkpoint
+from slimtask.compress.api.models import cost
 from slimtask.compress.edits.tasks import Selected
 from slimtask.compress.rebuilding import rebuild
 from slimtask.compress.score.cost import count_flops

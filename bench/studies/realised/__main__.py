@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from slimtask.bench.layers.prepared import Prepared
+from slimtask.bench.layers.meter import OnnxRuntimeMeter
 from slimtask.bench.studies.realised.images import LabelledImages, gain
 from slimtask.bench.studies.realised.networks import (
     CRITERION,
@@ -33,6 +33,7 @@ from slimtask.bench.timing.environment import environment
 from slimtask.bench.timing.graphs import export, measure_graphs
 from slimtask.bench.timing.measure import Measurement
 from slimtask.compress.latency.choose import LatencyChooser
+from slimtask.compress.latency.prepared import Prepared
 from slimtask.compress.score.cost import count_flops, count_parameters
 from slimtask.compress.score.importance import score_channels
 from slimtask.errors import InputError
@@ -66,7 +67,8 @@ def compare(
         paths = {"dense": export(model, example, Path(folder, "dense.onnx"))}
         before_ms = _measure(paths, settings)["dense"].minimum_ms
         _say(f"{name}: dense {before_ms:.2f} ms; measuring layers")
-        what = Prepared(model, example, threads=settings.threads, table_seconds=settings.table_seconds)
+        meter = OnnxRuntimeMeter(threads=settings.threads, table_seconds=settings.table_seconds)
+        what = Prepared(model, example, meter)
         # The minimum, as in the table: both then describe the network without the machine's other work.
         dense_ms = min(before_ms, _measure(paths, settings)["dense"].minimum_ms)
         _say(f"{name}: measuring what groups matter")

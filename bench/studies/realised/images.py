@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from slimtask.bench.studies.intervals import t_interval
-from slimtask.compress.finetune import finetune
+from slimtask.compress.tuning import finetune
 from slimtask.errors import InputError
 
 BATCH, RATE, ALPHA = 64, 1e-3, 0.5

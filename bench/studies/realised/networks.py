@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from slimtask.bench.layers.prepared import Prepared
 from slimtask.bench.studies.torch_pruning import prune_uniformly_
 from slimtask.compress.latency.choose import Chosen
+from slimtask.compress.latency.prepared import Prepared
 from slimtask.compress.latency.sensitivity import Judge
 from slimtask.compress.removal.remove import remove_channels
 from slimtask.compress.score.cost import count_flops, count_parameters

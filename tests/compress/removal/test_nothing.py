@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.utils import prune as masks
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from slimtask.compress.api import compress
+from slimtask.compress.api.how import Zeros
+from slimtask.compress.api.models import compress
 from slimtask.compress.removal.nothing import folding_hint
 from slimtask.compress.removal.remove import remove_zeros
 from slimtask.errors import InputError
@@ -54,7 +55,7 @@ def test_zero_filters_in_half_precision_go(dtype: torch.dtype) -> None:
 def test_dead_channels_that_stay_are_counted() -> None:
     net = half_dead(nn.GroupNorm(1, 16))
     with pytest.raises(InputError, match=r"8 of 20 channels are dead, but they stay: 8 because the normalisation '1'"):
-        compress(net, IMAGE, align=1)
+        compress(net, IMAGE, Zeros(align=1))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from slimtask.checkpoint import Architecture, Checkpoint
-from slimtask.compress.api import compress_checkpoint
+from slimtask.compress.api.checkpoints import compress_checkpoint
 from slimtask.compress.rebuilding import rebuild
 from slimtask.compress.removal.plan import Plan
 from slimtask.compress.removal.remove import remove_zeros

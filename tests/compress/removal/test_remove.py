@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from slimtask.compress.api import compress, cost
+from slimtask.compress.api.models import compress, cost
 from slimtask.compress.graph.analysis import find_groups
 from slimtask.compress.network.probes import Probes, certificate_inputs
 from slimtask.compress.proof.certify import certify

@@ -70,7 +70,7 @@ def test_a_verb_that_says_more_says_it_alone(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("slimtask.train.recipe.load_recipe", lambda *_: None)
-    monkeypatch.setattr("slimtask.bench.sweep.sweep", sweep)
+    monkeypatch.setattr("slimtask.bench.sweeping.sweep", sweep)
     assert slimtask("sweep", "recipe.yaml", "--out", tmp_path / "new") == 130
     said = "slimtask: interrupted; `slimtask sweep` with --resume and the same words continues.\n"
     assert capsys.readouterr().err == said

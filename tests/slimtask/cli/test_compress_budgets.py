@@ -49,14 +49,14 @@ def test_budgets_are_read_or_refused() -> None:
 def test_a_network_is_cut_to_a_measured_budget(
     slimtask: Callable[..., int], saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from slimtask.bench import to_latency
+    from slimtask.bench.layers import meter
     from slimtask.bench.layers import table as latency_table
 
     def timed(graphs: dict[str, Path], *, threads: int) -> dict[str, Measurement]:
         sizes = {key: path.stat().st_size * 1e-5 for key, path in graphs.items()}
         return {key: Measurement(samples_ms=(ms,) * 5, conditions=CONDITIONS) for key, ms in sizes.items()}
 
-    monkeypatch.setattr(to_latency, "measure_graphs", timed)
+    monkeypatch.setattr(meter, "measure_graphs", timed)
     monkeypatch.setattr(latency_table, "time_layer", lambda shape, i, o, **_: 1e-5 * (i + 16) * (o + 16))
     words = ["compress", "net.safetensors", "--out", "small.safetensors", "--json", "small.json"]
     dense = saved.stat().st_size * 1e-5
@@ -95,7 +95,7 @@ def test_counts_come_off_the_measured_staircase(
     slimtask: Callable[..., int], saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The FLOPs stay within the budget, and the graph that was cut is no slower than the dense one."""
-    from slimtask.bench import to_latency
+    from slimtask.bench.layers import meter
     from slimtask.bench.layers import table as latency_table
 
     def timed(graphs: dict[str, Path], *, threads: int) -> dict[str, Measurement]:
@@ -105,7 +105,7 @@ def test_counts_come_off_the_measured_staircase(
     def blocks(shape: object, inputs: int, outputs: int, **_: object) -> float:
         return 1e-3 * (-(-inputs // 8)) * (-(-outputs // 8)) * 64
 
-    monkeypatch.setattr(to_latency, "measure_graphs", timed)
+    monkeypatch.setattr(meter, "measure_graphs", timed)
     monkeypatch.setattr(latency_table, "time_layer", blocks)
     words = ["compress", "net.safetensors", "--out", "small.safetensors", "--json", "small.json"]
     assert slimtask(*words, "--flops", "0.6", "--align", "auto") == 0

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.finetune import output_distance
 from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.tuning import output_distance
 from slimtask.train.batches import in_order
 from slimtask.train.data import config as data_config
 from slimtask.train.recipe import parse_recipe
@@ -167,14 +167,15 @@ def test_rounds_end_at_the_same_budget_and_the_file_rebuilds(
 def test_a_network_cut_to_a_latency_is_trained_on_too(
     tuned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from slimtask.compress.api import compress_checkpoint
+    from slimtask.compress.api.checkpoints import compress_checkpoint
+    from slimtask.compress.api.how import Prune
     from slimtask.compress.score.budget import Budget
 
     def cut(network: Any, *_: Any, **__: Any) -> Any:
-        smaller, compressed = compress_checkpoint(network.checkpoint, criterion="l2", budget=Budget(flops=0.5))
+        smaller, compressed = compress_checkpoint(network.checkpoint, Prune(Budget(flops=0.5)))
         return smaller, SimpleNamespace(compressed=compressed, paths=(), skip=None)
 
-    monkeypatch.setattr("slimtask.cli.compress.compress_to_latency", cut)
+    monkeypatch.setattr("slimtask.cli.compress.compress_measured", cut)
     monkeypatch.setattr("slimtask.cli.compress.show_paths", lambda done: {})
     checkpoint, result = tuned("--finetune", 2, cut=("--latency-ms", 5))
     assert result["training"]["steps"] == checkpoint.provenance["compressed"][-1]["training"]["steps"] == 2
@@ -264,7 +265,7 @@ def test_ctrl_c_writes_nothing(
     def pressed(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("slimtask.compress.finetune.finetune", pressed)
+    monkeypatch.setattr("slimtask.compress.tuning.finetune", pressed)
     out = tmp_path / "out.safetensors"
     assert slimtask("compress", "net.safetensors", *FLOPS, "--finetune", 2, "--out", out) == 130
     assert "interrupted; nothing was written" in capsys.readouterr().err

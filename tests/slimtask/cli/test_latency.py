@@ -36,7 +36,7 @@ with torch.no_grad():
 @pytest.fixture
 def saved(small_net: Callable[..., MultiTaskNet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MultiTaskNet:
     """A small dense checkpoint, and a clock by which every convolution takes a millisecond whatever its channels."""
-    from slimtask.bench import to_latency
+    from slimtask.bench.layers import meter
     from slimtask.bench.layers import table as latency_table
 
     def convolutions(path: Path) -> int:
@@ -48,7 +48,7 @@ def saved(small_net: Callable[..., MultiTaskNet], tmp_path: Path, monkeypatch: p
         counts = {key: LAYER_MS * convolutions(path) for key, path in graphs.items()}
         return {key: Measurement(samples_ms=(ms,) * 5, conditions=CONDITIONS) for key, ms in counts.items()}
 
-    monkeypatch.setattr(to_latency, "measure_graphs", timed)
+    monkeypatch.setattr(meter, "measure_graphs", timed)
     monkeypatch.setattr(latency_table, "time_layer", lambda *_, **__: LAYER_MS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from slimtask.bench import staircase
+from slimtask.bench import faster as speed_up
+from slimtask.bench.layers import meter
 from slimtask.bench.layers import table as latency_table
 from slimtask.bench.timing.measure import Conditions, Measurement
 from slimtask.checkpoint import Architecture, Checkpoint
@@ -42,8 +43,8 @@ def _made_up_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return path
 
     monkeypatch.setattr(latency_table, "time_layer", blocks)
-    monkeypatch.setattr(staircase, "export", export)
-    monkeypatch.setattr(staircase, "measure_graphs", by_size(1e-4))
+    monkeypatch.setattr(meter, "export", export)
+    monkeypatch.setattr(speed_up, "measure_graphs", by_size(1e-4))
 
 
 def by_size(milliseconds: float) -> Callable[[dict[str, Path], int], dict[str, Measurement]]:
@@ -109,7 +110,7 @@ def test_slower_than_dense_is_a_failed_check(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(staircase, "measure_graphs", by_size(-1e4))
+    monkeypatch.setattr(speed_up, "measure_graphs", by_size(-1e4))
     words = ["compress", "net.safetensors", "--out", "small.safetensors", "--align", "auto"]
     assert slimtask(*words, "--keep", "0.6") == 1
     assert "keep the dense one" in capsys.readouterr().err

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.api import compress_checkpoint
+from slimtask.compress.api.checkpoints import compress_checkpoint
+from slimtask.compress.api.how import Zeros
 from slimtask.errors import InputError
 from slimtask.train.loop import Trainer, train
 from slimtask.train.methods.group_sparsity import GroupSparsity
@@ -50,7 +51,7 @@ def test_a_target_is_reached_and_a_stopped_run_resumes_bit_equal(penalty: dict[s
     resumed = train(chosen, tmp_path / "cut", resume=True)
     one, two = (Checkpoint.load(result.checkpoint).weights for result in (whole, resumed))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    smaller, _ = compress_checkpoint(Checkpoint.load(whole.checkpoint), align=1)
+    smaller, _ = compress_checkpoint(Checkpoint.load(whole.checkpoint), Zeros(align=1))
     assert sum(w.numel() for w in smaller.weights.values()) < sum(w.numel() for w in one.values())
 
 

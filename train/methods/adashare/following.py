@@ -13,8 +13,8 @@ from slimtask.checkpoint import json_safe
 from slimtask.compress.edits.branches import BatchNormKind, BranchPaths
 from slimtask.compress.edits.skip import SkipBlocks
 from slimtask.compress.edits.trunk_costs import TrunkCosts
-from slimtask.compress.finetune import recalibrate_batchnorm
 from slimtask.compress.structures.policy import Policy
+from slimtask.compress.tuning import recalibrate_batchnorm
 from slimtask.errors import InputError
 from slimtask.train import parallel
 from slimtask.train.methods.adashare.config import PolicyConfig

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from slimtask.bench.layers.prepared import Prepared
 from slimtask.bench.studies.realised import __main__ as realised
 from slimtask.bench.studies.realised.__main__ import Settings, known_rows
 from slimtask.bench.studies.realised.images import LabelledImages
@@ -24,9 +23,11 @@ from slimtask.bench.studies.realised.networks import (
 )
 from slimtask.bench.timing.graphs import export, measure_graphs
 from slimtask.bench.timing.measure import Conditions, Measurement
+from slimtask.compress.latency.prepared import Prepared
 from slimtask.compress.score.cost import count_flops, count_parameters
 from slimtask.compress.score.importance import score_channels
 from slimtask.errors import InputError
+from tests.meters import LawfulMeter
 
 CONDITIONS = Conditions(
     backend="b", backend_version="1", device="d", precision="float32", threads=1, batch=1, shape=(3, 8, 8), run_id="r"
@@ -102,7 +103,7 @@ def test_both_sides_cut_to_the_same_flops_and_run(
     model, example = small
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     timer = lambda shape, n, m: 0.01 + shape.flops(-(-n // 16) * 16, -(-m // 16) * 16) / 1e7  # noqa: E731
-    what = Prepared(model, example, threads=1, table_seconds=1.0, timer=timer)
+    what = Prepared(model, example, LawfulMeter(layer_ms=timer))
     judge, scores = what.judge(None), score_channels(model, what.groups, "l2")
     theirs = cut_by_torch_pruning(what, judge, 0.5)
     assert theirs.model(example).shape == (1, 10)

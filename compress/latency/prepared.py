@@ -7,11 +7,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from slimtask.bench.layers.table import Timer, measure_table
-from slimtask.bench.timing.environment import usable_cores
 from slimtask.compress.graph.analysis import analyse
 from slimtask.compress.latency.blocks import Block
 from slimtask.compress.latency.choose import Align, LatencyChooser
+from slimtask.compress.latency.meter import Meter
 from slimtask.compress.latency.propose import Proposals, worths_of
 from slimtask.compress.latency.sensitivity import Judge
 from slimtask.compress.latency.specs import axis_ranges, layer_specs
@@ -34,26 +33,18 @@ class Prepared:
         self,
         model: nn.Module,
         example: Tensor,
+        meter: Meter,
         *,
-        threads: int | None = None,
-        table_seconds: float | int = 60.0,
         progress: Progress | None = None,
-        timer: Timer | None = None,
     ) -> None:
-        self.model, self.example, self.threads = model, example, threads or usable_cores()
+        self.model, self.example, self.meter = model, example, meter
         self._progress = progress
         self.analysis = analyse(model, example)
         self.groups = self.analysis.groups
         if all(group.refused is not None for group in self.groups):
             raise InputError(nothing_prunable(model, self.groups))
         self.specs = layer_specs(model, self.groups, example)
-        self.table = measure_table(
-            axis_ranges(self.specs, self.groups),
-            threads=self.threads,
-            budget_seconds=table_seconds,
-            progress=self._stage("measuring layers"),
-            timer=timer,
-        )
+        self.table = meter.layer_table(axis_ranges(self.specs, self.groups), self._stage("measuring layers"))
 
     def proposals(
         self,

@@ -11,11 +11,10 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from slimtask.bench import to_latency
-from slimtask.bench.layers import table as latency_table
-from slimtask.bench.timing.measure import Conditions, Measurement
-from slimtask.bench.to_latency import prune_to_latency
+from slimtask.bench.layers.meter import meter_of
+from slimtask.compress.latency.budgets import prune_to_latency
 from slimtask.errors import CheckFailed, InputError
+from tests.meters import LawfulMeter
 
 
 class Two(nn.Module):
@@ -41,50 +40,28 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
-CONDITIONS = Conditions(
-    backend="fake", backend_version="0", device="none", precision="fp32", threads=1, batch=1, shape=(3, 48, 48)
-)
-
-
-def fake_times(monkeypatch: pytest.MonkeyPatch, milliseconds: Callable[[Path], float]) -> None:
-    """Replace the clock."""
-
-    def timed(graphs: dict[str, Path], *, threads: int) -> dict[str, Measurement]:
-        return {
-            key: Measurement(samples_ms=(milliseconds(path),) * 5, conditions=CONDITIONS)
-            for key, path in graphs.items()
-        }
-
-    monkeypatch.setattr(to_latency, "measure_graphs", timed)
-
-
-def test_several_budgets_are_each_met_on_their_own_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_times(monkeypatch, lambda path: path.stat().st_size * 1e-4)
-    dense = prune_to_latency(Two().eval(), IMAGE, {"all": 1e9}, threads=1, table_seconds=2).paths[0].dense_ms
+def test_several_budgets_are_each_met_on_their_own_graph() -> None:
+    meter = LawfulMeter(graph_ms=lambda path: path.stat().st_size * 1e-4)
+    dense = prune_to_latency(Two().eval(), IMAGE, {"all": 1e9}, meter).paths[0].dense_ms
     budgets = {"all": 0.6 * dense, "far": 0.3 * dense}
-    done = prune_to_latency(Two().eval(), IMAGE, budgets, threads=1, table_seconds=2)
+    done = prune_to_latency(Two().eval(), IMAGE, budgets, meter)
     assert [row.path for row in done.paths] == ["all", "far"]
     assert all(row.met for row in done.paths)
     assert done.compressed.certificate
     assert done.compressed.model.stem[0].out_channels < 32
 
 
-def test_a_budget_that_measurement_never_meets_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_times(monkeypatch, lambda path: 10.0)
+def test_a_budget_that_measurement_never_meets_is_a_failed_check() -> None:
+    meter = LawfulMeter(graph_ms=lambda path: 10.0)
     with pytest.raises(CheckFailed, match="all took 10 ms of 8"):
-        prune_to_latency(Two().eval(), IMAGE, {"all": 8.0}, threads=1, table_seconds=2, tries=2)
+        prune_to_latency(Two().eval(), IMAGE, {"all": 8.0}, meter, tries=2)
 
 
-@pytest.mark.parametrize(
-    ("budgets", "options", "sentence"),
-    [
-        ({"depth": 1.0}, {}, "there is no path 'depth'"),
-        ({"all": 1.0}, {"on": "onnxruntime-cuda"}, "the one backend with a layer table"),
-    ],
-)
-def test_what_cannot_be_budgeted_is_one_sentence(budgets: Any, options: Any, sentence: str) -> None:
-    with pytest.raises(InputError, match=sentence):
-        prune_to_latency(Two().eval(), IMAGE, budgets, **options)
+def test_what_cannot_be_budgeted_is_one_sentence() -> None:
+    with pytest.raises(InputError, match="there is no path 'depth'"):
+        prune_to_latency(Two().eval(), IMAGE, {"depth": 1.0}, meter_of("onnxruntime-cpu"))
+    with pytest.raises(InputError, match="the one backend with a layer table"):
+        meter_of("onnxruntime-cuda")
 
 
 class Chain(nn.Module):
@@ -120,14 +97,11 @@ def graph_ms(flat: float) -> Callable[[Path], float]:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.1])
-def test_a_block_goes_where_its_time_does_not_follow_its_channels(
-    monkeypatch: pytest.MonkeyPatch, share: float
-) -> None:
-    fake_times(monkeypatch, graph_ms(4.0))
-    monkeypatch.setattr(latency_table, "time_layer", layers_ms(4.0))
+def test_a_block_goes_where_its_time_does_not_follow_its_channels(share: float) -> None:
+    meter = LawfulMeter(layer_ms=layers_ms(4.0), graph_ms=graph_ms(4.0))
     model, image = Chain().eval(), torch.zeros(1, 3, 16, 16)
     dense = 3 * 16e-3 + 32e-3 + 6 * 256e-3 + 2 * 4.0
-    done = prune_to_latency(model, image, {"all": share * dense}, threads=1, align=4)
+    done = prune_to_latency(model, image, {"all": share * dense}, meter, align=4)
     (row,) = done.paths
     assert row.dense_ms == pytest.approx(dense)
     assert row.measured_ms == pytest.approx(row.predicted_ms, rel=1e-3)
@@ -136,36 +110,34 @@ def test_a_block_goes_where_its_time_does_not_follow_its_channels(
     assert "blocks.1" in done.skip.blocks
     assert not {name for name, _ in done.compressed.model.named_parameters() if name.startswith("blocks.1")}
     with pytest.raises(InputError, match="smallest reachable"):
-        prune_to_latency(model, image, {"all": share * dense}, threads=1, align=4, blocks=False)
+        prune_to_latency(model, image, {"all": share * dense}, meter, align=4, blocks=False)
 
 
-def test_of_blocks_that_take_as_long_the_one_goes_that_moves_the_outputs_least(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_times(monkeypatch, graph_ms(0.2))
-    monkeypatch.setattr(latency_table, "time_layer", layers_ms(0.2))
+def test_of_blocks_that_take_as_long_the_one_goes_that_moves_the_outputs_least() -> None:
+    meter = LawfulMeter(layer_ms=layers_ms(0.2), graph_ms=graph_ms(0.2))
     model, image = Chain().eval(), torch.zeros(1, 3, 16, 16)
     with torch.no_grad():
         model.blocks[2].bn2.weight.mul_(1e-3)
         model.blocks[2].conv1.weight.mul_(50.0)  # large weights that nothing hears
     dense = 3 * 16e-3 + 32e-3 + 6 * 256e-3 + 2 * 0.2
-    done = prune_to_latency(model, image, {"all": dense - 0.5}, threads=1, align=4)
+    done = prune_to_latency(model, image, {"all": dense - 0.5}, meter, align=4)
     assert done.skip
     assert done.skip.blocks == ("blocks.2",)
     assert done.distance < 1e-4
     assert done.noise
 
 
-def test_a_budget_is_used_and_no_group_falls_below_its_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_is_used_and_no_group_falls_below_its_floor() -> None:
     """A stem of one channel and half a budget left over are what a budget must not come to."""
     law = graph_ms(0.2)
-    fake_times(monkeypatch, lambda path: 0.6 * law(path))
-    monkeypatch.setattr(latency_table, "time_layer", layers_ms(0.2))
+    meter = LawfulMeter(layer_ms=layers_ms(0.2), graph_ms=lambda path: 0.6 * law(path))
     model, image = Chain().eval(), torch.zeros(1, 3, 16, 16)
     images = [torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(n)) for n in range(2)]
     budget = 0.5 * 0.6 * (3 * 16e-3 + 32e-3 + 6 * 256e-3 + 2 * 0.2)
-    how = {"threads": 1, "align": 1, "blocks": False, "images": images}
-    done = prune_to_latency(model, image, {"all": budget}, floor=0.3, **how)
+    how = {"align": 1, "blocks": False, "images": images}
+    done = prune_to_latency(model, image, {"all": budget}, meter, floor=0.3, **how)
     assert 0.9 * budget <= done.paths[0].measured_ms <= budget
     assert all(group.after >= 0.3 * group.before for group in done.compressed.plan.groups)
     assert not done.noise
     with pytest.raises(InputError, match=r"smallest reachable is [\d.]+ ms; .*fewer channels"):
-        prune_to_latency(model, image, {"all": budget}, floor=0.9, **how)
+        prune_to_latency(model, image, {"all": budget}, meter, floor=0.9, **how)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from slimtask.checkpoint import Checkpoint, json_safe
-from slimtask.compress.api import compress_checkpoint
+from slimtask.compress.api.checkpoints import compress_checkpoint
+from slimtask.compress.api.how import Prune
 from slimtask.compress.graph.analysis import find_groups
 from slimtask.compress.network.inputs import Inputs
 from slimtask.compress.rebuilding import rebuild
@@ -22,39 +24,38 @@ Between = Callable[[Checkpoint, int], Checkpoint]
 
 def compress_in_rounds(
     checkpoint: Checkpoint,
+    how: Prune,
     *,
-    budget: Budget,
     rounds: int,
     between: Between,
     factory: Callable[[], nn.Module] | None = None,
-    **choices: Any,
 ) -> tuple[Checkpoint, tuple[Compressed, ...]]:
-    """Return the checkpoint that meets ``budget`` after ``rounds`` cuts, and each cut with its own certificate.
+    """Return the checkpoint that meets the budget of ``how`` after ``rounds`` cuts, and every cut with its certificate.
 
     Every round keeps the same share of what the one before left, so that the last one ends at the budget that a single
     cut would meet; ``between(checkpoint, round)`` returns the checkpoint trained after each (rounds count from 1).
     Several small cuts with training between them lose less than one large one (Han et al., NeurIPS 2015, section 3).
-    A round whose budget is met already, as channels go in blocks of ``align``, is left out. ``choices`` are further
-    arguments of ``compress_checkpoint``; batches of ``calibration`` are looked at in every round, so give a list.
+    A round whose budget is met already, as channels go in blocks of ``align``, is left out. Batches of
+    ``how.calibration`` are looked at in every round, so give a list.
 
     Raises InputError, before ``between`` is called for the first time, if the budget cannot be met.
     """
     if rounds < 1:
         raise InputError(f"pruning takes at least one round, not {rounds}.")
     if rounds > 1:  # a single cut tells whether the budget can be met, before hours of training
-        compress_checkpoint(checkpoint, budget=budget, factory=factory, **choices)
-    dense, example = rebuild(checkpoint, factory), checkpoint.example()
+        compress_checkpoint(checkpoint, how, factory=factory)
+    budget = how.budget
+    dense, example, also = rebuild(checkpoint, factory), checkpoint.example(), checkpoint.further()
     cuts: list[Compressed] = []
     closed: set[str] = set()
     model = dense
-    further = {"also": choices["also"]} if "also" in choices else {}
     for number in range(1, rounds + 1):
-        before, now = (_size(net, example, budget, closed, further) for net in (dense, model))
+        before, now = (_size(net, example, budget, closed, also) for net in (dense, model))
         share = round_share(budget, before, now, number, rounds)
         if rounds > 1 and share >= 1:
             continue
         chosen = budget if rounds == 1 else Budget.model_validate({_field(budget): share})
-        checkpoint, cut = compress_checkpoint(checkpoint, budget=chosen, factory=factory, **choices)
+        checkpoint, cut = compress_checkpoint(checkpoint, replace(how, budget=chosen), factory=factory)
         if rounds > 1:
             checkpoint = _told(checkpoint, cut, {"round": number, "rounds": rounds})
         checkpoint = between(checkpoint, number)
@@ -78,13 +79,13 @@ def _field(budget: Budget) -> str:
     return {"channels": "keep", "parameters": "params", "FLOPs": "flops"}[budget.of]
 
 
-def _size(model: nn.Module, example: Inputs, budget: Budget, closed: Collection[str], further: dict[str, Any]) -> float:
+def _size(model: nn.Module, example: Inputs, budget: Budget, closed: Collection[str], also: Sequence[Inputs]) -> float:
     """Return what the budget counts of ``model``: parameters, FLOPs, or the channels of the groups that may be cut."""
     if budget.params is not None:
         return float(count_parameters(model))
     if budget.flops is not None:
         return float(count_flops(model, example))
-    groups = find_groups(model, example, **further)
+    groups = find_groups(model, example, also)
     return float(sum(group.channels for group in groups if group.refused is None and group.name not in closed))
 
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from slimtask.bench.layers.prepared import Prepared, Progress
-from slimtask.bench.timing.graphs import BACKEND, export, measure_graphs
 from slimtask.compress.edits.skip import SkipBlocks
 from slimtask.compress.edits.tasks import Selected, task_names
-from slimtask.compress.graph.groups import Group
 from slimtask.compress.latency.apply import remove_chosen
 from slimtask.compress.latency.blocks import residual_blocks
 from slimtask.compress.latency.choose import Align, Chosen
 from slimtask.compress.latency.close import close_loop
+from slimtask.compress.latency.meter import Meter
+from slimtask.compress.latency.prepared import Prepared, Progress
 from slimtask.compress.latency.specs import task_paths
 from slimtask.compress.removal.remove import Compressed
 from slimtask.compress.score.counts import FLOOR
@@ -48,7 +45,7 @@ class PathLatency(Frozen):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToLatency:
+class LatencyCut:
     """The cut network with its proof, and every budget with what it came to.
 
     ``skip`` is the edit that came first, if whole blocks went. They went by importance: the certificate in
@@ -65,26 +62,29 @@ class ToLatency:
     noise: bool = False
     skip: SkipBlocks | None = None
 
+    @property
+    def weighed(self) -> dict[str, Any]:
+        """Return by what the groups were weighed against each other, and how far the outputs moved."""
+        return {"weighed_on": "noise" if self.noise else "images", "by": self.by, "distance": self.distance}
+
 
 def prune_to_latency(
     model: nn.Module,
     example: Tensor,
     budgets_ms: Mapping[str, float],
+    meter: Meter,
     *,
-    on: str = BACKEND,
     criterion: str = "l2",
     align: Align = "auto",
     floor: float = FLOOR,
     calibration: Any = None,
     loss: Loss | None = None,
     images: Sequence[Tensor] | None = None,
-    threads: int | None = None,
-    table_seconds: float | int = 60.0,
     tries: int = 6,
     blocks: bool = True,
     progress: Progress | None = None,
-) -> ToLatency:
-    """Return ``model`` with the channels and blocks of most importance that meet every latency budget on ``on``.
+) -> LatencyCut:
+    """Return ``model`` with the channels and blocks of most importance that meet every latency budget by ``meter``.
 
     ``budgets_ms`` maps a path to milliseconds: "all" for the whole network, or tasks joined by "+", e.g. "depth".
     ``criterion`` ranks the channels of a group; how much a group or block matters beside others is measured, see
@@ -98,19 +98,17 @@ def prune_to_latency(
     Raises InputError for an unknown path, a backend without a layer table, or a budget out of reach, and CheckFailed,
     with the figures, if the measured latency still misses a budget after ``tries``.
     """
-    if on != BACKEND:
-        raise InputError(f"latency budgets are measured on {BACKEND}, the one backend with a layer table, not '{on}'.")
     tasks = {path: _tasks_of(path, model, example) for path in budgets_ms}
-    ready = Prepared(model, example, threads=threads, table_seconds=table_seconds, progress=progress)
+    ready = Prepared(model, example, meter, progress=progress)
     scores = score_channels(model, ready.groups, criterion, calibration=calibration, loss=loss)
     modules = {spec.module for spec in ready.specs}
     some = task_paths(model, example, {path: names for path, names in tasks.items() if names})
     removable = residual_blocks(model, ready.groups, ready.specs, example) if blocks else ()
-    with _graphs(model, example, tasks) as dense:
-        timed = measure_graphs(dense, threads=ready.threads)
+    with meter.artifacts(_by_path(model, tasks), example) as dense:
+        dense_ms = meter.milliseconds(dense)
         proposals = ready.proposals(
             scores,
-            {path: timed[path].median_ms for path in dense},
+            dense_ms,
             paths={path: some.get(path, modules) for path in tasks},
             align=align,
             floor=floor,
@@ -126,8 +124,8 @@ def prune_to_latency(
             by = chosen.by  # the idea that wins at first is kept: only the targets move
             return chosen
 
-        def make(chosen: Chosen) -> tuple[dict[str, float], ToLatency]:
-            done = _made(model, example, ready.groups, chosen, budgets_ms, tasks, dense, ready.threads)
+        def make(chosen: Chosen) -> tuple[dict[str, float], LatencyCut]:
+            done = _made(ready, chosen, budgets_ms, tasks, dense)
             return {row.path: row.measured_ms for row in done.paths}, done
 
         closed = close_loop(choose, make, budgets_ms, tries=tries)
@@ -140,16 +138,15 @@ def prune_to_flops(
     model: nn.Module,
     example: Tensor,
     flops: float,
+    meter: Meter,
     *,
     criterion: str = "l2",
     floor: float = FLOOR,
     calibration: Any = None,
     loss: Loss | None = None,
     images: Sequence[Tensor] | None = None,
-    threads: int | None = None,
-    table_seconds: float | int = 60.0,
     progress: Progress | None = None,
-) -> ToLatency:
+) -> LatencyCut:
     """Return ``model`` with at most ``flops`` FLOPs, its channel counts taken off the measured staircase.
 
     Of all counts worth having (no larger one is faster) the integer program takes those of most importance, measured
@@ -157,16 +154,16 @@ def prune_to_flops(
     Raises InputError if nothing may be removed, and CheckFailed if the result is measured slower than the dense
     network, which is then the better answer.
     """
-    ready = Prepared(model, example, threads=threads, table_seconds=table_seconds, progress=progress)
+    ready = Prepared(model, example, meter, progress=progress)
     scores = score_channels(model, ready.groups, criterion, calibration=calibration, loss=loss)
     tasks: dict[str, tuple[str, ...]] = {ALL: ()}
     paths = {ALL: {spec.module for spec in ready.specs}}
-    with _graphs(model, example, tasks) as dense:
-        before = {ALL: measure_graphs(dense, threads=ready.threads)[ALL].median_ms}
+    with meter.artifacts(_by_path(model, tasks), example) as dense:
+        dense_ms = meter.milliseconds(dense)
         judge = ready.judge(images)
-        proposals = ready.proposals(scores, before, paths=paths, align="auto", floor=floor, judge=judge)
+        proposals = ready.proposals(scores, dense_ms, paths=paths, align="auto", floor=floor, judge=judge)
         chosen = proposals(lambda chooser: chooser.for_flops(flops))
-        done = _made(model, example, ready.groups, chosen, {}, tasks, dense, ready.threads)
+        done = _made(ready, chosen, {}, tasks, dense)
     (row,) = done.paths
     if not row.met:
         raise CheckFailed(
@@ -183,22 +180,19 @@ def _missed(rows: tuple[PathLatency, ...]) -> str:
 
 
 def _made(
-    model: nn.Module,
-    example: Tensor,
-    groups: tuple[Group, ...],
+    ready: Prepared,
     chosen: Chosen,
     budgets_ms: Mapping[str, float],
     tasks: Mapping[str, tuple[str, ...]],
     dense: Mapping[str, Path],
-    threads: int,
-) -> ToLatency:
+) -> LatencyCut:
     """Return the network cut as chosen, its paths timed beside the dense ones, which are the budget where none is."""
-    skip, compressed = remove_chosen(model, example, groups, chosen)
-    with _graphs(compressed.model, example, tasks) as graphs:
-        timed = measure_graphs({**{f"dense {path}": graph for path, graph in dense.items()}, **graphs}, threads=threads)
+    skip, compressed = remove_chosen(ready.model, ready.example, ready.groups, chosen)
+    with ready.meter.artifacts(_by_path(compressed.model, tasks), ready.example) as graphs:
+        timed = ready.meter.milliseconds({**{f"dense {path}": graph for path, graph in dense.items()}, **graphs})
     rows = []
     for path, names in tasks.items():
-        dense_ms = timed[f"dense {path}"].median_ms
+        dense_ms = timed[f"dense {path}"]
         rows.append(
             PathLatency(
                 path=path,
@@ -206,10 +200,10 @@ def _made(
                 budget_ms=budgets_ms.get(path, dense_ms),
                 dense_ms=dense_ms,
                 predicted_ms=chosen.predicted_ms[path],
-                measured_ms=timed[path].median_ms,
+                measured_ms=timed[path],
             )
         )
-    return ToLatency(
+    return LatencyCut(
         compressed=compressed, paths=tuple(rows), tries=1, skip=skip, distance=chosen.distance, by=chosen.by
     )
 
@@ -226,11 +220,6 @@ def _tasks_of(path: str, model: nn.Module, example: Tensor) -> tuple[str, ...]:
     return names
 
 
-@contextmanager
-def _graphs(model: nn.Module, example: Tensor, tasks: Mapping[str, tuple[str, ...]]) -> Iterator[dict[str, Path]]:
-    """Yield one ONNX file per path of ``model``, in a directory that goes away."""
-    with tempfile.TemporaryDirectory(prefix="slimtask-") as folder:
-        yield {
-            path: export(Selected(model, names) if names else model, example, Path(folder) / f"{number}.onnx")
-            for number, (path, names) in enumerate(tasks.items())
-        }
+def _by_path(model: nn.Module, tasks: Mapping[str, tuple[str, ...]]) -> dict[str, nn.Module]:
+    """Return what is deployed for each path: the whole network, or the part of it that serves the path's tasks."""
+    return {path: Selected(model, names) if names else model for path, names in tasks.items()}

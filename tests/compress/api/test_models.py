@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from slimtask.checkpoint import Architecture, Checkpoint
-from slimtask.compress.api import compress, compress_checkpoint, cost
+from slimtask.compress.api.checkpoints import compress_checkpoint
+from slimtask.compress.api.how import Prune, Zeros
+from slimtask.compress.api.models import compress, cost
 from slimtask.compress.graph.analysis import find_groups
 from slimtask.compress.rebuilding import rebuild, replay
 from slimtask.compress.score.budget import Budget
@@ -23,17 +25,13 @@ EXAMPLE = torch.zeros(1, 3, 32, 32)
 
 def test_criteria_and_budgets_go_together(small_net: Callable[..., MultiTaskNet]) -> None:
     model = small_net()
-    with pytest.raises(InputError, match="needs a budget"):
-        compress(model, EXAMPLE, criterion="l2")
-    with pytest.raises(InputError, match="without budget or vote"):
-        compress(model, EXAMPLE, budget=Budget(keep=0.5))
     with pytest.raises(InputError, match="cannot be aligned to 0"):
-        compress(model, EXAMPLE, align=0)
+        compress(model, EXAMPLE, Zeros(align=0))
     with pytest.raises(InputError, match="no importance criterion 'l3'"):
-        compress(model, EXAMPLE, criterion="l3", budget=Budget(keep=0.5))
+        compress(model, EXAMPLE, Prune(Budget(keep=0.5), by="l3"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="0 of 4 channels may be removed"):
         compress(nn.Sequential(nn.Conv2d(3, 4, 3)), EXAMPLE)
-    done = compress(model, EXAMPLE, criterion="l2", budget=Budget(flops=0.5), align=1)
+    done = compress(model, EXAMPLE, Prune(Budget(flops=0.5), align=1))
     assert cost(done.model, EXAMPLE).flops <= 0.5 * cost(model, EXAMPLE).flops
 
 
@@ -42,17 +40,17 @@ def test_counts_given_by_group_are_kept_by_score_and_by_zeros(
 ) -> None:
     model = small_net()
     own = {g.name: (5, 9) for g in find_groups(model, EXAMPLE) if g.refused is None and g.channels > 9}
-    scored = compress(model, EXAMPLE, criterion="l2", budget=Budget(params=0.6), align=own)
+    scored = compress(model, EXAMPLE, Prune(Budget(params=0.6), align=own))
     assert cost(scored.model, EXAMPLE).params <= 0.6 * cost(model, EXAMPLE).params
     assert all(g.after in (5, 9, g.before) for g in scored.plan.groups if g.name in own)
     kill(model, "filter", "trunk")
-    exact = compress(model, EXAMPLE, align=own)
+    exact = compress(model, EXAMPLE, Zeros(align=own))
     assert any(g.after in (5, 9) for g in exact.plan.groups)
     assert all(g.after in (5, 9, g.before) for g in exact.plan.groups if g.name in own)
     assert scored.certificate
     assert exact.certificate
     with pytest.raises(InputError, match="nothing can be removed down to the counts given"):
-        compress(model, EXAMPLE, align=dict.fromkeys((g.name for g in find_groups(model, EXAMPLE)), ()))
+        compress(model, EXAMPLE, Zeros(align=dict.fromkeys((g.name for g in find_groups(model, EXAMPLE)), ())))
 
 
 def test_edits_follow_each_other_in_one_checkpoint(
@@ -67,8 +65,8 @@ def test_edits_follow_each_other_in_one_checkpoint(
         preprocessing=Preprocessing(height=32, width=48),
         provenance={"recipe": {"name": "r"}, "test": {"depth": 1.0}},
     )
-    exact, _ = compress_checkpoint(dense, align=1)
-    pruned, done = compress_checkpoint(exact, align=1, criterion="l1", budget=Budget(keep=0.5))
+    exact, _ = compress_checkpoint(dense, Zeros(align=1))
+    pruned, done = compress_checkpoint(exact, Prune(Budget(keep=0.5), by="l1", align=1))
     pruned.save(tmp_path / "p.safetensors")
     again = Checkpoint.load(tmp_path / "p.safetensors")
     assert len(again.edits) == 2
@@ -110,7 +108,7 @@ def test_a_foreign_network_comes_back_by_its_factory_only(tmp_path: Path) -> Non
         preprocessing=None,
         inputs=((1, 6), (1, 6)),
     )
-    smaller, done = compress_checkpoint(dense, align=1, factory=Tied, criterion="l2", budget=Budget(params=0.9))
+    smaller, done = compress_checkpoint(dense, Prune(Budget(params=0.9), align=1), factory=Tied)
     smaller.save(tmp_path / "f.safetensors")
     again = Checkpoint.load(tmp_path / "f.safetensors")
     assert (again.inputs, again.preprocessing, again.foreign) == (((1, 6), (1, 6)), None, True)

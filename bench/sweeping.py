@@ -16,7 +16,9 @@ from slimtask.bench.report.findings import best_level
 from slimtask.bench.report.schema import CertificateSummary, Engine, Latency, LayerWidth, Level, Report
 from slimtask.bench.timing.environment import environment
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.api import Cost, compress_checkpoint, cost, example_input
+from slimtask.compress.api.checkpoints import compress_checkpoint, example_input
+from slimtask.compress.api.how import Zeros
+from slimtask.compress.api.models import Cost, cost
 from slimtask.compress.network.probes import certificate_inputs
 from slimtask.compress.proof.certify import Certificate, certify
 from slimtask.compress.rebuilding import rebuild
@@ -138,7 +140,7 @@ def _sparse(recipe: Any, out: Path, target: float, align: int, stages: Stages) -
     folder, fork = out / "levels" / name, out / "levels" / DENSE / "fork.safetensors"
     config = recipe.model_copy(update={"sparsity": recipe.sparsity.model_copy(update={"target": target})})
     checkpoint = _trained(config, folder, stages(f"train {name} %"), fork=fork)
-    smaller, compressed = compress_checkpoint(checkpoint, align=align, dense_is_fine=True)
+    smaller, compressed = compress_checkpoint(checkpoint, Zeros(align=align), dense_is_fine=True)
     smaller.save(folder / "compressed.safetensors")
     return Trained(
         name=f"{name} %",

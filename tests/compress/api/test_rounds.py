@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from slimtask.checkpoint import Architecture, Checkpoint
-from slimtask.compress.api import compress_checkpoint, cost
+from slimtask.compress.api.checkpoints import compress_checkpoint
+from slimtask.compress.api.how import Prune
+from slimtask.compress.api.models import cost
+from slimtask.compress.api.rounds import compress_in_rounds, round_share
 from slimtask.compress.graph.analysis import find_groups
 from slimtask.compress.proof.certify import Certificate
 from slimtask.compress.rebuilding import rebuild
-from slimtask.compress.rounds import compress_in_rounds, round_share
 from slimtask.compress.score.budget import Budget
 from slimtask.errors import InputError
 
@@ -54,7 +56,7 @@ def untouched(checkpoint: Checkpoint, number: int) -> Checkpoint:
 @pytest.mark.parametrize("budget", [Budget(keep=0.3), Budget(flops=0.3)])
 def test_rounds_end_at_the_budget_of_one_cut(dense: Checkpoint, budget: Budget) -> None:
     """No more than the budget, and no less than it by more than one cut leaves of it."""
-    once, _ = compress_once(dense, budget=budget, criterion="l1", align=1)
+    once, _ = compress_once(dense, Prune(budget, by="l1", align=1))
     seen = []
 
     def between(checkpoint: Checkpoint, number: int) -> Checkpoint:
@@ -67,7 +69,7 @@ def test_rounds_end_at_the_budget_of_one_cut(dense: Checkpoint, budget: Budget) 
         costs = cost(rebuild(checkpoint, net), checkpoint.example())
         return costs.params if budget.params is not None else costs.flops
 
-    smaller, cuts = in_rounds(dense, budget=budget, rounds=3, between=between, criterion="l1", align=1)
+    smaller, cuts = in_rounds(dense, Prune(budget, by="l1", align=1), rounds=3, between=between)
     whole = size(dense)
     limit = budget.limit(whole)
     assert size(smaller) <= limit * (1 + 1e-9)
@@ -91,10 +93,9 @@ def test_what_is_trained_between_is_cut_next_and_the_file_rebuilds(dense: Checkp
         trained.append(checkpoint.with_changes(weights=weights))
         return trained[-1]
 
-    smaller, cuts = in_rounds(dense, budget=Budget(flops=0.5), rounds=2, between=between, criterion="l2")
-    alone, cut = compress_once(
-        trained[0], budget=Budget(flops=cost(cuts[1].model, dense.example()).flops), criterion="l2"
-    )
+    smaller, cuts = in_rounds(dense, Prune(Budget(flops=0.5)), rounds=2, between=between)
+    left = cost(cuts[1].model, dense.example()).flops
+    alone, cut = compress_once(trained[0], Prune(Budget(flops=left)))
     assert cut.plan == cuts[1].plan
     assert smaller.weights.keys() == alone.weights.keys()
     assert all(torch.equal(smaller.weights[name], trained[1].weights[name]) for name in smaller.weights)
@@ -109,8 +110,8 @@ def test_what_is_trained_between_is_cut_next_and_the_file_rebuilds(dense: Checkp
 
 
 def test_one_round_is_one_cut(dense: Checkpoint) -> None:
-    rounds = in_rounds(dense, budget=Budget(flops=0.5), rounds=1, between=untouched, criterion="l2")
-    once = compress_once(dense, budget=Budget(flops=0.5), criterion="l2")
+    rounds = in_rounds(dense, Prune(Budget(flops=0.5)), rounds=1, between=untouched)
+    once = compress_once(dense, Prune(Budget(flops=0.5)))
     assert rounds[0].edits == once[0].edits
     assert rounds[0].provenance == once[0].provenance
 
@@ -124,7 +125,7 @@ def test_a_round_that_has_nothing_to_take_is_left_out(dense: Checkpoint) -> None
         return checkpoint
 
     budget = Budget(keep=0.97)
-    smaller, cuts = in_rounds(dense, budget=budget, rounds=20, between=between, criterion="l2", align=8)
+    smaller, cuts = in_rounds(dense, Prune(budget, align=8), rounds=20, between=between)
     assert len(cuts) == len(calls) < 20
     assert open_channels(smaller) <= 0.97 * open_channels(dense)
 
@@ -134,9 +135,9 @@ def test_what_cannot_be_met_is_refused_before_any_training(dense: Checkpoint) ->
         raise AssertionError("trained")
 
     with pytest.raises(InputError, match="smallest network possible"):
-        in_rounds(dense, budget=Budget(params=10), rounds=3, between=never, criterion="l2")
+        in_rounds(dense, Prune(Budget(params=10)), rounds=3, between=never)
     with pytest.raises(InputError, match="at least one round, not 0"):
-        in_rounds(dense, budget=Budget(params=0.5), rounds=0, between=never, criterion="l2")
+        in_rounds(dense, Prune(Budget(params=0.5)), rounds=0, between=never)
 
 
 def test_shares_of_the_rounds_multiply_to_the_budget() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimtask.compress.finetune import finetune, output_distance, recalibrate_batchnorm, zeros_held
+from slimtask.compress.tuning import finetune, output_distance, recalibrate_batchnorm, zeros_held
 from slimtask.errors import InputError
 from slimtask.train.models import MultiTaskNet
 

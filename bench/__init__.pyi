@@ -1,0 +1,9 @@
+from .bundles import bench_bundles as bench_bundles
+from .faster import SpeedUp as SpeedUp
+from .faster import speed_up as speed_up
+from .layers.meter import OnnxRuntimeMeter as OnnxRuntimeMeter
+from .sweeping import sweep as sweep
+from .timing.measure import Conditions as Conditions
+from .timing.measure import Measurement as Measurement
+from .timing.measure import Ratio as Ratio
+from .timing.protocol import measure_interleaved as measure_interleaved

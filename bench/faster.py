@@ -1,0 +1,37 @@
+"""Whether a compressed network is faster than the dense one, measured, and not to be taken if it is slower."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from slimtask.bench.layers.meter import OnnxRuntimeMeter
+from slimtask.bench.timing.graphs import measure_graphs
+from slimtask.bench.timing.measure import Ratio
+from slimtask.errors import CheckFailed
+from slimtask.tasks import Frozen
+
+
+class SpeedUp(Frozen):
+    """Median milliseconds of the dense and the compressed network, timed interleaved, and the ratio of the two."""
+
+    dense_ms: float
+    measured_ms: float
+    ratio: Ratio
+
+
+def speed_up(dense: nn.Module, smaller: nn.Module, example: Tensor, *, threads: int | None = None) -> SpeedUp:
+    """Return how the two compare as ONNX graphs under ONNX Runtime, interleaved in this process.
+
+    Raises CheckFailed if ``smaller`` is slower, which is when the whole 95 % interval of the ratio says so.
+    """
+    meter = OnnxRuntimeMeter(threads=threads)
+    with meter.artifacts({"dense": dense, "compressed": smaller}, example) as graphs:
+        timed = measure_graphs(graphs, threads=meter.threads)
+    before, after = timed["dense"], timed["compressed"]
+    found = SpeedUp(dense_ms=before.median_ms, measured_ms=after.median_ms, ratio=before.ratio(after))
+    if found.ratio.below_one:
+        raise CheckFailed(
+            f"the compressed network takes {found.measured_ms:.3g} ms, the dense one {found.dense_ms:.3g}; keep the "
+            "dense one."
+        )
+    return found

@@ -1,0 +1,1 @@
+"""The `compress` verb in Python: how to compress, applied to networks and to checkpoints."""
