@@ -11,8 +11,7 @@ from torch import nn
 from slimtask.compress.graph.analysis import Analysis, analyse
 from slimtask.compress.graph.groups import Group
 from slimtask.compress.network.inputs import Inputs, tensors_of
-from slimtask.compress.removal.explain import coverage
-from slimtask.compress.removal.nothing import folding_hint
+from slimtask.compress.removal.nothing import nothing_prunable
 from slimtask.compress.removal.remove import Compressed, remove_channels
 from slimtask.compress.score.budget import Budget, Size, choose
 from slimtask.compress.score.cost import SizeModel, count_flops, count_parameters, flops_of
@@ -73,21 +72,6 @@ def prune(
         groups = again
         if all(group.refused is not None for group in groups):
             raise InputError(nothing_prunable(model, groups))
-
-
-def nothing_prunable(model: nn.Module, groups: Sequence[Group]) -> str:
-    """Return the sentence that says why no channel may be removed: the coverage, and the reasons by frequency."""
-    reasons: dict[str, list[str]] = {}
-    for group in groups:
-        reasons.setdefault(group.refused or "", []).append(group.name)
-    named = [
-        f"{why.rstrip('.')} ({', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''})"
-        for why, names in sorted(reasons.items(), key=lambda item: -len(item[1]))
-    ]
-    return (
-        f"nothing can be removed: {coverage(model, groups)}; they are fixed because: {'; '.join(named)}. "
-        f"Keep such constructs out of the layers that should shrink.{folding_hint(model)}"
-    )
 
 
 def _scores(

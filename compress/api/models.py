@@ -14,8 +14,8 @@ from slimtask.compress.latency.budgets import ALL, LatencyCut, prune_to_flops, p
 from slimtask.compress.network.inputs import Inputs
 from slimtask.compress.per_task.networks import SubNetwork
 from slimtask.compress.per_task.table import task_networks
-from slimtask.compress.pruning import nothing_prunable, prune
-from slimtask.compress.removal.nothing import dead_that_stay, folding_hint
+from slimtask.compress.pruning import prune
+from slimtask.compress.removal.nothing import dead_that_stay, folding_hint, nothing_prunable
 from slimtask.compress.removal.remove import Compressed, remove_zeros
 from slimtask.compress.score.budget import Budget
 from slimtask.compress.score.cost import count_flops, count_parameters

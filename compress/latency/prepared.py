@@ -14,7 +14,7 @@ from slimtask.compress.latency.meter import Meter
 from slimtask.compress.latency.propose import Proposals, worths_of
 from slimtask.compress.latency.sensitivity import Judge
 from slimtask.compress.latency.specs import axis_ranges, layer_specs
-from slimtask.compress.pruning import nothing_prunable
+from slimtask.compress.removal.nothing import nothing_prunable
 from slimtask.compress.score.counts import FLOOR, least_count
 from slimtask.compress.score.importance import Scores
 from slimtask.errors import InputError

@@ -13,7 +13,7 @@ from slimtask.compress.latency.align import allowed_counts
 from slimtask.compress.latency.meter import Meter
 from slimtask.compress.latency.specs import LayerSpec, axis_ranges, layer_specs
 from slimtask.compress.latency.table import LatencyTable
-from slimtask.compress.pruning import nothing_prunable
+from slimtask.compress.removal.nothing import nothing_prunable
 from slimtask.errors import InputError
 
 TRAINABLE = 1 / 16

@@ -12,12 +12,28 @@ from slimtask.compress.graph.groups import Group
 from slimtask.compress.graph.modules import slice_axis
 from slimtask.compress.proof.certify import Refusal
 from slimtask.compress.removal.dead import zero_entries
+from slimtask.compress.removal.explain import coverage
 
 _HOOKS = {
     "weight_mask": 'torch.nn.utils.prune.remove(module, "weight")',
     "weight_g": "torch.nn.utils.remove_weight_norm(module)",
     "weight_u": "torch.nn.utils.remove_spectral_norm(module)",
 }
+
+
+def nothing_prunable(model: nn.Module, groups: Sequence[Group]) -> str:
+    """Return the sentence that says why no channel may be removed: the coverage, and the reasons by frequency."""
+    reasons: dict[str, list[str]] = {}
+    for group in groups:
+        reasons.setdefault(group.refused or "", []).append(group.name)
+    named = [
+        f"{why.rstrip('.')} ({', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''})"
+        for why, names in sorted(reasons.items(), key=lambda item: -len(item[1]))
+    ]
+    return (
+        f"nothing can be removed: {coverage(model, groups)}; they are fixed because: {'; '.join(named)}. "
+        f"Keep such constructs out of the layers that should shrink.{folding_hint(model)}"
+    )
 
 
 def dead_that_stay(model: nn.Module, groups: Sequence[Group], refused: Sequence[Refusal]) -> tuple[int, str]:

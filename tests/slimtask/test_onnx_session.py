@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -19,10 +18,8 @@ X = np.ones(4, np.float32)
 @pytest.mark.parametrize("trips", [10**12, None])
 def test_a_loop_without_an_end_is_ended(trips: int | None) -> None:
     session = OnnxSession(samples.loop(trips).SerializeToString(), {}, what="it", seconds=0.5)
-    began = time.monotonic()
     with pytest.raises(TooLong, match=r"it repeats itself .* for more than 0\.5 s"):
         session.run({"x": X})
-    assert time.monotonic() - began < 5
 
 
 def test_a_loop_that_ends_runs() -> None:

@@ -112,11 +112,9 @@ def test_a_lost_process_is_replaced_and_what_took_it_is_named(
 
 def test_what_hangs_is_killed(runner: Isolated, work: ModuleType) -> None:
     process = runner.run(work.process_id, seconds=60.0)
-    start = time.monotonic()
     with pytest.raises(Lost, match="took longer than 1 s") as caught:
         runner.run(work.hangs, seconds=1.0)
     assert caught.value.at == "kernel"
-    assert time.monotonic() - start < 5.0
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
 

@@ -84,8 +84,7 @@ def test_dropping_the_constant_would_be_wrong(small_net: Callable[..., MultiTask
     )
     without_fold.apply_(naive)
     assert difference(model, naive, (64, 64)) > 1e-2
-    with pytest.raises(AssertionError):
-        assert certify(model, naive, Probes(ordinary=(torch.randn(1, 3, 64, 64),)))
+    assert not certify(model, naive, Probes(ordinary=(torch.randn(1, 3, 64, 64),))).holds
 
 
 def test_channels_that_every_reader_ignores_go_too(small_net: Callable[..., MultiTaskNet]) -> None:
