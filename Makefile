@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The pair the project is tested with; torchvision needs the torch it was built for.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: demo demo-result test test-slow lint types check gpu delta camvid optimizer zoo zoo-exact zoo-wild latency-budget realised methods relationship fuzz-compress fuzz-files clean
+.PHONY: demo demo-result test test-slow regress lint types check gpu delta camvid optimizer zoo zoo-exact zoo-wild latency-budget realised methods relationship fuzz-compress fuzz-files clean
 
 demo: $(STAMP)  ## the whole chain on generated scenes -> runs/demo/report.html and report.json
 	rm -rf runs/demo
@@ -21,6 +21,9 @@ test: $(STAMP)  ## the whole suite that needs no GPU, in two processes of one th
 
 test-slow: $(STAMP)  ## what `make test` leaves out for time: methods and evaluation in two processes, long runs
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -m slow
+
+regress: $(STAMP)  ## the hot paths against docs/results/regress.json, on a quiet machine; SLIMTASK_REGRESS_WRITE=1 writes it anew
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -m regress tests/regress --benchmark-columns=min,median,rounds
 
 lint: $(STAMP)  ## style, and formatting as it should be
 	$(BIN)/ruff check .
