@@ -92,7 +92,7 @@ def compare(
         backend=BACKEND,
         backend_version=version_of("onnxruntime-gpu") or version_of("onnxruntime") or "unknown",
         device=cpu_name(),
-        precision="float32",
+        precision="fp32",
         threads=threads,
         batch=1,
         shape=(place.tokens,),
