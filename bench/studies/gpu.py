@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import time
@@ -13,10 +12,11 @@ from typing import Any
 import torch
 
 from slimtask.bench.studies.delta import gpu as deltas
+from slimtask.bench.studies.harness import parser_of, run_study, say
 from slimtask.bench.studies.trunks import trunk_latency
 from slimtask.bench.timing.environment import environment
 from slimtask.bench.timing.isolated import Failed, Isolated, Lost, NoTime, Runner, reason
-from slimtask.errors import SlimtaskError, Unsupported
+from slimtask.errors import Unsupported
 from slimtask.files import write_json
 
 TRUNKS = (("resnet18", (torch.float32,)), ("resnetd50", (torch.float32, torch.float16)))
@@ -27,7 +27,7 @@ TRUNK_SECONDS = 150.0  # removal on the CPU included; what takes longer hangs
 
 def main() -> None:
     """Measure and write the JSON; exit status 2 with one sentence without a CUDA device, 1 where some failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of("gpu", __doc__)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--skip-tests", action="store_true", help="only measure")
     parser.add_argument("--delta-seconds", type=float, default=180.0, help="time for layers with sparse deltas")
@@ -40,17 +40,14 @@ def main() -> None:
                 delta_seconds=arguments.delta_seconds,
                 keep=lambda so_far: write_json(arguments.json, so_far),
             )
-    except SlimtaskError as error:
-        print(f"gpu: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_status) from None
     except KeyboardInterrupt:
-        print(f"gpu: interrupted; what was measured is in '{arguments.json}'.", file=sys.stderr)
+        say(f"gpu: interrupted; what was measured is in '{arguments.json}'.")
         raise SystemExit(130) from None
     if result["tests"] is not None and result["tests"]["exit_status"] != 0:
-        print(f"gpu: the GPU tests did not pass: {result['tests']['closing_line']}", file=sys.stderr)
+        say(f"gpu: the GPU tests did not pass: {result['tests']['closing_line']}")
     failed = [*result["failed"], *(result["delta"] or {"failed": []})["failed"]]
     if failed:
-        print(f"gpu: {len(failed)} measurements failed, {failed[0]['name']}: {failed[0]['error']}", file=sys.stderr)
+        say(f"gpu: {len(failed)} measurements failed, {failed[0]['name']}: {failed[0]['error']}")
     if failed or (result["tests"] or {"exit_status": 0})["exit_status"] != 0:
         raise SystemExit(1)
 
@@ -117,4 +114,4 @@ def gpu_tests(timeout_seconds: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_study("gpu", main)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slimtask.bench.studies.harness import lines_of
 from slimtask.bench.timing.environment import environment
 
 Row = Mapping[str, Any]
@@ -82,10 +83,10 @@ def markdown(made: Mapping[str, Any], picture: str | None = None) -> str:
     """Return the result as a Markdown page: goals, table, what was compared, machine and versions."""
     lines = ["# Sub-tasks as sparse deltas", "", f"`{made['command']}`", "", f"{made['what']}.", ""]
     if made["goals"]:
-        lines += [*_table(_GOAL_HEADS, [_goal_cells(goal) for goal in made["goals"]]), ""]
+        lines += [lines_of(_GOAL_HEADS, [_goal_cells(goal) for goal in made["goals"]]), ""]
     if picture:
         lines += [f"![speed-up over T dense models]({picture})", ""]
-    lines += [*_table(_HEADS, [_cells(row) for row in made["rows"]]), "", _NOTES, ""]
+    lines += [lines_of(_HEADS, [_cells(row) for row in made["rows"]]), "", _NOTES, ""]
     if made["left_out"]:
         lines += [f"Not measured, for lack of time: {', '.join(made['left_out'])}.", ""]
     machine = made["machine"]
@@ -106,10 +107,6 @@ _NOTES = (
     "and what differs from it, full ones a tensor for every task. Error: the largest difference over the largest "
     "value, against float64 or, for block and vit, what the JSON names under reference."
 )
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
 def _goal_cells(goal: Mapping[str, Any]) -> list[str]:

@@ -7,9 +7,7 @@ found; ``--constructs NAME ...`` draws only from these blocks, heads and forms o
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from slimtask.bench.studies.fuzz.fates import by_construct, excused_for_nothing, never_shrunk, reason_in
-from slimtask.bench.studies.processes import in_parallel, run_module
-from slimtask.bench.timing.environment import environment
-from slimtask.files import write_json
+from slimtask.bench.studies.harness import command_of, in_parallel, keep, parser_of, run_module, run_study, stamped
 
 _CHUNK = 10
 _SECONDS_PER_NETWORK = 120.0
@@ -75,7 +71,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if every check held of every network and every construct that must shrink did, 1 otherwise."""
-    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.studies.fuzz", description=__doc__)
+    parser = parser_of("fuzz", __doc__)
     parser.add_argument("--networks", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="seed of the first network")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
@@ -91,22 +87,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: dict[int, dict[str, Any]] = {}
     firsts = range(options.seed, options.seed + options.networks, _CHUNK)
     counts = {str(first): min(_CHUNK, options.seed + options.networks - first) for first in firsts}
-    machine = environment()
-    head = {
-        "command": " ".join(["python -m slimtask.bench.studies.fuzz", *(arguments or sys.argv[1:])]),
-        "versions": machine.pop("versions", {}),
-        "machine": machine,
-    }
+    head = stamped(command_of(parser, arguments))
 
     def work(first: str) -> dict[str, Any]:
         return {"rows": run_chunk(int(first), counts[first], onnx_every=options.onnx_every, only=options.constructs)}
 
     def done(chunk: dict[str, Any]) -> None:
         rows.update({row["seed"]: row for row in chunk["rows"]})
-        if options.json:
-            ordered = [rows[seed] for seed in sorted(rows)]
-            told = [row for row in ordered if row["status"] != "pass"]  # of the others the seed is enough
-            write_json(options.json, {**head, "summary": summary(ordered), "networks": told})
+        ordered = [rows[seed] for seed in sorted(rows)]
+        told = [row for row in ordered if row["status"] != "pass"]  # of the others the seed is enough
+        keep(options.json, {**head, "summary": summary(ordered), "networks": told})
 
     in_parallel(work, list(counts), jobs=options.jobs, done=done, title="networks from seed")
     ordered = [rows[seed] for seed in sorted(rows)]
@@ -121,4 +111,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_study("fuzz", main)
