@@ -126,6 +126,33 @@ def in_parallel(
             progress.advance(bar)
 
 
+def in_chunks(
+    run: Callable[[int, int], list[Row]],
+    seeds: range,
+    *,
+    size: int,
+    jobs: int,
+    title: str,
+    so_far: Callable[[list[Row]], None] = lambda rows: None,
+) -> list[Row]:
+    """Return the rows of ``run(first, count)`` over all seeds in order, at most ``size`` seeds a call.
+
+    ``so_far`` is called with the rows that are there after each.
+    """
+    rows: dict[int, Row] = {}
+    chunks = {str(seeds[start]): seeds[start : start + size] for start in range(0, len(seeds), size)}
+
+    def work(first: str) -> dict[str, Any]:
+        return {"rows": run(int(first), len(chunks[first]))}
+
+    def done(chunk: dict[str, Any]) -> None:
+        rows.update({row["seed"]: row for row in chunk["rows"]})
+        so_far([rows[seed] for seed in sorted(rows)])
+
+    in_parallel(work, list(chunks), jobs=jobs, done=done, title=title)
+    return [rows[seed] for seed in sorted(rows)]
+
+
 def number(key: str, form: str) -> Cell:
     """Return the cell that shows the number under ``key``, a dash where there is none."""
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slimtask.bench.studies.delta import cpu
-from slimtask.bench.studies.delta.plot import write_plot
-from slimtask.bench.studies.delta.report import GOALS, markdown, result
+from slimtask.bench.studies.delta.report import GOALS, markdown, result, write_plot
 from slimtask.bench.studies.harness import command_of, keep, parser_of, run_study, say
 from slimtask.files import write_json, write_text
 

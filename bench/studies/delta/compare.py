@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from slimtask.bench.studies.delta.session import BACKEND
+from slimtask.bench.studies.delta.graphs import BACKEND
 from slimtask.bench.timing.environment import cpu_name, version_of
 from slimtask.bench.timing.measure import Conditions, Measurement
 from slimtask.bench.timing.protocol import measure_interleaved

@@ -11,12 +11,13 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from slimtask.bench.studies.fuzz_files.base import make
 from slimtask.bench.studies.fuzz_files.run import LIMIT_SECONDS
-from slimtask.bench.studies.harness import command_of, in_parallel, keep, parser_of, run_module, run_study, stamped
+from slimtask.bench.studies.harness import command_of, in_chunks, keep, parser_of, run_module, run_study, stamped
 
 _CHUNK = 50
 
@@ -61,21 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-v", "--verbose", action="store_true", help="print every row")
     options = parser.parse_args(arguments)
     head = stamped(command_of(parser, arguments))
-    rows: dict[int, dict[str, Any]] = {}
-    end = options.seed + options.cases
-
-    def done(chunk: dict[str, Any]) -> None:
-        rows.update({row["seed"]: row for row in chunk["rows"]})
-
     with tempfile.TemporaryDirectory() as base:
         make(Path(base))
-        firsts = {str(first): min(_CHUNK, end - first) for first in range(options.seed, end, _CHUNK)}
-
-        def work(first: str) -> dict[str, Any]:
-            return {"rows": run_chunk(Path(base), int(first), firsts[first])}
-
-        in_parallel(work, list(firsts), jobs=options.jobs, done=done, title="cases from seed")
-    ordered = [rows[seed] for seed in sorted(rows)]
+        seeds = range(options.seed, options.seed + options.cases)
+        ordered = in_chunks(
+            partial(run_chunk, Path(base)), seeds, size=_CHUNK, jobs=options.jobs, title="cases from seed"
+        )
     shown = [row for row in ordered if row["faults"] or options.verbose]
     found = summary(ordered)
     keep(options.json, {**head, "summary": found, "faulty": [row for row in ordered if row["faults"]]})

@@ -21,11 +21,10 @@ from typing import Any
 
 from slimtask.bench.studies import harness
 from slimtask.bench.studies.harness import in_parallel, keep, known_rows, parser_of, run_module, stamped
-from slimtask.bench.studies.methods.claims import CLAIMED
 from slimtask.bench.studies.methods.deployed import deployed, shipped
 from slimtask.bench.studies.methods.plan import Entry, delta_entries, entries, of_regime
 from slimtask.bench.studies.methods.report import write_report
-from slimtask.bench.studies.methods.rows import Row, scored
+from slimtask.bench.studies.methods.rows import CLAIMED, Row, scored
 from slimtask.bench.timing.environment import usable_cores
 from slimtask.files import read_json
 from slimtask.train.recipe import Recipe, load_recipe
