@@ -157,7 +157,7 @@ def test_an_exception_is_a_failure_with_its_place() -> None:
     found = Findings(0)
     assert found.run("check", lambda: example_of(0)[5]) is None
     assert found.failures[0]["check"] == "check"
-    assert found.failures[0]["error"].startswith("IndexError at test_fuzz_checks.py:")
+    assert found.failures[0]["error"].startswith("IndexError at test_checks.py:")
 
 
 def test_a_user_has_the_network_in_every_state() -> None:
