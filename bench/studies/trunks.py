@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from slimtask.bench.timing.gpu_clock import Clock, GraphClock, replayed
 from slimtask.bench.timing.isolated import Say
-from slimtask.compress.compress import Cost, cost
-from slimtask.compress.remove import remove_zeros
+from slimtask.compress.api.models import Cost, cost
+from slimtask.compress.removal.remove import remove_zeros
 from slimtask.tasks import TaskSpec
 from slimtask.train.models import multitask_net
 from slimtask.train.recipe import SparsityConfig

@@ -18,7 +18,7 @@ from slimtask.bench.studies.delta.networks import Maps, SharedBlock, Vits
 from slimtask.bench.studies.delta.whole import BASE_FED, PATTERN, block_ratio, own_tokens
 from slimtask.bench.timing.gpu_clock import Clock, replayed
 from slimtask.bench.timing.isolated import Failed, Here, Lost, NoTime, Runner, Say
-from slimtask.compress.delta import Execution
+from slimtask.compress.structures.delta import Execution
 from slimtask.export.shared.explain import explain
 
 SECONDS = 120.0  # for a block or a transformer; what takes longer hangs

@@ -17,7 +17,7 @@ from slimtask.bench.studies.delta.compare import Call, Form, in_turn, max_rel_er
 from slimtask.bench.studies.delta.graphs import Session
 from slimtask.bench.studies.delta.networks import Maps, SharedBlock, Vits
 from slimtask.bench.studies.delta.pairs import export_module
-from slimtask.compress.delta import Execution
+from slimtask.compress.structures.delta import Execution
 from slimtask.export.shared.explain import dense_flops, explain, step_flops
 
 Array = Shaped[np.ndarray, "..."]

@@ -40,10 +40,11 @@ from slimtask.bench.studies.fuzz.truth import ignore_removed_
 from slimtask.bench.studies.fuzz.user import Findings, User, example_of
 from slimtask.bench.studies.harness import parser_of
 from slimtask.bench.studies.zoo.kill import Killed, kill_half_
-from slimtask.compress.budget import Budget
-from slimtask.compress.groups import Group, find_groups
-from slimtask.compress.prune import prune
-from slimtask.compress.remove import Compressed, remove_zeros
+from slimtask.compress.score.budget import Budget
+from slimtask.compress.graph.groups import Group
+from slimtask.compress.graph.analysis import find_groups
+from slimtask.compress.pruning import prune
+from slimtask.compress.removal.remove import Compressed, remove_zeros
 
 
 def check_network(seed: int, folder: Path, *, onnx: bool = True, only: Sequence[str] = ()) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from slimtask.bench.studies.latency_budget.network import PyramidNet
 from slimtask.bench.studies.latency_budget.report import markdown, verdicts
 from slimtask.bench.timing.environment import environment
 from slimtask.checkpoint import read_safetensors, write_safetensors
-from slimtask.compress.cost import count_flops, count_parameters
-from slimtask.compress.finetune import finetune
+from slimtask.compress.score.cost import count_flops, count_parameters
+from slimtask.compress.tuning import finetune
 from slimtask.tasks import Preprocessing
 from slimtask.train.batches import Batches
 from slimtask.train.data.config import DataConfig, open_dataset

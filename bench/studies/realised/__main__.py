@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from slimtask.bench.layers.prepared import Prepared
+from slimtask.compress.latency.prepared import Prepared
 from slimtask.bench.studies.harness import command_of, facts, keep, known_rows, lines_of, parser_of, run_study, say
 from slimtask.bench.studies.realised.images import LabelledImages, gain
 from slimtask.bench.studies.realised.networks import (
@@ -31,8 +31,8 @@ from slimtask.bench.studies.realised.networks import (
 from slimtask.bench.timing.environment import environment
 from slimtask.bench.timing.graphs import export, measure_graphs
 from slimtask.bench.timing.measure import Measurement
-from slimtask.compress.cost import count_flops, count_parameters
-from slimtask.compress.importance import score_channels
+from slimtask.compress.score.cost import count_flops, count_parameters
+from slimtask.compress.score.importance import score_channels
 from slimtask.compress.latency.choose import LatencyChooser
 
 LEVELS = (0.3, 0.5, 0.7, 0.9)

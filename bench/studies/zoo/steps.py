@@ -24,16 +24,17 @@ from slimtask.bench.studies.zoo.memory import PeakMemory
 from slimtask.bench.studies.zoo.models import ARCHITECTURE, dense, example_of, fresh, noise_like
 from slimtask.bench.studies.zoo.onnx_check import export_any, largest_rel_error, run_onnx
 from slimtask.checkpoint import Architecture, Checkpoint, json_safe
-from slimtask.compress.analysis import analyse
-from slimtask.compress.budget import Budget, choose
-from slimtask.compress.cost import count_flops, count_parameters
-from slimtask.compress.fitting import fit
-from slimtask.compress.groups import Group, find_groups
-from slimtask.compress.importance import score_channels
-from slimtask.compress.inputs import Inputs, call, named_outputs, tensors_of
-from slimtask.compress.rebuild import rebuild
-from slimtask.compress.remove import THOROUGH, Compressed, remove_channels, remove_zeros
-from slimtask.compress.surgery import Cut, make_cut
+from slimtask.compress.graph.analysis import analyse
+from slimtask.compress.score.budget import Budget, choose
+from slimtask.compress.score.cost import count_flops, count_parameters
+from slimtask.compress.removal.fitting import fit
+from slimtask.compress.graph.groups import Group
+from slimtask.compress.graph.analysis import find_groups
+from slimtask.compress.score.importance import score_channels
+from slimtask.compress.network.inputs import Inputs, call, named_outputs, tensors_of
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.removal.remove import THOROUGH, Compressed, remove_channels, remove_zeros
+from slimtask.compress.removal.surgery import Cut, make_cut
 from slimtask.errors import CheckFailed, SlimtaskError
 from slimtask.files import read_json, write_json
 from slimtask.tasks import Preprocessing

@@ -20,7 +20,7 @@ from slimtask.bench.studies.harness import parser_of
 from slimtask.bench.studies.zoo.steps import Row
 from slimtask.bench.studies.zoo_wild import peer, slim
 from slimtask.bench.studies.zoo_wild.subjects import Subject, subject
-from slimtask.compress.cost import count_parameters
+from slimtask.compress.score.cost import count_parameters
 
 TOOLS = {"slimtask": slim.halve, "peer": peer.halve}
 

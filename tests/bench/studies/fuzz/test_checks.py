@@ -14,8 +14,8 @@ from slimtask.bench.studies.fuzz import checks as fuzz_checks
 from slimtask.bench.studies.fuzz.checks import check_network, kill_rows_
 from slimtask.bench.studies.fuzz.networks import CLASSIC, Chain, network
 from slimtask.bench.studies.fuzz.user import Findings, User, example_of, noise_of
-from slimtask.compress.prune import prune
-from slimtask.compress.remove import Compressed, remove_zeros
+from slimtask.compress.pruning import prune
+from slimtask.compress.removal.remove import Compressed, remove_zeros
 from slimtask.errors import CheckFailed, InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:input's size at dim=1:UserWarning")

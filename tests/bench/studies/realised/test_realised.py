@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from slimtask.bench.layers.prepared import Prepared
+from slimtask.compress.latency.prepared import Prepared
 from slimtask.bench.studies.harness import known_rows
 from slimtask.bench.studies.realised import __main__ as realised
 from slimtask.bench.studies.realised.__main__ import Settings
@@ -25,8 +25,8 @@ from slimtask.bench.studies.realised.networks import (
 )
 from slimtask.bench.timing.graphs import export, measure_graphs
 from slimtask.bench.timing.measure import Conditions, Measurement
-from slimtask.compress.cost import count_flops, count_parameters
-from slimtask.compress.importance import score_channels
+from slimtask.compress.score.cost import count_flops, count_parameters
+from slimtask.compress.score.importance import score_channels
 from slimtask.errors import InputError
 
 CONDITIONS = Conditions(
