@@ -35,7 +35,7 @@ types: $(STAMP)  ## mypy, strict
 check: lint types test  ## everything a change must pass
 
 gpu:  ## every GPU test and measurement of a CUDA machine -> docs/results/gpu.json, under nine minutes
-	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m slimtask.bench.studies.gpu.__main__ --json docs/results/gpu.json
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m slimtask.bench.studies.gpu --json docs/results/gpu.json
 
 CAMVID ?= ../shared/data/camvid
 camvid: $(STAMP)  ## CamVid, dense against three sparsity levels -> docs/results/camvid.json and camvid.md (half an hour)

@@ -110,5 +110,18 @@ def verdicts(report: Report) -> list[tuple[str, str, str]]:
     ]
 
 
+def primary_metrics(report: Report) -> list[tuple[str, str, str]]:
+    """Return (task, primary metric, arrow of its better direction) for every task the dense network was scored on."""
+    specs = {task.name: task for task in report.tasks}
+    found = []
+    for task, values in report.levels[0].metrics.items():
+        spec = specs.get(task)
+        if spec is not None and spec.metric in values:
+            found.append((task, spec.metric, "↑" if spec.higher_is_better else "↓"))
+        elif values:
+            found.append((task, next(iter(values)), ""))
+    return found
+
+
 def _accuracy(level: Level) -> str:
     return "" if level.delta_m is None else f" with delta_m {level.delta_m:+.1f} %"

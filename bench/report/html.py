@@ -1,31 +1,30 @@
 """The report page: one HTML file that needs nothing else, written from a ``Report`` and optional scenes.
 
-No script, no font, no image from outside; charts are inline SVG, photographs are data URLs, all text is escaped.
+``page.html`` is its template, in which all text is escaped; here are the figures and pictures that it shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from html import escape
+import base64
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
 from slimtask.bench.bench import count_text
-from slimtask.bench.report import pieces, plots
-from slimtask.bench.report.findings import (
-    best_level,
-    flop_ratio,
-    headline,
-    main_backend,
-    percent,
-    speedup,
-    subline,
-    verdicts,
-)
+from slimtask.bench.report import findings, plots
+from slimtask.bench.report.findings import best_level, flop_ratio, main_backend, percent, primary_metrics, speedup
 from slimtask.bench.report.gallery import Scene
 from slimtask.bench.report.schema import Level, Report
-from slimtask.bench.report.style import STYLE
 from slimtask.files import write_text
+
+_WIDEST = 640
+# Depth as the pictures show it: viridis, near bright and far dark, in eight stops.
+_RAMP = "#fde725,#a0da39,#4ac16d,#1fa187,#277f8e,#365c8d,#46327e,#440154"
 
 
 def write_report(report: Report | dict[str, Any], out_html: Path | str, scenes: Sequence[Scene] = ()) -> None:
@@ -42,217 +41,109 @@ def write_report(report: Report | dict[str, Any], out_html: Path | str, scenes: 
 
 def page(report: Report, scenes: Sequence[Scene] = ()) -> str:
     """Return the whole page as HTML text."""
-    parts = [
-        _head(report),
-        _figures(report),
-        _charts(report),
-        _levels(report),
-        pieces.predictions(scenes),
-        _layers(report),
-        _pair(_paths(report), pieces.section("How the zeros grew in training", plots.training_history(report))),
-        _engines(report),
-        _reproduce(report),
-    ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(report.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"percent": percent, "count": count_text, "number": number, "size": size}
+    environment.filters |= {"flat": _flat, "data_url": data_url}
+    environment.globals |= {"flop_ratio": flop_ratio, "speedup": speedup}
+    charts = {
+        "accuracy": plots.accuracy_against_latency(report),
+        "latency": plots.latency_against_sparsity(report),
+        "channels": plots.channels_kept(report),
+        "history": plots.training_history(report),
+    }
+    dense, compared = report.levels[0], best_level(report) or report.levels[-1]
+    compared_levels = [dense] if compared is dense else [dense, compared]
+    return environment.get_template("page.html").render(
+        report=report,
+        scenes=scenes,
+        dense=dense,
+        best=best_level(report),
+        backend=main_backend(report),
+        headline=findings.headline(report),
+        subline=findings.subline(report),
+        figures=_figures(report),
+        charts={name: Markup(svg) for name, svg in charts.items()},  # whose text matplotlib has escaped
+        verdicts=findings.verdicts(report),
+        scores=primary_metrics(report),
+        compared=compared_levels,
+        paths=_paths(report, compared_levels),
+        ramp=_RAMP,
     )
 
 
-def _head(report: Report) -> str:
-    return (
-        f'<header><p class="eyebrow">{escape(report.title)}</p>\n<h1>{escape(headline(report))}</h1>\n'
-        f'<p class="subline">{escape(subline(report))}</p></header>'
-    )
-
-
-def _figures(report: Report) -> str:
-    """Return the row of key figures of the best level; without one, of what can be said about the dense network."""
+def _figures(report: Report) -> list[tuple[str, str]]:
+    """Return the key figures of the best level; without one, of what can be said about the dense network."""
     best, backend = best_level(report), main_backend(report)
     dense = report.levels[0]
-    cards: list[tuple[str, str]] = []
     if best is None or backend is None:
-        cards = [(count_text(dense.params), "parameters, dense"), (count_text(dense.flops), "FLOPs, dense")]
-        if backend is not None:
-            cards.insert(0, (f"{dense.latency_ms[backend].median:.2f} ms", f"dense, {backend}"))
-        return _cards(cards)
+        figures = [(count_text(dense.params), "parameters, dense"), (count_text(dense.flops), "FLOPs, dense")]
+        timed = [] if backend is None else [(f"{dense.latency_ms[backend].median:.2f} ms", f"dense, {backend}")]
+        return timed + figures
+    figures = []
     gain, ratio = speedup(report, best, backend), flop_ratio(report, best)
     if gain is not None:
-        cards.append((f"{gain.value:.2f}x", f"measured speed-up, {backend}, level {best.name}"))
+        figures.append((f"{gain.value:.2f}x", f"measured speed-up, {backend}, level {best.name}"))
     before, after = dense.latency_ms[backend].median, best.latency_ms[backend].median
-    cards.append((f"{after:.2f} ms", f"instead of {before:.2f} ms, median"))
-    cards.append((percent(best.sparsity), "of the trunk's parameters removed"))
+    figures.append((f"{after:.2f} ms", f"instead of {before:.2f} ms, median"))
+    figures.append((percent(best.sparsity), "of the trunk's parameters removed"))
     if best.delta_m is not None:
-        cards.append((f"{best.delta_m:+.1f} %", "delta_m, mean relative change of all task scores"))
+        figures.append((f"{best.delta_m:+.1f} %", "delta_m, mean relative change of all task scores"))
     if ratio is not None:
-        cards.append((f"{ratio:.2f}x", "FLOP ratio (a count, not a speed)"))
+        figures.append((f"{ratio:.2f}x", "FLOP ratio (a count, not a speed)"))
     if best.certificate is not None and best.certificate.max_rel_error is not None:
-        cards.append((f"{best.certificate.max_rel_error:.0e}", "largest relative difference that removal made"))
-    return _cards(cards)
+        figures.append((f"{best.certificate.max_rel_error:.0e}", "largest relative difference that removal made"))
+    return figures
 
 
-def _cards(cards: Sequence[tuple[str, str]]) -> str:
-    items = [
-        f'<div class="figure{" main" if place == 0 else ""}"><b>{escape(value)}</b><span>{escape(text)}</span></div>'
-        for place, (value, text) in enumerate(cards)
-    ]
-    return f'<div class="figures">{"".join(items)}</div>'
-
-
-def _charts(report: Report) -> str:
-    key = '<span class="key dense"></span>dense &nbsp; <span class="key slim"></span>compressed, with trunk sparsity'
-    charts = [
-        pieces.section("Accuracy against latency", plots.accuracy_against_latency(report), key),
-        pieces.section(
-            "Latency against sparsity",
-            plots.latency_against_sparsity(report),
-            "The gap to the dashed line is what removing FLOPs did not buy. Band: 10th to 90th percentile.",
-        ),
-    ]
-    return _pair(*charts)
-
-
-def _pair(*sections_html: str) -> str:
-    """Return cards side by side where the page is wide enough; empty ones are left out."""
-    shown = "".join(sections_html)
-    return f'<div class="pair">{shown}</div>' if shown else ""
-
-
-def _levels(report: Report) -> str:
-    """Return size and speed of all levels, what the benchmark concluded, and the scores of every task."""
-    backend, best = main_backend(report), best_level(report)
-    chosen = None if best is None else report.levels.index(best)
-    headers = ["level", ">removed", ">groups\nat zero", ">params", ">FLOPs", ">FLOP\nratio"]
-    headers += [f">{backend or 'latency'}, ms\nmedian (p10 to p90)", ">speed-up", "certificate"]
-    body = pieces.table(headers, [_size_and_speed(report, level, backend) for level in report.levels], best=chosen)
-    said = "".join(
-        f"<li><b>{escape(level)}</b> on {escape(name)}: {escape(text)}</li>" for level, name, text in verdicts(report)
-    )
-    body += f"<h3>What the measurements say</h3><ul>{said}</ul>" if said else ""
-    body += _other_backends(report, backend)
-    first = pieces.section("Size and speed of all levels", body)
-    scores = pieces.primary_metrics(report)
-    if not scores:
-        return first
-    headers = ["level", ">delta_m", *(f">{task}\n{metric} {arrow}" for task, metric, arrow in scores)]
-    rows = [_scores(report, level, scores) for level in report.levels]
-    return first + pieces.section(
-        "Accuracy of all levels", pieces.table(headers, rows, best=chosen) + _all_metrics(report)
-    )
-
-
-def _level_name(report: Report, level: Level) -> str:
-    return f'<span class="key {"dense" if level is report.levels[0] else "slim"}"></span>{escape(level.name)}'
-
-
-def _size_and_speed(report: Report, level: Level, backend: str | None) -> list[str]:
-    is_dense = level is report.levels[0]
-    ratio = None if is_dense else flop_ratio(report, level)
-    gain = None if is_dense or backend is None else speedup(report, level, backend)
-    latency = level.latency_ms.get(backend or "")
-    return [
-        _level_name(report, level),
-        percent(level.sparsity, 1),
-        "-" if level.group_sparsity is None else percent(level.group_sparsity, 1),
-        count_text(level.params),
-        count_text(level.flops),
-        "-" if ratio is None else f"{ratio:.2f}x",
-        "-" if latency is None else pieces.timing(latency),
-        "-" if gain is None else f"{gain.value:.2f}x" + pieces.interval(gain),
-        pieces.certificate(level),
-    ]
-
-
-def _scores(report: Report, level: Level, scores: Sequence[tuple[str, str, str]]) -> list[str]:
-    change = "-" if level.delta_m is None or level is report.levels[0] else pieces.signed(level.delta_m)
-    values = [pieces.number(level.metrics.get(task, {}).get(metric)) for task, metric, _ in scores]
-    return [_level_name(report, level), change, *values]
-
-
-def _all_metrics(report: Report) -> str:
-    names = [(task, metric) for task, values in report.levels[0].metrics.items() for metric in values]
-    if not names:
-        return ""
-    headers = ["task", "metric", *(f">{level.name}" for level in report.levels)]
-    rows = [
-        [escape(task), escape(metric)]
-        + [pieces.number(level.metrics.get(task, {}).get(metric)) for level in report.levels]
-        for task, metric in names
-    ]
-    return f"<details><summary>Every metric of every task</summary>{pieces.table(headers, rows)}</details>"
-
-
-def _other_backends(report: Report, main: str | None) -> str:
-    others = [name for name in report.backends if name != main]
-    if not others:
-        return ""
-    headers = ["level", *(f">{name}, ms\nmedian (p10 to p90)" for name in others)]
-    rows = [
-        [escape(level.name)]
-        + [pieces.timing(level.latency_ms[name]) if name in level.latency_ms else "-" for name in others]
-        for level in report.levels
-    ]
-    return f"<details><summary>Latency on the other backends</summary>{pieces.table(headers, rows)}</details>"
-
-
-def _layers(report: Report) -> str:
-    kept = plots.channels_kept(report)
-    body = f'<div class="scroll wide">{kept}</div>' if kept else ""
-    return pieces.section("Channels kept per layer", body, "Pale: the dense network. Solid: what is left.")
-
-
-def _paths(report: Report) -> str:
-    """Return the latency of every path (all tasks fused, or one task) for the dense and the best level."""
-    backend, best = main_backend(report), best_level(report)
+def _paths(report: Report, levels: Sequence[Level]) -> list[tuple[str, list[tuple[Level, float, float]]]]:
+    """Return by path (all tasks fused, or one task) level, ms and width in % of each bar, all on one scale."""
+    backend = main_backend(report)
     if backend is None or not report.levels[0].latency_ms[backend].paths:
-        return ""
-    compared = best or report.levels[-1]
-    shown = [report.levels[0]] if compared is report.levels[0] else [report.levels[0], compared]
-    return pieces.section(
-        "One path per task",
-        pieces.path_bars(report.levels[0], shown, backend),
-        f"Median milliseconds on {escape(backend)} when only some tasks are asked for; "
-        f"{' and '.join(escape(level.name) for level in shown)}.",
-    )
+        return []
+    timed = [(level, level.latency_ms[backend]) for level in levels if backend in level.latency_ms]
+    times = {"all tasks": [(level, latency.median) for level, latency in timed]}
+    for name in report.levels[0].latency_ms[backend].paths:
+        times[name] = [(level, one.paths[name].median) for level, one in timed if name in one.paths]
+    longest = max(ms for pairs in times.values() for _, ms in pairs)
+    return [(name, [(level, ms, 70 * ms / longest) for level, ms in pairs]) for name, pairs in times.items()]
 
 
-def _engines(report: Report) -> str:
-    headers = ["backend", "file", "tasks", ">size", "precision (read back)", "targets"]
-    rows = [
-        [
-            escape(one.backend),
-            escape(one.path),
-            escape(", ".join(one.tasks)),
-            pieces.size(one.bytes),
-            escape(one.precision),
-            escape(", ".join(one.targets)) or "-",
-        ]
-        for one in report.engines
-    ]
-    return pieces.section("Engines", pieces.table(headers, rows)) if rows else ""
+def number(value: float | int | None) -> str:
+    """Return a score in four significant digits at most; a dash where there is none."""
+    return "-" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def _reproduce(report: Report) -> str:
-    """Return how to get these figures again, where they were taken, and what the words mean."""
-    command = f"<h3>Command</h3><pre>{escape(report.command)}</pre>" if report.command else ""
-    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
-    environment = pieces.definitions(report.environment)
-    body = command + (f"<ul>{notes}</ul>" if notes else "")
-    body += f"<h3>Environment</h3>{environment}" if environment else ""
-    body += f"<h3>Words</h3>{pieces.definitions(_WORDS)}"
-    when = f"<footer>{escape(report.created)}</footer>" if report.created else ""
-    return pieces.section("How to reproduce", body) + when
+def size(count_bytes: int) -> str:
+    """Return a file size in MB (10^6 bytes) or kB."""
+    return f"{count_bytes / 1e6:.1f} MB" if count_bytes >= 1e6 else f"{count_bytes / 1e3:.0f} kB"
 
 
-_WORDS = {
-    "removed": "fraction of the trunk's parameters that were removed because their groups became zero",
-    "groups at zero": "fraction of the dependency graph's channel groups that are zero",
-    "delta_m": "mean over tasks of the relative change of the primary metric against dense, in %, positive is better",
-    "speed-up": "dense median over this median, both interleaved in one process; brackets: 95 % bootstrap interval",
-    "FLOP ratio": "dense FLOPs over this level's FLOPs; it says how much arithmetic is gone, not how fast it runs",
-    "certificate": "largest relative difference between the masked network and the one with the channels removed",
-    "not steady": "median / minimum above 1.15: the machine was busy, so the figure is not yet a measurement",
-}
+def data_url(picture: Image.Image, pixels: bool) -> str:
+    """Return the picture as a data URL: PNG where every pixel counts, JPEG for the rest."""
+    if picture.width > _WIDEST:
+        height = round(picture.height * _WIDEST / picture.width)
+        way = Image.Resampling.NEAREST if pixels else Image.Resampling.LANCZOS
+        picture = picture.resize((_WIDEST, height), way)
+    file = io.BytesIO()
+    if pixels or picture.width * picture.height <= 40_000:
+        picture.save(file, format="PNG", optimize=True)
+        kind = "png"
+    else:
+        picture.convert("RGB").save(file, format="JPEG", quality=88)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return "; ".join(_flat(item) for item in value)
+    return str(value)

@@ -7,7 +7,6 @@ so that about a fifth of the groups is exactly zero, some come and go, and the o
 
 from __future__ import annotations
 
-import argparse
 import copy
 import ctypes
 import random
@@ -15,15 +14,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from slimtask.bench.studies.harness import keep, parser_of, run_study
 from slimtask.bench.timing.environment import environment, version_of
 from slimtask.bench.timing.measure import Conditions, Measurement
-from slimtask.files import write_json
 
 BASELINE = "adamw_foreach"
 LR = 1e-3
@@ -169,7 +169,7 @@ def measure(candidates: Mapping[str, Stand], *, rounds: int, settle: int, thread
         backend="torch",
         backend_version=version_of("torch") or "",
         device="cpu",
-        precision="float32",
+        precision="fp32",
         threads=threads,
         batch=1,
         shape=(),
@@ -187,7 +187,10 @@ def measure(candidates: Mapping[str, Stand], *, rounds: int, settle: int, thread
             name: {
                 "ratio": _ratio(measured[name], measured[BASELINE]),
                 "groups": _groups(candidates[name].optimizer),
-                "measurement": measured[name].to_json(),
+                "measurement": {
+                    "conditions": conditions.model_dump(mode="json"),
+                    "summary": measured[name].summary(),
+                },
             }
             for name in candidates
         },
@@ -233,17 +236,16 @@ def table(result: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table and, with ``--json FILE``, write the result."""
-    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.studies.optimizer_step", description=__doc__)
+    parser = parser_of("optimizer_step", __doc__)
     parser.add_argument("--rounds", type=int, default=40, help="timed steps of every optimiser")
     parser.add_argument("--settle", type=int, default=80, help="untimed steps before, until the sparsity is steady")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    parser.add_argument("--json", metavar="FILE", help="write the result to this file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
     options = parser.parse_args(arguments)
     result = measure(stands(), rounds=options.rounds, settle=options.settle, threads=options.threads)
     print(table(result))
-    if options.json:
-        write_json(options.json, result)
+    keep(options.json, result)
 
 
 if __name__ == "__main__":
-    main()
+    run_study("optimizer", main)

@@ -20,6 +20,7 @@ import numpy as np
 from slimtask.bench.timing.environment import cpu_name, gpus, usable_cores, version_of
 from slimtask.bench.timing.measure import Conditions
 from slimtask.errors import InputError, Unsupported, nearest
+from slimtask.export.precision import graph_precision
 from slimtask.onnx_file import open_onnx
 from slimtask.onnx_session import OnnxSession, open_session
 
@@ -99,7 +100,7 @@ class OnnxRuntime:
             binding.synchronize_outputs()
 
         first = next(iter(feed.values()))
-        precision = graph_precision(path) + (" (TF32 allowed)" if self.device == "cuda" else "")
+        precision = graph_precision(open_onnx(path).model) + (" (TF32 allowed)" if self.device == "cuda" else "")
         version = str(onnxruntime.__version__)
         return Opened(call=call, conditions=self._conditions(version, threads, precision, first.shape))
 
@@ -162,12 +163,13 @@ class PyTorchCpu:
                 if before != threads:
                     torch.set_num_threads(before)
 
-        kinds = {str(p.dtype).removeprefix("torch.") for p in module.parameters() if p.is_floating_point()}
+        names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
+        kinds = {names.get(p.dtype, str(p.dtype)) for p in module.parameters() if p.is_floating_point()}
         conditions = Conditions(
             backend=self.name,
             backend_version=str(torch.__version__),
             device=cpu_name(),
-            precision="+".join(sorted(kinds)) or "float32",
+            precision="+".join(sorted(kinds)) or "fp32",
             threads=threads,
             batch=x.shape[0],
             shape=tuple(x.shape[1:]),
@@ -190,21 +192,6 @@ def backend(name: str) -> Backend:
         raise InputError(f"unknown backend '{name}'{nearest(name, BACKENDS)}")
     _refuse_unavailable(BACKENDS[name])
     return BACKENDS[name]
-
-
-def graph_precision(path: Path | str) -> str:
-    """Return the floating types of an ONNX file's weights, read from the graph: e.g. ``float32``, ``float16+float32``.
-
-    A graph without floating weights gives the types of its inputs. Raises InputError as ``open_onnx`` does.
-    """
-    import onnx
-
-    graph = open_onnx(path).model.graph
-    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
-    kinds = {tensor.data_type for tensor in graph.initializer} & floats
-    kinds = kinds or {value.type.tensor_type.elem_type for value in graph.input}
-    names = {onnx.TensorProto.DataType.Name(kind).lower() for kind in kinds}
-    return "+".join(sorted({"float": "float32", "double": "float64"}.get(name, name) for name in names)) or "none"
 
 
 def _refuse_unavailable(one: Backend) -> None:

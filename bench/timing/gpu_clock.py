@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+from uuid import uuid4
 
 import torch
 
 from slimtask.bench.timing.isolated import Unusable, reason
+from slimtask.bench.timing.measure import Conditions, Measurement
 
 Run = Callable[[], object]
 FLUSH_BYTES = 256 * 2**20  # more than any L2
@@ -84,6 +86,24 @@ class GraphClock:
             torch.cuda.synchronize()
         except Exception as lost:
             raise Unusable(reason(error or lost)) from lost
+
+
+def replayed(
+    samples: Mapping[str, Sequence[float]], *, cuda: bool, device: str, precision: str, shape: tuple[int, ...]
+) -> dict[str, Measurement]:
+    """Return samples that a clock took in turns as measurements of one run; not ``cuda``: by a clock for tests."""
+    conditions = Conditions(
+        backend="cuda-graph" if cuda else "pytorch-cpu",
+        backend_version=torch.__version__,
+        device=device,
+        precision=precision,
+        threads=1,
+        batch=1,
+        shape=shape,
+        graph=cuda,
+        run_id=uuid4().hex,
+    )
+    return {name: Measurement(samples_ms=tuple(each), conditions=conditions) for name, each in samples.items()}
 
 
 def _between_events(replays: Sequence[Run]) -> float:

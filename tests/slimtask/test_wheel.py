@@ -66,7 +66,7 @@ def run(home: Path, code: str, folder: Path) -> str:
 def test_it_holds_every_module_and_recipe_but_the_studies(home: Path) -> None:
     held = {path.relative_to(home / "slimtask") for path in (home / "slimtask").rglob("*") if path.is_file()}
     for stage in ("bench", "compress", "export", "kernels", "recipes", "slimtask", "train"):
-        files = [path for ending in ("*.py", "*.pyi", "*.yaml") for path in (ROOT / stage).rglob(ending)]
+        files = [path for ending in ("*.py", "*.pyi", "*.yaml", "*.html") for path in (ROOT / stage).rglob(ending)]
         product = {path.relative_to(ROOT / "slimtask" if stage == "slimtask" else ROOT) for path in files}
         wanted = {path for path in product if path.parts[:2] != ("bench", "studies")}
         assert wanted

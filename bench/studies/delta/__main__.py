@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from slimtask.bench.studies.delta import cpu
-from slimtask.bench.studies.delta.plot import write_plot
-from slimtask.bench.studies.delta.report import GOALS, markdown, result
-from slimtask.errors import SlimtaskError
+from slimtask.bench.studies.delta.report import GOALS, markdown, result, write_plot
+from slimtask.bench.studies.harness import command_of, keep, parser_of, run_study, say
 from slimtask.files import write_json, write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, and with ``--json FILE`` write FILE, and a Markdown page and a plot beside it."""
-    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.studies.delta", description=__doc__)
+    parser = parser_of("delta", __doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that everything runs, measures nothing")
     parser.add_argument("--threads", type=int, default=2, help="threads of ONNX Runtime")
@@ -26,19 +23,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if min(options.threads, options.rounds) < 1 or options.seconds <= 0:
         parser.error("--threads, --rounds and --seconds must be positive")
-    given = sys.argv[1:] if arguments is None else arguments
     settings = {name: getattr(options, name) for name in ("threads", "rounds", "quick", "seconds")}
-    command, goals = " ".join(["python -m slimtask.bench.studies.delta", *given]), () if options.quick else GOALS
+    command, goals = command_of(parser, arguments), () if options.quick else GOALS
 
     partial = options.json.with_suffix(".partial.json") if options.json else None
 
-    def keep(rows: list[dict[str, Any]], left_out: list[str]) -> None:
-        if partial:  # a run that is stopped keeps what it has measured
-            write_json(partial, result(rows, command, settings, left_out, goals=goals))
+    def so_far(rows: list[dict[str, Any]], left_out: list[str]) -> None:  # what a run that is stopped leaves
+        keep(partial, result(rows, command, settings, left_out, goals=goals))
 
     try:
-        keep([], [])  # a place that cannot be is found out now
-        rows, left_out = cpu.measure(**settings, say=_say, keep=keep)
+        so_far([], [])  # a place that cannot be is found out now
+        rows, left_out = cpu.measure(**settings, say=say, keep=so_far)
         made = result(rows, command, settings, left_out, goals=goals)
         if options.json:
             write_json(options.json, made)
@@ -46,17 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_plot(rows, options.json.with_suffix(".svg"))
             write_text(options.json.with_suffix(".md"), markdown(made, options.json.with_suffix(".svg").name))
         print(markdown(made))
-    except SlimtaskError as error:
-        _say(f"delta: {error}")
-        raise SystemExit(error.exit_status) from None
     except KeyboardInterrupt:
-        _say("delta: interrupted" + (f"; what was measured is in '{partial}'." if partial else "."))
+        say("delta: interrupted" + (f"; what was measured is in '{partial}'." if partial else "."))
         raise SystemExit(130) from None
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run_study("delta", main)

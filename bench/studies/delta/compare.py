@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from slimtask.bench.studies.delta.session import BACKEND
+from slimtask.bench.studies.delta.graphs import BACKEND
 from slimtask.bench.timing.environment import cpu_name, version_of
 from slimtask.bench.timing.measure import Conditions, Measurement
 from slimtask.bench.timing.protocol import measure_interleaved
@@ -92,7 +92,7 @@ def compare(
         backend=BACKEND,
         backend_version=version_of("onnxruntime-gpu") or version_of("onnxruntime") or "unknown",
         device=cpu_name(),
-        precision="float32",
+        precision="fp32",
         threads=threads,
         batch=1,
         shape=(place.tokens,),

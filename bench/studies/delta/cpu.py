@@ -114,8 +114,7 @@ def _attention(vit: Vit, tokens: int, points: Pairs, threads: int, rounds: int) 
 
 def _pair(vit: Vit, layer: str, tokens: int, points: Pairs, threads: int, rounds: int) -> Section:
     def make(folder: Path) -> Made:
-        from slimtask.bench.studies.delta.pairs import pair_forms
-        from slimtask.bench.studies.delta.units import Pair
+        from slimtask.bench.studies.delta.pairs import Pair, pair_forms
 
         if layer == "mlp":
             base = Pair.random(vit.width, vit.hidden, 0)

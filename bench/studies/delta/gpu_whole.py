@@ -7,19 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
 
 from slimtask.bench.studies.delta.compare import Form, Place, row
-from slimtask.bench.studies.delta.gpu import Outcome, relative_error
+from slimtask.bench.studies.delta.gpu_layers import Outcome, relative_error
 from slimtask.bench.studies.delta.grid import DENSITY, TASKS
 from slimtask.bench.studies.delta.networks import Maps, SharedBlock, Vits
 from slimtask.bench.studies.delta.whole import BASE_FED, PATTERN, block_ratio, own_tokens
-from slimtask.bench.timing.gpu_clock import Clock
+from slimtask.bench.timing.gpu_clock import Clock, replayed
 from slimtask.bench.timing.isolated import Failed, Here, Lost, NoTime, Runner, Say
-from slimtask.bench.timing.measure import Conditions, Measurement
 from slimtask.compress.structures.delta import Execution
 from slimtask.export.shared.explain import explain
 
@@ -137,18 +135,9 @@ def _rows(
     errors = {name: _rounding(each, runs[name], device) for name, each in forms.items()}
     replays = {name: [clock.capture(run)] for name, run in runs.items()}
     samples = clock.time(replays, cold=False)
-    conditions = Conditions(
-        backend="cuda-graph" if device == "cuda" else "pytorch-cpu",
-        backend_version=torch.__version__,
-        device=torch.cuda.get_device_name() if device == "cuda" else device,
-        precision=str(dtype).removeprefix("torch."),
-        threads=1,
-        batch=1,
-        shape=(place.tokens,),
-        graph=device == "cuda",
-        run_id=uuid4().hex,
-    )
-    measured = {name: Measurement(samples_ms=tuple(each), conditions=conditions) for name, each in samples.items()}
+    precision = str(dtype).removeprefix("torch.")
+    name = torch.cuda.get_device_name() if device == "cuda" else device
+    measured = replayed(samples, cuda=device == "cuda", device=name, precision=precision, shape=(place.tokens,))
     made = []
     for name, form in forms.items():
         described = Form(
@@ -161,7 +150,7 @@ def _rows(
             max_rel_error=errors[name],
             reference="the same form in float32",
             base_included=True,
-            also={"form": name, "l2": "warm", "dtype": conditions.precision},
+            also={"form": name, "l2": "warm", "dtype": precision},
         )
         made.append(row(place, described, measured[name], measured))
     return made

@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from slimtask.bench.studies.delta.compare import Call, Form, in_turn, max_rel_error
-from slimtask.bench.studies.delta.graph import Graph
+from slimtask.bench.studies.delta.graphs import Graph, Session
 from slimtask.bench.studies.delta.grid import chosen
-from slimtask.bench.studies.delta.session import Session
 from slimtask.kernels.floors import speedup
 from slimtask.kernels.layouts import OutChannelLayout, RowLayout
 

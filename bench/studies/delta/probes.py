@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slimtask.bench.studies.delta.grid import DENSITY, TASKS, VIT_B, VIT_L, chosen
+from slimtask.bench.studies.trunks import random_level
 from slimtask.bench.timing.gpu_clock import Clock
 from slimtask.bench.timing.isolated import Failed, Here, Lost, NoTime, Runner, Say
 
@@ -146,8 +147,6 @@ def appended_columns(clock: Clock, device: str) -> dict[str, float]:
 
 def removed_channels(clock: Clock, device: str) -> list[dict[str, Any]]:
     """Return ms of a ResNet-50 and of one with half its channel groups removed, by batch and image size, fp16."""
-    from slimtask.bench.studies.gpu.__main__ import random_level
-
     networks: dict[str, Any] = {}
     for name, level in (("dense", 0.0), ("half removed", 0.5)):
         with torch.enable_grad():

@@ -1,15 +1,23 @@
-"""The result of the measurement: the JSON, the figures that were to be reached, and a Markdown table."""
+"""The result of the measurement: the JSON, the figures that were to be reached, a Markdown page and a plot."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from slimtask.bench.studies.harness import lines_of
 from slimtask.bench.timing.environment import environment
+from slimtask.files import atomic_file
+from slimtask.kernels.floors import speedup
 
 Row = Mapping[str, Any]
 EXACT = 1e-5
+COLOURS = ("#0172b2", "#c04b01", "#009e73", "#a050a0")
+LAW = "#808182"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +90,10 @@ def markdown(made: Mapping[str, Any], picture: str | None = None) -> str:
     """Return the result as a Markdown page: goals, table, what was compared, machine and versions."""
     lines = ["# Sub-tasks as sparse deltas", "", f"`{made['command']}`", "", f"{made['what']}.", ""]
     if made["goals"]:
-        lines += [*_table(_GOAL_HEADS, [_goal_cells(goal) for goal in made["goals"]]), ""]
+        lines += [lines_of(_GOAL_HEADS, [_goal_cells(goal) for goal in made["goals"]]), ""]
     if picture:
         lines += [f"![speed-up over T dense models]({picture})", ""]
-    lines += [*_table(_HEADS, [_cells(row) for row in made["rows"]]), "", _NOTES, ""]
+    lines += [lines_of(_HEADS, [_cells(row) for row in made["rows"]]), "", _NOTES, ""]
     if made["left_out"]:
         lines += [f"Not measured, for lack of time: {', '.join(made['left_out'])}.", ""]
     machine = made["machine"]
@@ -106,10 +114,6 @@ _NOTES = (
     "and what differs from it, full ones a tensor for every task. Error: the largest difference over the largest "
     "value, against float64 or, for block and vit, what the JSON names under reference."
 )
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
 def _goal_cells(goal: Mapping[str, Any]) -> list[str]:
@@ -143,3 +147,87 @@ def _times(value: float | None) -> str:
 
 def _error(value: float | None) -> str:
     return "" if value is None else f"{value:.1e}"
+
+
+def write_plot(rows: Sequence[Row], path: Path) -> None:
+    """Write the plot of ``rows`` to ``path``; panels without rows stay empty."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "delta", "font.size": 11}), atomic_file(path) as file:
+        figure = Figure(figsize=(13.5, max(4.8, 1.6 + 0.32 * len(_units(rows)))), layout="constrained")
+        FigureCanvasSVG(figure)
+        panels = figure.subplots(1, 3)
+        _by(panels[0], rows, "density", _at(rows="0"), "share of the output channels changed")
+        _by(panels[1], rows, "rows", _at(density="0.05"), "share of rows changed (channels: 5 %)")
+        _whole(panels[2], rows)
+        figure.savefig(file, format="svg", metadata={"Date": None})
+
+
+def _at(**fixed: str) -> Callable[[Row], bool]:
+    return lambda row: all(f"{row[name]:g}" == value for name, value in fixed.items())
+
+
+def _by(axes: Any, rows: Sequence[Row], name: str, keep: Callable[[Row], bool], label: str) -> None:
+    """Draw one model's linear layers over ``name``, compact outputs solid, full ones dotted."""
+    linear = [row for row in rows if row["pattern"] == "out-channels" and keep(row)]
+    first = [row for row in linear if (row["model"], row["tokens"]) == (linear[0]["model"], linear[0]["tokens"])]
+    for layer, colour in zip(dict.fromkeys(row["layer"] for row in first), COLOURS, strict=False):
+        for output, style in (("compact", "-"), ("full", ":")):
+            points = sorted((r[name], r["speedup"]) for r in first if (r["layer"], r["output"]) == (layer, output))
+            title = layer if output == "compact" else None
+            if points:
+                axes.plot(*zip(*points, strict=True), style, marker="o", markersize=4, color=colour, label=title)
+    if first:
+        _draw_law(axes, first, name)
+        axes.set_title(f"{first[0]['model']} linear layers, N = {first[0]['tokens']}, T = {first[0]['tasks']}")
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "ncols": 3}
+        axes.legend(frameon=False, title="solid compact, dotted full", **below)
+    _finish(axes, label)
+
+
+def _draw_law(axes: Any, rows: Sequence[Row], name: str) -> None:
+    tasks, high = rows[0]["tasks"], max(row[name] for row in rows)
+    at = np.linspace(0.0, high, 50)
+    fixed = {"density": 0.0, "rows": 0.0} | ({"density": 0.05} if name == "rows" else {})
+    values = [
+        speedup(tasks=tasks, deltas=tasks, rows=point["rows"], cost=point["density"])
+        for point in ({**fixed, name: float(x)} for x in at)
+    ]
+    axes.plot(at, values, color=LAW, linewidth=1.2, linestyle="--", label="T / (1 + D (r + c))")
+
+
+def _whole(axes: Any, rows: Sequence[Row]) -> None:
+    """Draw units, blocks and transformers at about 5 % as bars, with their FLOP ratios as marks."""
+    shown = _units(rows)
+    names = [f"{r['model']} {r['layer']} N={r['tokens']} T={r['tasks']}\n{_short(r)}" for r in shown]
+    places = np.arange(len(shown))
+    axes.barh(places, [row["speedup"] for row in shown], color=COLOURS[0], height=0.6)
+    axes.plot([row["flop_ratio"] for row in shown], places, "|", color=LAW, markersize=12, label="FLOP ratio")
+    axes.set_yticks(places, names, fontsize=7)
+    axes.invert_yaxis()
+    axes.axvline(1, color=LAW, linewidth=0.8)
+    axes.set_xlabel("speed-up over T dense models")
+    axes.set_title("units, blocks, transformers")
+    axes.spines[["top", "right"]].set_visible(False)
+    if shown:
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+
+
+def _units(rows: Sequence[Row]) -> list[Row]:
+    shown = [row for row in rows if "form" in row and row["form"] != "merged"]
+    return [row for row in shown if row["layer"] != "mlp" or f"{row['density']:g}" == "0.05"]
+
+
+def _short(row: Row) -> str:
+    share = f" {row['rows']:.0%} rows" if 0 < row["rows"] < 1 else ""
+    return f"{row['form']}{share}"
+
+
+def _finish(axes: Any, label: str) -> None:
+    axes.axhline(1, color=LAW, linewidth=0.8)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(label)
+    axes.set_ylabel("speed-up over T dense models")
+    axes.spines[["top", "right"]].set_visible(False)

@@ -14,9 +14,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from slimtask.bench.studies.delta.compare import Call, Form, in_turn, max_rel_error
+from slimtask.bench.studies.delta.graphs import Session
 from slimtask.bench.studies.delta.networks import Maps, SharedBlock, Vits
-from slimtask.bench.studies.delta.session import Session
-from slimtask.bench.studies.delta.units import export_module
+from slimtask.bench.studies.delta.pairs import export_module
 from slimtask.compress.structures.delta import Execution
 from slimtask.export.shared.explain import dense_flops, explain, step_flops
 

@@ -1,25 +1,22 @@
 """Hundreds of seeded random networks through pruning and exact removal: ``python -m slimtask.bench.studies.fuzz``.
 
-Every network is checked as ``fuzz_checks.py`` says, in processes of one thread; what must become of each construct over
-all networks is in ``fuzz_fates.py``. ``--seed N --networks 1 -v`` replays one network and prints it with all that was
+Every network is checked as ``checks.py`` says, in processes of one thread; what must become of each construct over
+all networks is in ``fates.py``. ``--seed N --networks 1 -v`` replays one network and prints it with all that was
 found; ``--constructs NAME ...`` draws only from these blocks, heads and forms of outputs.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from slimtask.bench.studies.fuzz.fates import by_construct, excused_for_nothing, never_shrunk, reason_in
-from slimtask.bench.studies.processes import in_parallel, run_module
-from slimtask.bench.timing.environment import environment
-from slimtask.files import write_json
+from slimtask.bench.studies.harness import command_of, in_chunks, keep, parser_of, run_module, run_study, stamped
 
 _CHUNK = 10
 _SECONDS_PER_NETWORK = 120.0
@@ -75,7 +72,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if every check held of every network and every construct that must shrink did, 1 otherwise."""
-    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.studies.fuzz", description=__doc__)
+    parser = parser_of("fuzz", __doc__)
     parser.add_argument("--networks", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="seed of the first network")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
@@ -88,28 +85,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from slimtask.bench.studies.fuzz.networks import check_names
 
         check_names(options.constructs)
-    rows: dict[int, dict[str, Any]] = {}
-    firsts = range(options.seed, options.seed + options.networks, _CHUNK)
-    counts = {str(first): min(_CHUNK, options.seed + options.networks - first) for first in firsts}
-    machine = environment()
-    head = {
-        "command": " ".join(["python -m slimtask.bench.studies.fuzz", *(arguments or sys.argv[1:])]),
-        "versions": machine.pop("versions", {}),
-        "machine": machine,
-    }
+    head = stamped(command_of(parser, arguments))
 
-    def work(first: str) -> dict[str, Any]:
-        return {"rows": run_chunk(int(first), counts[first], onnx_every=options.onnx_every, only=options.constructs)}
+    def so_far(rows: list[dict[str, Any]]) -> None:
+        told = [row for row in rows if row["status"] != "pass"]  # of the others the seed is enough
+        keep(options.json, {**head, "summary": summary(rows), "networks": told})
 
-    def done(chunk: dict[str, Any]) -> None:
-        rows.update({row["seed"]: row for row in chunk["rows"]})
-        if options.json:
-            ordered = [rows[seed] for seed in sorted(rows)]
-            told = [row for row in ordered if row["status"] != "pass"]  # of the others the seed is enough
-            write_json(options.json, {**head, "summary": summary(ordered), "networks": told})
-
-    in_parallel(work, list(counts), jobs=options.jobs, done=done, title="networks from seed")
-    ordered = [rows[seed] for seed in sorted(rows)]
+    ordered = in_chunks(
+        partial(run_chunk, onnx_every=options.onnx_every, only=options.constructs),
+        range(options.seed, options.seed + options.networks),
+        size=_CHUNK,
+        jobs=options.jobs,
+        title="networks from seed",
+        so_far=so_far,
+    )
     if options.verbose:
         from slimtask.bench.studies.fuzz.networks import network
 
@@ -121,4 +110,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_study("fuzz", main)

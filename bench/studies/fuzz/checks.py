@@ -15,7 +15,6 @@ The checks, by the name that a failure carries:
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
@@ -39,6 +38,7 @@ from slimtask.bench.studies.fuzz.results import (
 from slimtask.bench.studies.fuzz.snapshot import snapshot
 from slimtask.bench.studies.fuzz.truth import ignore_removed_
 from slimtask.bench.studies.fuzz.user import Findings, User, example_of
+from slimtask.bench.studies.harness import parser_of
 from slimtask.bench.studies.zoo.kill import Killed, kill_half_
 from slimtask.compress.graph.analysis import find_groups
 from slimtask.compress.graph.groups import Group
@@ -173,7 +173,7 @@ def _note(what: str, done: Compressed, found: Findings) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Check COUNT networks from seed FIRST on and append a JSON line for each to FILE."""
-    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.studies.fuzz.checks", description=__doc__)
+    parser = parser_of("fuzz.checks", __doc__)
     parser.add_argument("first", type=int)
     parser.add_argument("count", type=int)
     parser.add_argument("file", type=Path)

@@ -7,20 +7,17 @@ user had, or leave anything half-made. ``--seed N --cases 1 -v`` replays one.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from slimtask.bench.studies.fuzz_files.base import make
 from slimtask.bench.studies.fuzz_files.run import LIMIT_SECONDS
-from slimtask.bench.studies.processes import in_parallel, run_module
-from slimtask.bench.timing.environment import environment
-from slimtask.files import write_json
+from slimtask.bench.studies.harness import command_of, in_chunks, keep, parser_of, run_module, run_study, stamped
 
 _CHUNK = 50
 
@@ -57,41 +54,26 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the cases and print what was found; exit status 1 if any has a fault."""
-    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.studies.fuzz_files", description=__doc__)
+    parser = parser_of("fuzz_files", __doc__)
     parser.add_argument("--cases", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0, help="seed of the first case")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every row")
     options = parser.parse_args(arguments)
-    machine = environment()
-    head = {
-        "command": " ".join(["python -m slimtask.bench.studies.fuzz_files", *(arguments or sys.argv[1:])]),
-        "versions": machine.pop("versions", {}),
-        "machine": machine,
-    }
-    rows: dict[int, dict[str, Any]] = {}
-    end = options.seed + options.cases
-
-    def done(chunk: dict[str, Any]) -> None:
-        rows.update({row["seed"]: row for row in chunk["rows"]})
-
+    head = stamped(command_of(parser, arguments))
     with tempfile.TemporaryDirectory() as base:
         make(Path(base))
-        firsts = {str(first): min(_CHUNK, end - first) for first in range(options.seed, end, _CHUNK)}
-
-        def work(first: str) -> dict[str, Any]:
-            return {"rows": run_chunk(Path(base), int(first), firsts[first])}
-
-        in_parallel(work, list(firsts), jobs=options.jobs, done=done, title="cases from seed")
-    ordered = [rows[seed] for seed in sorted(rows)]
+        seeds = range(options.seed, options.seed + options.cases)
+        ordered = in_chunks(
+            partial(run_chunk, Path(base)), seeds, size=_CHUNK, jobs=options.jobs, title="cases from seed"
+        )
     shown = [row for row in ordered if row["faults"] or options.verbose]
     found = summary(ordered)
-    if options.json:
-        write_json(options.json, {**head, "summary": found, "faulty": [row for row in ordered if row["faults"]]})
+    keep(options.json, {**head, "summary": found, "faulty": [row for row in ordered if row["faults"]]})
     print(json.dumps({"rows": shown, "summary": found}, indent=2))
     return int(bool(found["faulty_seeds"]))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_study("fuzz-files", main)

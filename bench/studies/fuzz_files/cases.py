@@ -9,8 +9,7 @@ from random import Random
 
 from slimtask.bench.studies.fuzz_files.base import WORDS
 from slimtask.bench.studies.fuzz_files.binaries import image_damage, onnx_damage, torch_damage
-from slimtask.bench.studies.fuzz_files.damage import ANY, Damage
-from slimtask.bench.studies.fuzz_files.texts import TEXTS, header_damage, json_damage, yaml_damage
+from slimtask.bench.studies.fuzz_files.damage import ANY, TEXTS, Damage, header_damage, json_damage, yaml_damage
 
 Words = tuple[str, ...]
 _MODEL = WORDS[:2]

@@ -1,11 +1,13 @@
-"""One command of slimtask in this process, with what it printed, how it ended and how long it took."""
+"""One command of slimtask in this process: what it printed, how it ended, how long it took, what it opened."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
 import signal
+import struct
 import sys
 import time
 import traceback
@@ -81,3 +83,36 @@ def _limited(limit: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+_OPENED = 0x20  # IN_OPEN
+
+
+class Watch:
+    """Tells which of some files were opened since it was last asked (inotify, Linux)."""
+
+    def __init__(self, files: dict[str, Path]) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._handle = libc.inotify_init1(os.O_NONBLOCK)
+        if self._handle < 0:
+            raise OSError(ctypes.get_errno(), "inotify cannot be had here")
+        self._names = {}
+        for name, path in files.items():
+            self._names[libc.inotify_add_watch(self._handle, os.fsencode(path), _OPENED)] = name
+
+    def opened(self) -> list[str]:
+        """Return the names of the files opened since the last call."""
+        try:
+            events = os.read(self._handle, 65536)
+        except BlockingIOError:
+            return []
+        found, place = [], 0
+        while place < len(events):
+            number, _, _, length = struct.unpack_from("iIII", events, place)
+            found.append(self._names[number])
+            place += 16 + length
+        return sorted(set(found))
+
+    def close(self) -> None:
+        """Watch no more."""
+        os.close(self._handle)

@@ -6,7 +6,6 @@ that whatever kills the process is known, and after it with what was found.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from slimtask.bench.studies.fuzz_files.cases import Case, break_, case
-from slimtask.bench.studies.fuzz_files.run import LIMIT_SECONDS, Ended, run_words
-from slimtask.bench.studies.fuzz_files.watch import Watch
+from slimtask.bench.studies.fuzz_files.run import LIMIT_SECONDS, Ended, Watch, run_words
+from slimtask.bench.studies.harness import parser_of
 
 _SENTENCE_CHARACTERS = 1200
 
@@ -101,7 +100,7 @@ def _lost(before: dict[str, str], after: dict[str, str], made: Case, ended: Ende
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run COUNT cases from seed FIRST on."""
-    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.studies.fuzz_files.worker", description=__doc__)
+    parser = parser_of("fuzz_files.worker", __doc__)
     parser.add_argument("base", type=Path)
     parser.add_argument("first", type=int)
     parser.add_argument("count", type=int)

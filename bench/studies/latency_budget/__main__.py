@@ -7,8 +7,6 @@ test split. A row is written as soon as it is there; a stopped study goes on whe
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimtask.bench.studies.harness import keep, known_rows, parser_of, run_study, say
 from slimtask.bench.studies.latency_budget.cuts import WAYS, measured
 from slimtask.bench.studies.latency_budget.network import PyramidNet
 from slimtask.bench.studies.latency_budget.report import markdown, verdicts
@@ -23,7 +22,6 @@ from slimtask.bench.timing.environment import environment
 from slimtask.checkpoint import read_safetensors, write_safetensors
 from slimtask.compress.score.cost import count_flops, count_parameters
 from slimtask.compress.tuning import finetune
-from slimtask.files import read_json, write_json, write_text
 from slimtask.tasks import Preprocessing
 from slimtask.train.batches import Batches
 from slimtask.train.data.config import DataConfig, open_dataset
@@ -59,7 +57,7 @@ class Study:
         if path.exists():
             model.load_state_dict(read_safetensors(path, "weights")[0])
             return model.eval()
-        _say(f"seed {seed}: training the dense network")
+        say(f"seed {seed}: training the dense network")
         batches = Batches(self.train, SIZE, batch=BATCH, seed=seed)
         finetune(model, [batches(step) for step in range(self.steps)], steps=self.steps, lr=RATE, loss=self._loss)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +72,7 @@ class Study:
     def row(self, way: str, seed: int, speedup: float) -> dict[str, Any]:
         """Return the row of one way to cut, one seed and one speed-up."""
         dense = self.dense(seed)
-        _say(f"seed {seed}, {speedup}x: {way}")
+        say(f"seed {seed}, {speedup}x: {way}")
         cut = WAYS[way](dense, self.example, speedup, self.images(), self.threads)
         found = measured({"dense": dense, "cut": cut}, self.example, self.threads, 40)
         batches = Batches(self.train, SIZE, batch=BATCH, seed=1000 + seed)
@@ -104,7 +102,7 @@ class Study:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the rows that are missing, and write JSON and table after each."""
-    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.studies.latency_budget", description=__doc__)
+    parser = parser_of("latency_budget", __doc__)
     parser.add_argument("--root", default="data/camvid", help="folder of CamVid with train/ and val/")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--speedups", default=",".join(map(str, SPEEDUPS)))
@@ -122,34 +120,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "size": [SIZE.height, SIZE.width],
         "scored": {task.name: task.metric for task in study.scored},
     }
-    known = read_json(options.json, "the study") if options.json.exists() else {}
-    rows = {row["key"]: row for row in known.get("rows", ()) if known.get("settings") == settings}
+    rows = {row["key"]: row for row in known_rows(options.json, settings=settings)}
     for seed in map(int, options.seeds.split(",")):
         for speedup in map(float, options.speedups.split(",")):
             for way in WAYS:
                 if f"{way}/{speedup}/{seed}" not in rows:
                     row = study.row(way, seed, speedup)
                     rows[row["key"]] = row
-                    _write(options.json, list(rows.values()), settings)
-    _write(options.json, list(rows.values()), settings)
-    print(markdown(read_json(options.json, "the study")))
+                    keep(options.json, result_of(list(rows.values()), settings), markdown)
+    result = result_of(list(rows.values()), settings)
+    keep(options.json, result, markdown)
+    print(markdown(result))
 
 
-def _write(path: Path, rows: list[dict[str, Any]], settings: Mapping[str, Any]) -> None:
-    result = {
+def result_of(rows: list[dict[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON-ready result."""
+    return {
         "command": "make latency-budget",
         "settings": dict(settings),
         "environment": environment(),
         "verdicts": verdicts(rows),
         "rows": rows,
     }
-    write_json(path, result)
-    write_text(path.with_suffix(".md"), markdown(result))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_study("latency-budget", main)

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from slimtask.bench.studies.harness import facts, lines_of
 from slimtask.bench.studies.intervals import t_interval
 
 OURS = "latency budget"
@@ -41,24 +42,23 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def markdown(result: Mapping[str, Any]) -> str:
     """Return the study as a Markdown page."""
     heads = ["speed-up asked", "method", "seed", "measured", "delta_m %", "metrics", "parameters", "GFLOPs"]
-    lines = [heads, ["---"] * len(heads)]
+    lines = []
     for row in sorted(result["rows"], key=lambda row: (row["target_speedup"], row["method"], row["seed"])):
         shown = {task: row["metrics"][task][metric] for task, metric in result["settings"]["scored"].items()}
         speed = f"{row['speedup']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         cells = [row["target_speedup"], row["method"], row["seed"], speed, f"{row['delta_m']:+.2f}"]
         cells += [", ".join(f"{task} {value:.3f}" for task, value in shown.items()), f"{row['params']:,}"]
         lines.append([*map(str, cells), f"{row['flops'] / 1e9:.3f}"])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    ahead = ["| speed-up | against | ahead by, points of delta_m |", "|---|---|---|"]
+    ahead = []
     for one in result["verdicts"]:
         interval = "one seed" if one["low"] is None else f"[{one['low']:+.2f}, {one['high']:+.2f}]"
-        ahead.append(f"| {one['target_speedup']} | {one['against']} | {one['mean']:+.2f} {interval} |")
-    facts = "\n".join(f"- {key}: {value}" for key, value in result["environment"].items())
+        ahead.append([str(one["target_speedup"]), one["against"], f"{one['mean']:+.2f} {interval}"])
     return (
         f"# What a latency budget keeps\n\n`{result['command']}`, settings {result['settings']}\n\n"
         "A three-task ResNet-34 with a feature pyramid on CamVid, cut to a measured speed-up (ONNX Runtime on the CPU) "
         "and tuned alike. delta_m: against the dense network of the same seed, test split, by the metrics under "
         "`scored`.\n\n"
-        f"{chr(10).join(ahead)}\n\nPaired over seeds, 95 % t interval.\n\n{table}\n\n"
-        f"## Machine and versions\n\n{facts}\n"
+        f"{lines_of(('speed-up', 'against', 'ahead by, points of delta_m'), ahead)}\n\n"
+        f"Paired over seeds, 95 % t interval.\n\n{lines_of(heads, lines)}\n\n"
+        f"{facts(result['environment'])}"
     )

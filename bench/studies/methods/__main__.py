@@ -19,15 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slimtask.bench.studies.methods.claims import CLAIMED
+from slimtask.bench.studies import harness
+from slimtask.bench.studies.harness import in_parallel, keep, known_rows, parser_of, run_module, stamped
 from slimtask.bench.studies.methods.deployed import deployed, shipped
 from slimtask.bench.studies.methods.plan import Entry, delta_entries, entries, of_regime
 from slimtask.bench.studies.methods.report import write_report
-from slimtask.bench.studies.methods.rows import Row, scored
-from slimtask.bench.studies.processes import in_parallel, run_module
-from slimtask.bench.timing.environment import environment, usable_cores
-from slimtask.errors import InputError
-from slimtask.files import read_json, write_json
+from slimtask.bench.studies.methods.rows import CLAIMED, Row, scored
+from slimtask.bench.timing.environment import usable_cores
+from slimtask.files import read_json
 from slimtask.train.recipe import Recipe, load_recipe
 
 _LEARNED = ("entropy_bits", "temperature")
@@ -158,8 +157,7 @@ class Study:
 
     def __init__(self, path: Path, command: str) -> None:
         self.path, self.command = path, command
-        known = read_json(path, "the study") if path.exists() else {"rows": []}
-        self.rows: dict[str, Row] = {row["key"]: row for row in known["rows"]}
+        self.rows: dict[str, Row] = {row["key"]: row for row in known_rows(path)}
         self.failed: list[Row] = []
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
@@ -173,9 +171,7 @@ class Study:
             return
         self.rows[row["key"]] = row
         rows = scored([self.rows[key] for key in sorted(self.rows)], tasks)
-        machine = environment()
-        versions = machine.pop("versions", {})
-        write_json(self.path, {"command": self.command, "versions": versions, "machine": machine, "rows": rows})
+        keep(self.path, {**stamped(self.command), "rows": rows})
 
 
 def run_study(jobs: Sequence[Job], study: Study, runs: Path, *, side_by_side: int, timeout_seconds: float) -> None:
@@ -223,9 +219,9 @@ def _command(arguments: argparse.Namespace) -> str:
     return f"python -m slimtask.bench.studies.methods {' '.join(map(str, (*arguments.recipes, *regimes)))}"
 
 
-def main() -> None:
+def main() -> int:
     """Run the study, or what is left of it, and write JSON, table and plot."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of("methods", __doc__)
     parser.add_argument("recipes", nargs="+", type=Path, help="one base recipe per data set")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override in every base recipe")
     parser.add_argument("--root", action="append", default=[], metavar="NAME=FOLDER", help="where a data set lies")
@@ -241,25 +237,22 @@ def main() -> None:
     arguments = parser.parse_args()
     roots = dict(one.split("=", 1) for one in arguments.root)
     plans: list[list[Job]] = []
-    try:
-        for recipe in (*arguments.recipes, *arguments.regimes):
-            base = load_recipe(recipe)
-            name, regime = base.data.name, recipe in arguments.regimes
-            overrides = [*arguments.set, *([f"data.root={roots[name]}"] if name in roots else [])]
-            told = name in arguments.claims_on and base.delta is None and not regime
-            more = arguments.claim_seeds if told else ()
-            plans.append(jobs_of(recipe, arguments.seeds, overrides, arguments.levels, claim_seeds=more, regime=regime))
-        study = Study(arguments.json, _command(arguments))
-    except InputError as error:
-        raise SystemExit(f"methods: {error}") from None
+    for recipe in (*arguments.recipes, *arguments.regimes):
+        base = load_recipe(recipe)
+        name, regime = base.data.name, recipe in arguments.regimes
+        overrides = [*arguments.set, *([f"data.root={roots[name]}"] if name in roots else [])]
+        told = name in arguments.claims_on and base.delta is None and not regime
+        more = arguments.claim_seeds if told else ()
+        plans.append(jobs_of(recipe, arguments.seeds, overrides, arguments.levels, claim_seeds=more, regime=regime))
+    study = Study(arguments.json, _command(arguments))
     for jobs in plans:
         run_study(jobs, study, arguments.runs, side_by_side=arguments.jobs, timeout_seconds=arguments.timeout)
         measure_deployed(jobs, study, arguments.runs)
         write_report(arguments.json)
     for row in study.failed:
         print(f"{row['key']} failed: {row['failed']}")
-    raise SystemExit(1 if study.failed else 0)
+    return int(bool(study.failed))
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_study("methods", main)

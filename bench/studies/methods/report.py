@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from slimtask.bench.studies.harness import lines_of
 from slimtask.bench.studies.intervals import t_interval
-from slimtask.bench.studies.methods.claims import claims_table
 from slimtask.bench.studies.methods.plan import DENSE
-from slimtask.bench.studies.methods.rows import Row, by_seed, gaps_of, grouped, spread
+from slimtask.bench.studies.methods.rows import Row, by_seed, claims_table, gaps_of, grouped, spread
 from slimtask.files import read_json, write_text
 
 
@@ -65,7 +65,7 @@ def _table(dataset: str, rows: Sequence[Row]) -> str:
     tasks = sorted({task for row in mine for task in row["changes"]})
     heads = ["method", "sparsity", "reached", "deployed FLOPs", "parameters", "seeds", "delta_m %"]
     heads += ["against dense multi-task", *tasks]
-    lines = [f"## {dataset}\n", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    lines = []
     costs = {what: shipped_shares(mine, what) for what in ("flops", "params")}
     for (method, sparsity), group in grouped(mine).items():
         values = by_seed(group)
@@ -75,9 +75,8 @@ def _table(dataset: str, rows: Sequence[Row]) -> str:
         cells = [method, f"{sparsity:.0%}", _reached(group)]
         cells += [_share(costs[what].get((method, sparsity))) for what in costs]
         cells += [f"{len(values)}{draws}", spread(list(values.values())), spread(gaps_of(group, dense))]
-        cells += [spread(list(by_seed(group, task).values())) for task in tasks]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([*cells, *(spread(list(by_seed(group, task).values())) for task in tasks)])
+    return f"## {dataset}\n\n{lines_of(heads, lines)}\n"
 
 
 def shipped_shares(rows: Sequence[Row], what: str) -> dict[tuple[str, float], float]:
@@ -105,7 +104,7 @@ def _deployed(dataset: str, rows: Sequence[Row]) -> str:
         "graph per task",
     ]
     heads += ["latency, one graph", "graph per task", "dense, one graph"]
-    lines = [f"\n| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    lines = []
     known = [row for row in rows if row["dataset"] == dataset and "deployed" in row]
     for (method, _), group in grouped(known).items():
         cells = [method, str(len({row["seed"] for row in group}))]
@@ -113,8 +112,8 @@ def _deployed(dataset: str, rows: Sequence[Row]) -> str:
         for kind, unit, use in _SHARES:
             values = [row["deployed"] for row in group]
             cells.append(_plain([one[kind][use][unit] / one["dense"]["apart"][unit] for one in values]))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n" if known else ""
+        lines.append(cells)
+    return f"\n{lines_of(heads, lines)}\n" if known else ""
 
 
 _COSTS = ("trunks", "entropy_bits")

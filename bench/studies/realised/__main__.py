@@ -8,8 +8,6 @@ speed-up divided by the FLOP ratio. Then both are tuned alike, and scored.
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from slimtask.bench.layers.meter import OnnxRuntimeMeter
+from slimtask.bench.studies.harness import command_of, facts, keep, known_rows, lines_of, parser_of, run_study, say
 from slimtask.bench.studies.realised.images import LabelledImages, gain
 from slimtask.bench.studies.realised.networks import (
     CRITERION,
@@ -36,8 +35,6 @@ from slimtask.compress.latency.choose import LatencyChooser
 from slimtask.compress.latency.prepared import Prepared
 from slimtask.compress.score.cost import count_flops, count_parameters
 from slimtask.compress.score.importance import score_channels
-from slimtask.errors import InputError
-from slimtask.files import read_json, write_json, write_text
 
 LEVELS = (0.3, 0.5, 0.7, 0.9)
 _ALL = "all"
@@ -61,17 +58,17 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Return one JSON-ready row per level for one network, all candidates of all levels interleaved in one run."""
     model, example = dense_network(name, len(data.classes), settings.size, seed)
-    _say(f"{name}: training the dense network")
+    say(f"{name}: training the dense network")
     data.fit(model, settings.training, seed)
     with tempfile.TemporaryDirectory() as folder:
         paths = {"dense": export(model, example, Path(folder, "dense.onnx"))}
         before_ms = _measure(paths, settings)["dense"].minimum_ms
-        _say(f"{name}: dense {before_ms:.2f} ms; measuring layers")
+        say(f"{name}: dense {before_ms:.2f} ms; measuring layers")
         meter = OnnxRuntimeMeter(threads=settings.threads, table_seconds=settings.table_seconds)
         what = Prepared(model, example, meter)
         # The minimum, as in the table: both then describe the network without the machine's other work.
         dense_ms = min(before_ms, _measure(paths, settings)["dense"].minimum_ms)
-        _say(f"{name}: measuring what groups matter")
+        say(f"{name}: measuring what groups matter")
         modules = {spec.module for spec in what.specs}
         scores = score_channels(model, what.groups, CRITERION)
         judge = what.judge([data.calibration()])
@@ -79,16 +76,16 @@ def compare(
         cuts: dict[str, Cut] = {}
         for level in levels:
             theirs = cut_by_torch_pruning(what, judge, level)
-            _say(f"{name} {level:.0%}: choosing channels within {theirs.flops / 1e9:.3f} GFLOPs")
+            say(f"{name} {level:.0%}: choosing channels within {theirs.flops / 1e9:.3f} GFLOPs")
             chosen = proposals(partial(LatencyChooser.for_flops, flops=theirs.flops))
             ours = cut_as_chosen(what, judge, chosen, theirs.flops)
             for key, one in ((f"torch_pruning {level}", theirs), (f"ours {level}", ours)):
                 cuts[key], paths[key] = one, export(one.model, example, Path(folder, f"{key}.onnx"))
-        _say(f"{name}: timing {len(paths)} networks")
+        say(f"{name}: timing {len(paths)} networks")
         measured = _measure(paths, settings)
     hits = {"dense": data.hits(model)}
     for key, one in cuts.items():
-        _say(f"{name}: tuning {key}")
+        say(f"{name}: tuning {key}")
         data.fit(one.model, settings.tuning, seed + 1, teacher=model)
         hits[key] = data.hits(one.model)
     dense = {"flops": count_flops(model, example), "parameters": count_parameters(model)}
@@ -148,7 +145,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     """Return the result as a Markdown page: the table, what was compared, machine and versions."""
     heads = ["model", "level", "side", "FLOP ratio", "speed-up", "realised", "ms (minimum)", "parameters"]
     heads += ["weights kept", "distance", "accuracy tuned (dense)", "ahead"]
-    lines = [heads, ["---"] * len(heads)]
+    lines = []
     for one in result["rows"]:
         for side, label in SIDES.items():
             mine, ms = one[side], one[side]["latency_ms"]
@@ -158,25 +155,23 @@ def markdown(result: Mapping[str, Any]) -> str:
             cells += [f"{mine['realised']:.2f}", f"{ms['median']:.3f} ({ms['minimum']:.3f})"]
             cells += [f"{mine['parameters']:,}", f"{mine['kept']:.1%}", f"{mine['distance']:.3f}"]
             lines.append([*cells, f"{mine['accuracy']:.1%} ({one['dense']['accuracy']:.1%})", verdict])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    facts = "\n".join(f"- {key}: {value}" for key, value in result["environment"].items())
     return (
         f"# Realised speed\n\n`{result['command']}`\n\n{result['what']}. Ahead everywhere: "
-        f"{result['ahead_everywhere']}; never slower than dense: {result['never_slower']}.\n\n{table}\n\n"
+        f"{result['ahead_everywhere']}; never slower than dense: {result['never_slower']}.\n\n"
+        f"{lines_of(heads, lines)}\n\n"
         "Same importance criterion (group magnitude, p = 2) and at most the same FLOPs on both sides. Latency: median "
         "of interleaved rounds in one process, thread spinning off; speed-up with its 95 % bootstrap interval. "
         "Realised: speed-up divided by FLOP ratio. Weights kept: share of the squared weights. Distance: how far the "
         "outputs are from the dense ones, relative to their mean square, before tuning, on 64 training images. "
         "Accuracy: of the test images after the same tuning on both sides; ahead is who is faster, no farther, and not "
         "behind in accuracy by the paired 95 % interval. Training is at the images' size, timing at the network's.\n\n"
-        "## Machine and versions\n\n"
-        f"{facts}\n"
+        f"{facts(result['environment'])}"
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, print the table, and with ``--json FILE`` write FILE and a Markdown page beside it."""
-    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.studies.realised", description=__doc__)
+    parser = parser_of("realised", __doc__)
     parser.add_argument("--models", default=",".join(MODELS), help="torchvision names, separated by commas")
     parser.add_argument("--levels", default=",".join(map(str, LEVELS)), help="shares of channels, separated by commas")
     parser.add_argument("--images", type=Path, required=True, help="a ZIP with train/CLASS/*.jpg and test/CLASS/*.jpg")
@@ -195,30 +190,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tuning=options.tuning,
     )
     levels = [float(level) for level in options.levels.split(",")]
-    given = sys.argv[1:] if arguments is None else arguments
-    command = " ".join(["python -m slimtask.bench.studies.realised", *given])
-    try:
-        data = LabelledImages(options.images)
-        rows = known_rows(options.json, settings)
-    except InputError as error:
-        raise SystemExit(f"realised: {error}") from None
+    command = command_of(parser, arguments)
+    data = LabelledImages(options.images)
+    rows = known_rows(options.json, settings=asdict(settings))
     for name in options.models.split(","):  # written after each, so that a stopped run goes on where it was
         if [one["level"] for one in rows if one["model"] == name] == levels:
             continue
         rows = [one for one in rows if one["model"] != name] + compare(name, levels, data, settings)
-        result = report(rows, command, asdict(settings))
-        if options.json:
-            write_json(options.json, result)
-            write_text(options.json.with_suffix(".md"), markdown(result))
+        keep(options.json, report(rows, command, asdict(settings)), markdown)
     print(markdown(report(rows, command, asdict(settings))))
-
-
-def known_rows(path: Path | None, settings: Settings) -> list[dict[str, Any]]:
-    """Return the rows that a stopped run of the same settings left in ``path``."""
-    if path is None or not path.exists():
-        return []
-    known = read_json(path, "the result")
-    return list(known["rows"]) if known.get("settings") == asdict(settings) else []
 
 
 def _measure(paths: Mapping[str, Path], settings: Settings) -> dict[str, Measurement]:
@@ -242,9 +222,5 @@ def _side(made: Cut, measured: Measurement, dense: Measurement, dense_flops: int
     }
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run_study("realised", main)

@@ -6,8 +6,6 @@ in late ones. The meta-sparse study (Ravi et al., 2023): subnetworks at initiali
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int
 
+from slimtask.bench.studies.harness import parser_of, run_study, say
 from slimtask.bench.studies.relationship.report import compact, markdown, save_plot
 from slimtask.bench.timing.environment import environment
 from slimtask.errors import InputError
@@ -156,13 +155,13 @@ def measure(
         recipe = load_recipe(masks, [*settings, *changes])
         found = []
         for seed in range(recipe.train.seed, recipe.train.seed + SEEDS):
-            _say(f"masks, {name} heads, seed {seed}")
+            say(f"masks, {name} heads, seed {seed}")
             found.append(masks_overlap(recipe, seed))
         trunk = _rounded(np.array([reached["trunk_sparsity"] for _, reached in found]))
         facts = {"settings": [*settings, *changes], "trunk_sparsity": trunk}
         parts[name] = facts | fingerprint([one for one, _ in found])
     recipe = load_recipe(relate_recipe, list(relate_settings))
-    relation = relate(recipe, recipe.relate, progress=lambda done, total, text: _say(f"relate, {text}, {done}/{total}"))
+    relation = relate(recipe, recipe.relate, progress=lambda done, total, text: say(f"relate, {text}, {done}/{total}"))
     return {
         "schema": 1,
         "command": "make relationship",
@@ -172,13 +171,9 @@ def measure(
     }
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the tables and, with ``--json FILE``, write the result with .md and .svg beside it."""
-    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.studies.relationship", description=__doc__)
+    parser = parser_of("relationship", __doc__)
     parser.add_argument("--masks", type=Path, default=MASKS, help="recipe with a masks section")
     parser.add_argument("--relate", type=Path, default=RELATE, help="recipe with a relate section")
     parser.add_argument("--set", dest="settings", action="append", help="override a key of the masks' recipe")
@@ -194,4 +189,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_study("relationship", main)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from slimtask.bench.studies.harness import lines_of
 from slimtask.files import write_text
 
 _LISTS, _DICTS = re.compile(r"(\[)\s+([^\[\]{}]*?)\s+(\])"), re.compile(r"(\{)\s+([^{}]*?)\s+(\})")
@@ -39,18 +40,18 @@ def _fingerprint(part: Mapping[str, Any]) -> str:
         "## The overlap of the tasks' masks against depth\n",
         f"`{part['recipe']}`, DiSparse's masks at initialisation; mean IoU over the pairs of tasks, mean over the "
         "seeds, projection shortcuts aside: least, mean and greatest of the layers of a stage.\n",
-        "| heads | stage | least | mean | greatest |",
-        "| --- | --- | --- | --- | --- |",
+        lines_of(
+            ["heads", "stage", "least", "mean", "greatest"],
+            [
+                [heads, stage["stage"], *(f"{stage[name]:.3f}" for name in ("min", "mean", "max"))]
+                for heads, one in part["heads"].items()
+                for stage in one["stages"]
+            ],
+        ),
     ]
-    for heads, one in part["heads"].items():
-        for stage in one["stages"]:
-            lines.append(
-                f"| {heads} | {stage['stage']} | {stage['min']:.3f} | {stage['mean']:.3f} | {stage['max']:.3f} |"
-            )
     heads = ["heads", "falls from stage to stage", f"all of stage 1 above {part['above']}", "layers that fall"]
     heads += ["largest rise", "in total", "below one half for good from", "trunk's sparsity"]
-    lines += ["", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
-    lines += [f"| {name} | {' | '.join(_checks(one))} |" for name, one in part["heads"].items()]
+    lines += ["", lines_of(heads, [[name, *_checks(one)] for name, one in part["heads"].items()])]
     named = [f"{name}: {', '.join(one['tasks'])}; {', '.join(one['settings'])}" for name, one in part["heads"].items()]
     return "\n".join([*lines, "", "One figure a seed. " + ". ".join(named) + ".", ""])
 
@@ -74,19 +75,20 @@ def _relate(part: Mapping[str, Any]) -> str:
         f"## Is {first} - {second} closer than either to {part['other']}?\n",
         f"`{part['recipe']}`; of {part['seeds']} seeds, in how many it is, by sparsity; in brackets, in how many it is "
         "the closest of all pairs.\n",
-        f"| measure | layer weighting | {' | '.join(columns)} |",
-        "|" + " --- |" * (2 + len(columns)),
+        lines_of(["measure", "layer weighting", *columns], [_counts(row) for row in part["counts"]]),
+        f"\n## The grouping of each seed\n\nEqual layer weights, {_averaged(part)}.\n",
     ]
-    for row in part["counts"]:
-        cells = [f"{closer} ({closest})" for closer, closest in zip(row["closer"], row["closest"], strict=True)]
-        lines.append(f"| {_name(row['similarity'])} | {row['weighting']} | {' | '.join(cells)} |")
-    lines += ["", f"## The grouping of each seed\n\nEqual layer weights, {_averaged(part)}.\n",
-              "| measure | groups | seeds |", "| --- | --- | --- |"]  # fmt: skip
+    cells = []
     for metric, found in part["groupings"].items():
         for groups in dict.fromkeys(found):
-            seeds = ", ".join(str(seed) for seed, mine in enumerate(found) if mine == groups)
-            lines.append(f"| {_name(metric)} | {groups.replace(' | ', ' / ')} | {seeds} |")
-    return "\n".join([*lines, ""])
+            seeds = ", ".join(str(seed) for seed, other in enumerate(found) if other == groups)
+            cells.append([_name(metric), groups.replace(" | ", " / "), seeds])
+    return "\n".join([*lines, lines_of(["measure", "groups", "seeds"], cells), ""])
+
+
+def _counts(row: Mapping[str, Any]) -> list[str]:
+    counts = zip(row["closer"], row["closest"], strict=True)
+    return [_name(row["similarity"]), row["weighting"], *(f"{closer} ({closest})" for closer, closest in counts)]
 
 
 def _averaged(part: Mapping[str, Any]) -> str:

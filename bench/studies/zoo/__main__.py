@@ -7,10 +7,8 @@ ONNX Runtime. ``--exact`` instead kills random channels and removes exactly thos
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,12 +17,24 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from slimtask.bench.studies.processes import in_parallel, run_module
+from slimtask.bench.studies.harness import (
+    Cell,
+    command_of,
+    facts,
+    in_parallel,
+    keep,
+    known_rows,
+    number,
+    parser_of,
+    run_module,
+    run_study,
+    stamped,
+    table,
+    text,
+)
 from slimtask.bench.studies.zoo.models import convolutional_names, model_names
-from slimtask.bench.studies.zoo.table import Cell, facts, number, table, text
-from slimtask.bench.timing.environment import environment
 from slimtask.errors import InputError, nearest
-from slimtask.files import read_json, write_json, write_text
+from slimtask.files import read_json
 
 _ALONE = ("vit_h_14", "regnet_y_128gf", "vit_l_16", "vit_l_32", "convnext_large")  # over 150 million parameters
 _STEPS = {False: ("prune", "reload"), True: ("exact",)}
@@ -69,14 +79,13 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def result_of(rows: Mapping[str, Mapping[str, Any]], names: Sequence[str], command: str) -> dict[str, Any]:
     """Return the JSON-ready result; rows come in the order of ``names``."""
     ordered = [rows[name] for name in names if name in rows]
-    machine = environment()
-    versions = machine.pop("versions", {})
+    stamp = stamped(command)
     return {
         "command": command,
         "summary": summary(ordered),
         "memory": "largest resident set, sampled every 2 ms, above what the process held before the analysis",
-        "versions": versions,
-        "machine": machine,
+        "versions": stamp["versions"],
+        "machine": stamp["machine"],
         "models": ordered,
     }
 
@@ -117,12 +126,6 @@ _EXACT_COLUMNS: dict[str, Cell] = {
 }
 
 
-def _earlier(path: Path) -> dict[str, Any]:
-    """Return the rows that stand in the file already and did not fail, none if there is no file."""
-    rows = read_json(path, "result")["models"] if path.exists() else []
-    return {row["name"]: row for row in rows if row["status"] != "fail"}
-
-
 def _chosen(models: Sequence[str], exact: bool) -> list[str]:
     known = model_names()
     for name in models:
@@ -133,7 +136,7 @@ def _chosen(models: Sequence[str], exact: bool) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if no model failed, 1 otherwise; the result is written after every model."""
-    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.studies.zoo", description=__doc__)
+    parser = parser_of("zoo", __doc__)
     parser.add_argument("--models", nargs="*", default=[], help="names of torchvision models; all of them by default")
     parser.add_argument("--exact", action="store_true", help="remove channels killed at random, exactly")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="result; a table goes to FILE.md")
@@ -142,18 +145,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true", help="keep the rows of FILE that did not fail")
     options = parser.parse_args(arguments)
     names = _chosen(options.models, options.exact)
-    rows: dict[str, Any] = _earlier(options.json) if options.resume else {}
-    command = " ".join(["python -m slimtask.bench.studies.zoo", *(sys.argv[1:] if arguments is None else arguments)])
+    earlier = known_rows(options.json, "models") if options.resume else []
+    rows: dict[str, Any] = {row["name"]: row for row in earlier if row["status"] != "fail"}
+    command = command_of(parser, arguments)
     order = list(dict.fromkeys([*rows, *names]))
 
-    def keep(row: dict[str, Any]) -> None:
+    def done(row: dict[str, Any]) -> None:
         rows[row["name"]] = row
-        write()
-
-    def write() -> None:
-        result = result_of(rows, order, command)
-        write_json(options.json, result)
-        write_text(options.json.with_suffix(".md"), markdown(result))
+        keep(options.json, result_of(rows, order, command), markdown)
 
     def work(name: str) -> dict[str, Any]:
         return run_model(name, exact=options.exact, timeout_seconds=options.timeout)
@@ -162,12 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     together, alone = ([n for n in left if (n in _ALONE) == big] for big in (False, True))
     for some, jobs in ((together, options.jobs), (alone, 1)):
         if some:
-            in_parallel(work, some, jobs=jobs, done=keep, title="zoo")
-    write()
+            in_parallel(work, some, jobs=jobs, done=done, title="zoo")
     result = result_of(rows, order, command)
+    keep(options.json, result, markdown)
     print(json.dumps(result if options.models else result["summary"], indent=2))
     return int(result["summary"]["counts"]["fail"] > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_study("zoo", main)

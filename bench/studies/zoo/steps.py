@@ -6,7 +6,6 @@ part, so that whatever a crash leaves undone is known by name.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimtask.bench.studies.harness import parser_of
 from slimtask.bench.studies.zoo.kill import WRITERS, kill_half_
 from slimtask.bench.studies.zoo.memory import PeakMemory
 from slimtask.bench.studies.zoo.models import ARCHITECTURE, dense, example_of, fresh, noise_like
@@ -264,7 +264,7 @@ STEPS = {"prune": prune, "reload": reload, "exact": exact}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one step of one model; what is found lies in DIR/row.json."""
-    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.studies.zoo.steps", description=__doc__)
+    parser = parser_of("zoo.steps", __doc__)
     parser.add_argument("step", choices=sorted(STEPS))
     parser.add_argument("name")
     parser.add_argument("folder", type=Path)

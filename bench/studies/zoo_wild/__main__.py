@@ -10,17 +10,16 @@ import argparse
 import json
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slimtask.bench.studies.processes import in_parallel, run_module
+from slimtask.bench.studies.harness import command_of, in_parallel, keep, known_rows, parser_of, run_module, run_study
 from slimtask.bench.studies.zoo_wild.report import markdown, result_of
 from slimtask.bench.studies.zoo_wild.subjects import names
-from slimtask.errors import InputError, SlimtaskError, nearest
-from slimtask.files import read_json, write_json, write_text
+from slimtask.errors import InputError, nearest
+from slimtask.files import read_json
 
 TOOLS = ("slimtask", "peer")
 
@@ -47,16 +46,14 @@ def run_tool(tool: str, name: str, cpu_seconds: int) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if nothing failed on slimtask's side, 1 otherwise; the result is written after every network."""
-    options = _options(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     known = names()
     for name in options.models:
         if name not in known:
             raise InputError(f"there is no network '{name}' in the wild zoo{nearest(name, known)}.")
-    earlier = read_json(options.json, "result")["models"] if options.json.exists() else []
-    rows: dict[str, dict[str, Any]] = {row["name"]: row for row in earlier if row["name"] in known}
-    command = " ".join(
-        ["python -m slimtask.bench.studies.zoo_wild", *(sys.argv[1:] if arguments is None else arguments)]
-    )
+    rows = {row["name"]: row for row in known_rows(options.json, "models") if row["name"] in known}
+    command = command_of(parser, arguments)
     tools = TOOLS if options.only is None else (options.only,)
 
     def work(name: str) -> dict[str, Any]:
@@ -66,19 +63,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 row[tool] = run_tool(tool, name, options.cpu_seconds)
         return row
 
-    def keep(row: dict[str, Any]) -> None:
+    def done(row: dict[str, Any]) -> None:
         rows[row["name"]] = row
         write()
 
     def write() -> dict[str, Any]:
         result = result_of([rows[name] for name in known if name in rows], command)
-        write_json(options.json, result)
-        write_text(options.json.with_suffix(".md"), markdown(result))
+        keep(options.json, result, markdown)
         return result
 
     asked = options.models or known
     left = [n for n in asked if not (options.resume and all(_done(rows.get(n, {}), tool) for tool in tools))]
-    in_parallel(work, left, jobs=options.jobs, done=keep, title="zoo-wild")
+    in_parallel(work, left, jobs=options.jobs, done=done, title="zoo-wild")
     found = write()["summary"]
     print(json.dumps([rows[name] for name in asked] if options.models else found, indent=2))
     return int(found["counts"]["fail"] > 0)
@@ -89,20 +85,16 @@ def _done(row: Mapping[str, Any], tool: str) -> bool:
     return tool in row and (tool == "peer" or row[tool]["status"] != "fail")
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.studies.zoo_wild", description=__doc__)
+def _parser() -> argparse.ArgumentParser:
+    parser = parser_of("zoo_wild", __doc__)
     parser.add_argument("--models", nargs="*", default=[], help="names of networks; all of them by default")
     parser.add_argument("--only", choices=TOOLS, help="run this tool, keep what FILE says of the other")
     parser.add_argument("--resume", action="store_true", help="keep what FILE says already, slimtask's fails excepted")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="result; a table goes to FILE.md")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
     parser.add_argument("--cpu-seconds", type=int, default=120, help="limit of each process")
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except SlimtaskError as error:
-        print(f"zoo-wild: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run_study("zoo-wild", main)

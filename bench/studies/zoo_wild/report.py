@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from slimtask.bench.studies.zoo.table import Cell, facts, number, table, text
-from slimtask.bench.timing.environment import environment, version_of
+from slimtask.bench.studies.harness import Cell, facts, number, stamped, table, text
+from slimtask.bench.timing.environment import version_of
 
 Row = Mapping[str, Any]
 POINTS = 0.03  # so much less than torch-pruning may slimtask remove, as a share of the parameters
@@ -20,15 +20,14 @@ KINDS = ("wrong", "traceback", "damage", "timeout")
 
 def result_of(rows: Sequence[Row], command: str) -> dict[str, Any]:
     """Return the JSON-ready result of the rows, which come in the order given."""
-    machine = environment()
-    versions = machine.pop("versions", {})
+    stamp = stamped(command)
     more = {name: version_of(name) for name in ("timm", "segmentation-models-pytorch", "transformers")}
     return {
         "command": command,
         "summary": summary(rows),
         "share": "share of the parameters removed; seconds are CPU seconds of one thread",
-        "versions": versions | {name: version for name, version in more.items() if version},
-        "machine": machine,
+        "versions": stamp["versions"] | {name: version for name, version in more.items() if version},
+        "machine": stamp["machine"],
         "models": list(rows),
     }
 

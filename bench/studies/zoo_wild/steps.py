@@ -5,7 +5,6 @@ What is found is written to DIR/row.json after each part, so that whatever a cra
 
 from __future__ import annotations
 
-import argparse
 import math
 import signal
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from slimtask.bench.studies.harness import parser_of
 from slimtask.bench.studies.zoo.steps import Row
 from slimtask.bench.studies.zoo_wild import peer, slim
 from slimtask.bench.studies.zoo_wild.subjects import Subject, subject
@@ -72,7 +72,7 @@ def limit_cpu(seconds: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one step of one network on one thread."""
-    parser = argparse.ArgumentParser(prog="python -m slimtask.bench.studies.zoo_wild.steps", description=__doc__)
+    parser = parser_of("zoo_wild.steps", __doc__)
     parser.add_argument("tool", choices=sorted(TOOLS))
     parser.add_argument("name")
     parser.add_argument("folder", type=Path)

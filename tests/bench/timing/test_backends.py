@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from slimtask.bench.timing.backends import BACKENDS, backend, graph_precision
+from slimtask.bench.timing.backends import BACKENDS, backend
 from slimtask.bench.timing.environment import cpu_name
 from slimtask.errors import InputError, Unsupported
 
@@ -12,7 +12,7 @@ from slimtask.errors import InputError, Unsupported
 def test_onnxruntime_describes_what_it_runs(save_convolution):
     opened = backend("onnxruntime-cpu").open(save_convolution("a.onnx", 4), threads=1)
     conditions = opened.conditions
-    assert (conditions.backend, conditions.device, conditions.precision) == ("onnxruntime-cpu", cpu_name(), "float32")
+    assert (conditions.backend, conditions.device, conditions.precision) == ("onnxruntime-cpu", cpu_name(), "fp32")
     assert (conditions.threads, conditions.batch, conditions.shape) == (1, 1, (3, 24, 32))
     opened.call()
 
@@ -45,8 +45,9 @@ def test_free_dimensions_take_the_shape_given(save_convolution):
 
 
 def test_precision_is_read_from_the_weights(save_convolution):
-    assert graph_precision(save_convolution("half.onnx", 4, kind=np.float16)) == "float16"
-    assert graph_precision(save_convolution("full.onnx", 4)) == "float32"
+    half, full = save_convolution("half.onnx", 4, kind=np.float16), save_convolution("full.onnx", 4)
+    opened = [backend("onnxruntime-cpu").open(path, threads=1) for path in (half, full)]
+    assert [one.conditions.precision for one in opened] == ["fp16", "fp32"]
 
 
 def test_bad_files_are_named(tmp_path):
@@ -74,7 +75,7 @@ def test_pytorch_times_eval_mode_without_gradients_and_leaves_threads_alone():
     opened.call()
     assert seen == [(False, False, 1)]
     assert torch.get_num_threads() == before
-    assert opened.conditions.precision == "float32"
+    assert opened.conditions.precision == "fp32"
     with pytest.raises(InputError, match=r"torch\.nn\.Module"):
         backend("pytorch-cpu").open("file.onnx", shape=(1, 3, 8, 8))
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from slimtask.bench.studies.delta import gpu, probes
-from slimtask.bench.studies.delta.gpu import LayerCase, cases, measure_layers, not_tried
+from slimtask.bench.studies.delta import gpu_layers, probes
 from slimtask.bench.studies.delta.gpu_forms import layer_forms, truth
+from slimtask.bench.studies.delta.gpu_layers import LayerCase, cases, measure_layers, not_tried
 from slimtask.bench.timing.gpu_clock import GraphClock
 from slimtask.bench.timing.isolated import Unusable
 from slimtask.kernels.device import Device
@@ -92,7 +92,7 @@ def test_a_kernel_that_fails_or_is_wrong_costs_no_other_and_is_named(monkeypatch
         refuse = type(good)(run=lambda: torch.zeros(2) @ torch.zeros(3), whole=good.whole, candidate="csr")
         return made | {"out-channels": refuse, "wide": refuse}
 
-    monkeypatch.setattr(gpu, "layer_forms", broken)
+    monkeypatch.setattr(gpu_layers, "layer_forms", broken)
     outcome = measure_layers([case("out-channels")], Counting(), seconds=100.0, sets=1, colds=(False,))
     failed = {entry["name"].rpartition(": ")[2]: entry["error"] for entry in outcome.failed}
     assert set(failed) == {"csr", "out-channels"}
@@ -115,7 +115,7 @@ def test_a_form_that_loses_the_gpu_is_named_and_not_tried_again(monkeypatch: pyt
         made = forms(problem, seed=seed)
         return made | {name: replace(made[name], run=loses(name)) for name in ("csr", "wide") if name in made}
 
-    monkeypatch.setattr(gpu, "layer_forms", fragile)
+    monkeypatch.setattr(gpu_layers, "layer_forms", fragile)
     losses: Counter[str] = Counter()
     grid = [case("out-channels"), case("out-channels", rows=0.3), case("out-channels", rows=0.5)]
     outcome = measure_layers(grid, Counting(), seconds=100.0, losses=losses, sets=1, colds=(False,))
@@ -145,7 +145,7 @@ def test_what_others_are_compared_with_is_tried_again(monkeypatch: pytest.Monkey
 
         return made | {"dense": replace(made["dense"], run=run)}
 
-    monkeypatch.setattr(gpu, "layer_forms", fragile)
+    monkeypatch.setattr(gpu_layers, "layer_forms", fragile)
     grid = [case("out-channels", rows=share) for share in (0.0, 0.1, 0.3)]
     outcome = measure_layers(grid, Counting(), seconds=100.0, sets=1, colds=(False,))
     assert [each["name"].rpartition(" ")[2] for each in outcome.failed] == ["dense", "dense"]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from slimtask.bench.studies.delta.compare import max_rel_error
+from slimtask.bench.studies.delta.graphs import Session
 from slimtask.bench.studies.delta.linear import LinearData, delta_graph, linear_forms, whole_outputs
-from slimtask.bench.studies.delta.session import Session
 from slimtask.kernels.ref import delta_linear
 
 

@@ -8,9 +8,8 @@ import pytest
 from slimtask.bench.studies.delta import cpu
 from slimtask.bench.studies.delta.__main__ import main
 from slimtask.bench.studies.delta.compare import Place
-from slimtask.bench.studies.delta.gpu_goals import GPU_GOALS
-from slimtask.bench.studies.delta.plot import write_plot
-from slimtask.bench.studies.delta.report import GOALS, Goal, markdown, result
+from slimtask.bench.studies.delta.gpu import GPU_GOALS
+from slimtask.bench.studies.delta.report import GOALS, Goal, markdown, result, write_plot
 from slimtask.files import read_json
 
 

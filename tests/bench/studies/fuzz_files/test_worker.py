@@ -14,10 +14,8 @@ from slimtask.bench.studies.fuzz_files import __main__ as command
 from slimtask.bench.studies.fuzz_files import worker
 from slimtask.bench.studies.fuzz_files.base import RECIPE, TASKS, make
 from slimtask.bench.studies.fuzz_files.cases import Case, break_, case
-from slimtask.bench.studies.fuzz_files.damage import ANY
-from slimtask.bench.studies.fuzz_files.run import run_words
-from slimtask.bench.studies.fuzz_files.texts import TEXTS, json_damage, yaml_damage
-from slimtask.bench.studies.fuzz_files.watch import Watch
+from slimtask.bench.studies.fuzz_files.damage import ANY, TEXTS, json_damage, yaml_damage
+from slimtask.bench.studies.fuzz_files.run import Watch, run_words
 from slimtask.cli import app
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files are watched by Linux's inotify")

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from slimtask.bench.studies.harness import known_rows
 from slimtask.bench.studies.realised import __main__ as realised
-from slimtask.bench.studies.realised.__main__ import Settings, known_rows
+from slimtask.bench.studies.realised.__main__ import Settings
 from slimtask.bench.studies.realised.images import LabelledImages
 from slimtask.bench.studies.realised.networks import (
     Cut,
@@ -152,6 +153,6 @@ def test_labelled_images_are_read_learned_and_scored(tmp_path: Path) -> None:
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     settings = Settings(threads=1, rounds=2, table_seconds=1.0, training=1, tuning=1)
     (tmp_path / "r.json").write_text(json.dumps({"settings": asdict(settings), "rows": [{"model": "net"}]}))
-    assert known_rows(tmp_path / "r.json", settings) == [{"model": "net"}]
-    assert known_rows(tmp_path / "r.json", replace(settings, tuning=2)) == []
-    assert known_rows(None, settings) == known_rows(tmp_path / "none.json", settings) == []
+    assert known_rows(tmp_path / "r.json", settings=asdict(settings)) == [{"model": "net"}]
+    assert known_rows(tmp_path / "r.json", settings=asdict(replace(settings, tuning=2))) == []
+    assert known_rows(None) == known_rows(tmp_path / "none.json") == []

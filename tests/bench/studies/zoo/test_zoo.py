@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimtask.bench.studies.processes import run_module
+from slimtask.bench.studies.harness import run_module
 from slimtask.bench.studies.zoo import __main__ as zoo
 from slimtask.bench.studies.zoo import onnx_check
 from slimtask.bench.studies.zoo.memory import PeakMemory

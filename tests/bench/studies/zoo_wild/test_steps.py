@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimtask.bench.studies.processes import run_module
+from slimtask.bench.studies.harness import run_module
 from slimtask.bench.studies.zoo_wild import peer, slim, steps
 from slimtask.bench.studies.zoo_wild.peer import heads_of, output_layers, tell_attention_
 from slimtask.bench.studies.zoo_wild.subjects import Subject, subject

@@ -6,38 +6,49 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from slimtask.bench.studies.gpu import __main__ as gpu
-from slimtask.bench.studies.gpu.__main__ import cut_levels, graph_timer, latency
+from slimtask.bench.studies import gpu
+from slimtask.bench.studies.trunks import cut_levels, latency
+from slimtask.bench.timing.gpu_clock import GraphClock
 from slimtask.bench.timing.isolated import Lost
 
 
-def clock(networks: dict[str, nn.Module], x: Tensor) -> dict[str, list[float]]:
-    samples: dict[str, list[float]] = {}
-    with torch.no_grad():
-        for name, network in networks.items():
-            for _ in range(3):
-                start = time.perf_counter()
-                network(x)
-                samples.setdefault(name, []).append((time.perf_counter() - start) * 1e3)
-    return samples
+class HostClock:
+    """Three runs of each, by the host's clock."""
+
+    def capture(self, run):
+        return run
+
+    def time(self, replays, *, cold):
+        samples: dict[str, list[float]] = {}
+        with torch.no_grad():
+            for name, (run,) in replays.items():
+                for _ in range(3):
+                    start = time.perf_counter()
+                    run()
+                    samples.setdefault(name, []).append((time.perf_counter() - start) * 1e3)
+        return samples
+
+    def check(self, error=None):
+        pass
 
 
 def test_levels_are_really_smaller_and_certified() -> None:
     levels = cut_levels("resnet18", (0.0, 0.7), (64, 64), width=0.25)
-    rows = latency(levels, (64, 64), torch.float32, clock=clock, device="cpu")
+    rows = latency(levels, (64, 64), torch.float32, clock=HostClock(), device="cpu")
     dense, cut = rows
     assert dense["certificate"] is None
     assert cut["certificate"] <= 1e-5
     assert cut["trunk_params"] < 0.2 * dense["trunk_params"]
     assert cut["flops"] < 0.5 * dense["flops"]
     assert dense["speedup"]["value"] == 1.0
-    assert len(cut["measurement"]["samples_ms"]) == 3
+    assert cut["latency_ms"]["n"] == 3
 
 
 class Stub:
@@ -83,5 +94,6 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
 def test_graph_timing_sees_work() -> None:
     x = torch.randn(1, 64, 256, 256, device="cuda")
     small, large = nn.Conv2d(64, 8, 3).cuda().eval(), nn.Sequential(*[nn.Conv2d(64, 64, 3) for _ in range(8)]).cuda()
-    samples = graph_timer({"small": small, "large": large.eval()}, x, rounds=20)
+    clock, networks = GraphClock(replays=100, per_sample=5), {"small": small, "large": large.eval()}
+    samples = clock.time({name: [clock.capture(partial(each, x))] for name, each in networks.items()}, cold=False)
     assert sorted(samples["small"])[10] < sorted(samples["large"])[10]

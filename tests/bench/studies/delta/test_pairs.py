@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimtask.bench.studies.delta.pairs import flop_ratio, pair_forms
-from slimtask.bench.studies.delta.units import DeltaPair, Pair, StackedPair
+from slimtask.bench.studies.delta.pairs import DeltaPair, Pair, StackedPair, flop_ratio, pair_forms
 
 KINDS = {"mlp": (16, 40, 0), "attention": (16, 16, 4)}
 

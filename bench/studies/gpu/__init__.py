@@ -1,1 +1,0 @@
-"""Every measurement that needs a CUDA machine."""
