@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from slimtask.export.shared.core import Tensors
 from slimtask.export.shared.plan import Packing
-from slimtask.export.shared.rows import Stream
-from slimtask.export.shared.tensors import Tensors, tensors_of
+from slimtask.export.shared.streams import Stream
 from slimtask.kernels import ops
 from slimtask.kernels.layouts import OutChannelLayout, pack
 from slimtask.kernels.units.correction import Layer
@@ -50,7 +51,7 @@ class FirstLayers(nn.Module):
             tensors, sizes = _packed(base, [own[task] for task in tasks], packing)
             made.append(Tensors(tensors))
             self.stored |= dict(zip(tasks, sizes, strict=True))
-        self.layouts = nn.ModuleList(made)
+        self.layouts: Any = nn.ModuleList(made)
 
     def extend(self, wide: Layer, own: Mapping[str, Layer]) -> Layer:
         """Return the layer ``wide`` with the changed output channels behind it, the tasks' own to the last bit."""
@@ -78,8 +79,7 @@ class FirstLayers(nn.Module):
         """Return every task's output by task: ``base`` is the base's, ``changed`` what `apart` returned for ``x``."""
         made: dict[str, Tensor] = {}
         rows, below = x.flatten(0, 1), base.flatten(0, 1).contiguous()
-        for (kind, tasks), layout in zip(self.groups, self.layouts, strict=True):
-            stored = tensors_of(layout)
+        for (kind, tasks), stored in zip(self.groups, self.layouts, strict=True):
             if changed is not None and kind == "out-channels":
                 out = ops.complete(below, changed, stored["channel"], stored["count"])
             else:
@@ -92,7 +92,7 @@ class FirstLayers(nn.Module):
         """Return the tasks whose deltas are changed output channels, and those; None if there are no such tasks."""
         for (kind, tasks), layout in zip(self.groups, self.layouts, strict=True):
             if kind == "out-channels":
-                return tasks, tensors_of(layout)
+                return tasks, layout
         return None
 
 

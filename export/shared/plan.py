@@ -53,6 +53,11 @@ class Step:
     packing: Packing | None = None
     choice: Choice | None = None
 
+    @property
+    def builds_on_base(self) -> bool:
+        """Whether the step needs the base's own values in the branch."""
+        return self.base_fed or self.form != "merged"
+
     def row_count(self, tokens: int) -> int:
         """Return how many of ``tokens`` rows are read from the task's own stream; InputError if there are fewer."""
         if self.reads != "rows" or self.rows is None:
@@ -76,7 +81,7 @@ def plan_steps(source: Source, tasks: Sequence[str], budgets: Budgets) -> list[l
 
 def base_needed(steps: Sequence[Sequence[Step]]) -> bool:
     """Return whether a task needs the base's values in the first of these branches, or its stream behind it."""
-    here = any(step.base_fed or step.form != "merged" for step in steps[0])
+    here = any(step.builds_on_base for step in steps[0])
     return here or any(step.reads != "own" or step.form == "thresholds" for after in steps[1:] for step in after)
 
 

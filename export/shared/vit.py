@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from slimtask.errors import InputError
 from slimtask.export.shared.branch import Branch
 from slimtask.export.shared.choose import Prefer, Target, choose_layers
+from slimtask.export.shared.core import Tensors
 from slimtask.export.shared.plan import Budgets, Step, base_needed, plan_steps
 from slimtask.export.shared.source import EMBEDDING, LAST, Source, read_source
 from slimtask.export.shared.streams import Streams
-from slimtask.export.shared.tensors import Tensors
 from slimtask.export.shared.thresholds import with_thresholds
 from slimtask.kernels.costs import Costs
 from slimtask.kernels.device import Device
@@ -141,23 +141,20 @@ class SharedTrunk(nn.Module):
     def forward(self, x: Image) -> dict[str, Float[Tensor, "batch c h w"]]:
         """Return the normalised patch tokens of every task as a map; InputError for sides that are no whole patches."""
         height, width = self.patches(*x.shape[-2:])
-        first = self._embed(x, self.part(EMBEDDING, ""))
-        base: Tensor | None = first
+        base = first = self._embed(x, self.part(EMBEDDING, ""))
         streams: Streams = {}
         for task in self.own(EMBEDDING):
             embedded = self._embed(x, self.part(EMBEDDING, task))
             streams[task] = embedded - first if task in self.base_fed else embedded
         for branch in self.branches:
             base, streams = branch(base, streams)
-        plain = None if base is None else self._map(base, "", height, width)
-        features = {}
+        equal = [task for task in self.tasks if task not in streams and task not in self.own(LAST)]
+        features = dict.fromkeys(equal, self._map(base, "", height, width)) if equal else {}
         for task in self.tasks:
-            if task not in streams and task not in self.own(LAST) and plain is not None:
-                features[task] = plain
-                continue
-            stream = self._stream(task, base, streams)
-            features[task] = self._map(stream, task, height, width)
-        return features
+            if task not in equal:
+                stream = base + streams[task] if task in self.base_fed and task in streams else streams.get(task, base)
+                features[task] = self._map(stream, task, height, width)
+        return {task: features[task] for task in self.tasks}
 
     def steps(self, task: str) -> dict[str, Step]:
         """Return what the task does in every branch, by branch; nothing for a base task."""
@@ -195,11 +192,6 @@ class SharedTrunk(nn.Module):
         own = self.own(part)
         made: Tensors = own[task] if task in own else self.parts[part]["base"]  # type: ignore[index]
         return made
-
-    def _stream(self, task: str, base: Tensor | None, streams: Streams) -> Tensor:
-        if base is not None and (task in self.base_fed or task not in streams):
-            return base + streams[task] if task in streams else base
-        return streams[task]
 
     def _embed(self, x: Tensor, tensors: Tensors) -> Tensor:
         patches = F.conv2d(x, tensors["conv_proj.weight"], tensors["conv_proj.bias"], stride=self.patch)
