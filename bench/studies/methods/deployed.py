@@ -16,7 +16,7 @@ from slimtask.compress.cost import count_flops
 from slimtask.compress.rebuild import rebuild
 from slimtask.compress.task_outputs import Selected
 from slimtask.export.onnx import subgraph, trace_onnx
-from slimtask.export.weights import write_graphs
+from slimtask.export.weights.store import write_graphs
 
 TOGETHER, APART = "together", "apart"
 
