@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, SupportsIndex
 
 import torch
@@ -99,6 +99,23 @@ def check_budgets(source: Source, budgets: Budgets) -> None:
                     f"the row budget {count} of '{task}' for '{branch}' is no whole number from 1 on; give a number "
                     "of rows."
                 )
+
+
+def with_thresholds(source: Source, thresholds: Mapping[str, Mapping[str, float]]) -> Source:
+    """Return the source with other thresholds of some tasks; InputError for an unknown task or site, and below 0."""
+    blocks = dict.fromkeys(part.name.rpartition(".")[0] for part in source.branches)
+    known = [f"{block}.{site}" for block in blocks for sites in SITES.values() for site in sites]
+    executions = dict(source.executions)
+    for task, values in thresholds.items():
+        if task not in executions or executions[task].feed != "own":
+            raise InputError(f"thresholds are of tasks with a delta fed its own stream, and '{task}' is none.")
+        for site, value in values.items():
+            if site not in known:
+                raise InputError(f"there is a threshold of '{task}' for '{site}'{nearest(site, known)}")
+            if not value >= 0:
+                raise InputError(f"the threshold {value} of '{task}' for '{site}' is no size; give 0 or more.")
+        executions[task] = executions[task].model_copy(update={"thresholds": dict(values)})
+    return replace(source, executions=executions)
 
 
 def _task_steps(source: Source, task: str, rows: Mapping[str, int]) -> list[Step]:

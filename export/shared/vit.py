@@ -20,10 +20,9 @@ from slimtask.errors import InputError
 from slimtask.export.shared.branch import Branch
 from slimtask.export.shared.choose import Prefer, Target, choose_layers
 from slimtask.export.shared.core import Tensors
-from slimtask.export.shared.plan import Budgets, Step, base_needed, plan_steps
+from slimtask.export.shared.plan import Budgets, Step, base_needed, plan_steps, with_thresholds
 from slimtask.export.shared.source import EMBEDDING, LAST, Source, read_source
 from slimtask.export.shared.streams import Streams
-from slimtask.export.shared.thresholds import with_thresholds
 from slimtask.kernels.costs import Costs
 from slimtask.kernels.device import Device
 from slimtask.tasks import TaskSpec, select_tasks
