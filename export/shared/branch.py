@@ -41,8 +41,9 @@ class Branch(nn.Module):
         with torch.no_grad():
             units = Units.of(part, steps, self.core, batched=batched)
             groups = row_groups(steps) if batched else []
-            made = [RowGroup(part, tasks, self.core, self._orders(part, units, tasks)) for tasks in groups]
-            self._row_groups = nn.ModuleList(made)
+            self._row_groups = nn.ModuleList(
+                RowGroup(part, tasks, self.core, self._orders(part, units, tasks)) for tasks in groups
+            )
             self.own: Any = nn.ModuleDict(self._stored(part))
             self.stack = Tensors(stacked_layers(part, self.group))
             self.base = BasePass(part, steps, self.core, units, runs=base_runs, plain=self._plain())

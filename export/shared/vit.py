@@ -82,10 +82,10 @@ class SharedViT(nn.Module):
             batched = "cuda" in (where.type, target.costs.device.backend)
         trunk = SharedTrunk(source, names, rows or {}, batched=batched, target=target, size=size)
         trunk.to(where)
-        made: Any = copy.deepcopy(original, {id(original.trunk): trunk})
-        for task in [task for task in made.heads if task not in names]:
-            del made.heads[task]
-        return cls(made, specs)
+        copied: Any = copy.deepcopy(original, {id(original.trunk): trunk})
+        for task in [task for task in copied.heads if task not in names]:
+            del copied.heads[task]
+        return cls(copied, specs)
 
     @property
     def trunk(self) -> SharedTrunk:
@@ -189,8 +189,8 @@ class SharedTrunk(nn.Module):
     def part(self, part: str, task: str) -> Tensors:
         """Return the tensors of the embedding or the last norm of ``task``, the base's if it has none."""
         own = self.own(part)
-        made: Tensors = own[task] if task in own else self.parts[part]["base"]  # type: ignore[index]
-        return made
+        tensors: Tensors = own[task] if task in own else self.parts[part]["base"]  # type: ignore[index]
+        return tensors
 
     def _embed(self, x: Tensor, tensors: Tensors) -> Tensor:
         patches = F.conv2d(x, tensors["conv_proj.weight"], tensors["conv_proj.bias"], stride=self.patch)
@@ -213,8 +213,8 @@ def resized(
         return positions
     first, patches = positions[:, :1], positions[:, 1:]
     map_1CHW = patches.transpose(1, 2).reshape(1, -1, *grid)
-    made = F.interpolate(map_1CHW, size=(height, width), mode="bilinear", align_corners=False)
-    return torch.cat([first, made.flatten(2).transpose(1, 2)], dim=1)
+    map_1CHW = F.interpolate(map_1CHW, size=(height, width), mode="bilinear", align_corners=False)
+    return torch.cat([first, map_1CHW.flatten(2).transpose(1, 2)], dim=1)
 
 
 def _fed(source: Source, task: str) -> bool:
