@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from slimtask.compress.apart import first_line
+from slimtask.compress.network.apart import first_line
 from slimtask.errors import CheckFailed, InputError, Unsupported
 from slimtask.export.bundle import Artifact, File
 from slimtask.export.engines import Engine, build_engine

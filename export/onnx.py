@@ -19,8 +19,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from slimtask.compress.apart import first_line
-from slimtask.compress.contents import independent_copy
+from slimtask.compress.network.apart import first_line
+from slimtask.compress.network.contents import independent_copy
 from slimtask.errors import InputError, Unsupported
 from slimtask.export.delta_nodes.functions import attach_functions
 from slimtask.export.delta_nodes.translate import translations

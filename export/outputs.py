@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from slimtask.compress.apart import first_line
+from slimtask.compress.network.apart import first_line
 from slimtask.errors import InputError, SlimtaskError
 from slimtask.tasks import TaskSpec
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from torch import Tensor, nn
 
-from slimtask.compress.delta_paths import DeltaTrunk
+from slimtask.compress.edits.deltas import DeltaTrunk
 from slimtask.errors import InputError
 from slimtask.export.onnx import subgraph, trace_onnx
 from slimtask.export.shared import SharedViT

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from jaxtyping import Shaped
 
-from slimtask.compress.certify import Certificate, Refusal
-from slimtask.compress.compare import TaskDifference
-from slimtask.compress.onnx_graph.network import Network, assemble
+from slimtask.compress.onnx.network import Network, assemble
+from slimtask.compress.proof.certify import Certificate, Refusal
+from slimtask.compress.proof.compare import TaskDifference
 from slimtask.errors import InputError
 from slimtask.onnx_session import LOOP_SECONDS, OnnxSession, TooLong
 

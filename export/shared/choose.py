@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
-from slimtask.compress.patterns import Block, Heads, HiddenUnits, InChannels, OutChannels, Pattern, Unstructured
+from slimtask.compress.structures.patterns import (
+    Block,
+    Heads,
+    HiddenUnits,
+    InChannels,
+    OutChannels,
+    Pattern,
+    Unstructured,
+)
 from slimtask.errors import InputError
 from slimtask.export.shared.plan import Packing, Step, base_needed
 from slimtask.export.shared.source import Part, Source

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, SupportsIndex
 import torch
 from torch import Tensor
 
-from slimtask.compress.delta import Execution
+from slimtask.compress.structures.delta import Execution
 from slimtask.errors import InputError, nearest
 from slimtask.export.shared.source import Part, Source
 from slimtask.kernels.dispatch import Choice

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from slimtask.compress.patterns import row_norms
+from slimtask.compress.structures.patterns import row_norms
 
 Stream = Float[Tensor, "batch tokens width"]
 AnyStream = Float[Tensor, "*tasks batch tokens width"]

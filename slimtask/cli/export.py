@@ -114,7 +114,7 @@ def _layers(always: bool, costs: Path | None) -> DeltaLayers | None:
 
 def _exportable(network: Network, path: str) -> tuple[nn.Module, Preprocessing]:
     """Return the network in the form that an export takes, and its preprocessing. Raises InputError if it has none."""
-    from slimtask.compress.foreign import TaskOutputs
+    from slimtask.compress.network.by_task import TaskOutputs
 
     checkpoint = network.checkpoint
     if not checkpoint.tasks:

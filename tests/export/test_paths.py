@@ -8,9 +8,9 @@ import onnxruntime
 import pytest
 import torch
 
-from slimtask.compress.delta import Change, Delta, Execution, digest
-from slimtask.compress.delta_paths import install_deltas_
-from slimtask.compress.patterns import HiddenUnits, Unstructured
+from slimtask.compress.edits.deltas import install_deltas_
+from slimtask.compress.structures.delta import Change, Delta, Execution, digest
+from slimtask.compress.structures.patterns import HiddenUnits, Unstructured
 from slimtask.errors import InputError
 from slimtask.export.bundle import Bundle
 from slimtask.export.exporter import export_bundle

@@ -11,10 +11,11 @@ from torch import Tensor
 from slimtask.architectures import build
 from slimtask.bench.timing.graphs import measure_graphs
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.compress import compress_checkpoint, cost
-from slimtask.compress.cost import count_flops
-from slimtask.compress.rebuild import rebuild
-from slimtask.compress.task_outputs import Selected
+from slimtask.compress.api.checkpoints import compress_checkpoint
+from slimtask.compress.api.models import cost
+from slimtask.compress.edits.tasks import Selected
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.score.cost import count_flops
 from slimtask.export.onnx import subgraph, trace_onnx
 from slimtask.export.weights.store import write_graphs
 

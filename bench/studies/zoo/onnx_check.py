@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slimtask.compress.contents import independent_copy
-from slimtask.compress.cost import count_parameters
-from slimtask.compress.inputs import Inputs, call, named_outputs, tensors_of
-from slimtask.compress.trace import plain_attention
+from slimtask.compress.network.contents import independent_copy
+from slimtask.compress.network.inputs import Inputs, call, named_outputs, tensors_of
+from slimtask.compress.network.trace import plain_attention
+from slimtask.compress.score.cost import count_parameters
 from slimtask.differences import over_scale
 from slimtask.onnx_session import open_session
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from slimtask.bench.studies.zoo_wild.outputs import tensors
-from slimtask.compress.inputs import Inputs, call
+from slimtask.compress.network.inputs import Inputs, call
 from slimtask.differences import over_scale
 
 _NORMS = {

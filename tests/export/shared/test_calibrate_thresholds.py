@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from slimtask.compress.delta import Execution
+from slimtask.compress.structures.delta import Execution
 from slimtask.errors import InputError
 from slimtask.export.shared import SharedViT, calibrate_thresholds
 from slimtask.export.shared.calibrate import LINEAR

@@ -9,8 +9,16 @@ from typing import Any
 
 import pytest
 
-from slimtask.compress.delta import Execution
-from slimtask.compress.patterns import Block, Heads, HiddenUnits, InChannels, OutChannels, Unstructured, WholeTensor
+from slimtask.compress.structures.delta import Execution
+from slimtask.compress.structures.patterns import (
+    Block,
+    Heads,
+    HiddenUnits,
+    InChannels,
+    OutChannels,
+    Unstructured,
+    WholeTensor,
+)
 from slimtask.errors import InputError
 from slimtask.export.shared import SharedViT
 from slimtask.export.shared.choose import match

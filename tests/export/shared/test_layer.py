@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimtask.compress.delta import Execution
+from slimtask.compress.structures.delta import Execution
 from slimtask.export.onnx import export_onnx
 from slimtask.export.shared import SharedViT
 from slimtask.export.shared.layer import FirstLayers

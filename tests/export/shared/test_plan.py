@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from slimtask.compress.delta import Execution
+from slimtask.compress.structures.delta import Execution
 from slimtask.errors import InputError
 from slimtask.export.shared.branch import Branch
 from slimtask.export.shared.plan import plan_steps

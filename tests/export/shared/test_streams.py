@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slimtask.compress.patterns import Rows
+from slimtask.compress.structures.patterns import Rows
 from slimtask.export.shared.streams import Streams, advance, advance_all, freshest, put, stacked, take
 
 
