@@ -16,20 +16,18 @@ from torch import nn
 from slimtask.compress.network.apart import first_line
 from slimtask.errors import CheckFailed, InputError, Unsupported
 from slimtask.export.bundle import Artifact, File
-from slimtask.export.decided import refuse_decoding_twice
-from slimtask.export.delta_nodes.graphs import share_base
-from slimtask.export.delta_nodes.paths import DeltaLayers, base_weights, has_deltas, trace_paths
-from slimtask.export.delta_nodes.whole import delta_nodes, write_whole
 from slimtask.export.engines import Engine, build_engine
 from slimtask.export.half import HalfArithmetic, keep_in_float32_, overflowing
 from slimtask.export.onnx import OPSET, traced_module
-from slimtask.export.outputs import check_outputs, run_model
+from slimtask.export.outputs import check_outputs, refuse_decoding_twice, run_model
 from slimtask.export.parity import Parity, check_parity, ill_conditioned_outputs, probe_inputs
+from slimtask.export.paths import DeltaLayers, base_weights, has_deltas, trace_paths
 from slimtask.export.plugins import register_plugins
 from slimtask.export.precision import graph_precision
 from slimtask.export.runtime.ort import OrtSession
 from slimtask.export.runtime.trt import TrtSession
-from slimtask.export.weights import WEIGHTS, write_graphs
+from slimtask.export.weights.shared import delta_nodes, share_base, write_whole
+from slimtask.export.weights.store import WEIGHTS, write_graphs
 from slimtask.files import sha256
 from slimtask.onnx_file import open_onnx
 from slimtask.tasks import Preprocessing, TaskSpec

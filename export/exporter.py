@@ -22,10 +22,10 @@ from slimtask.export.artifacts import (
     write_job_graphs,
 )
 from slimtask.export.bundle import FUSED, MANIFEST, Artifact, Bundle, Manifest, TensorSpec
-from slimtask.export.delta_nodes.paths import DeltaLayers, has_deltas
 from slimtask.export.engines import check_targets
 from slimtask.export.onnx import INPUT, frozen_copy, task_specs
 from slimtask.export.parity import TOLERANCES
+from slimtask.export.paths import DeltaLayers, has_deltas
 from slimtask.export.runtime.trt import tensorrt_module
 from slimtask.files import atomic_directory, refuse_existing, write_json
 from slimtask.tasks import Preprocessing, TaskSpec

@@ -26,7 +26,7 @@ from slimtask.export.delta_nodes.functions import attach_functions
 from slimtask.export.delta_nodes.translate import translations
 from slimtask.export.half import in_half_
 from slimtask.export.outputs import check_outputs, run_model
-from slimtask.export.weights import write_graphs
+from slimtask.export.weights.store import write_graphs
 from slimtask.tasks import TaskSpec, select_tasks
 
 OPSET = 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,12 @@ from slimtask.tasks import TaskSpec
 _NUMBERS = (torch.float32, torch.float64)  # of float16 an fp16 graph would give float32, against its manifest
 _CLASSES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _MASKED = ("edges", "saliency", "multilabel")
+
+# what lays out, casts or resizes, so that probabilities stay probabilities
+_CARRIES = {"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
+_CARRIES |= {"Flatten", "Slice", "Gather", "Resize", "Expand"}
+_DECIDES = {"Softmax": "a softmax", "Sigmoid": "a sigmoid", "HardSigmoid": "a hard sigmoid"}
+_DECODED = ("classification", "multilabel", "edges", "saliency")
 
 
 def run_model(model: nn.Module, image: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -67,3 +74,22 @@ def check_outputs(outputs: Mapping[str, Any], specs: Sequence[TaskSpec], image: 
                 f"task '{spec.name}' ({spec.kind}) gives an output of shape {tuple(output.shape)} instead of "
                 f"{expected}; make the model's head and its TaskSpec agree."
             )
+
+
+def refuse_decoding_twice(graph: ir.Model, specs: Sequence[TaskSpec]) -> None:
+    """Raise InputError if an output of ``graph`` is a probability and its task says logit, which is decoded again."""
+    outputs = {value.name: value for value in graph.graph.outputs}
+    for spec in specs:
+        last = _decider(outputs[spec.name]) if spec.kind in _DECODED and spec.name in outputs else ""
+        if last and spec.unit == "logit":
+            raise InputError(
+                f"the output of task '{spec.name}' ({spec.kind}) ends in {last}, so it is a probability, and its unit "
+                "says logit, which would be decoded once more; set unit: probability in its TaskSpec."
+            )
+
+
+def _decider(value: ir.Value) -> str:
+    node = value.producer()
+    while node is not None and node.op_type in _CARRIES and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return _DECIDES.get(node.op_type, "") if node is not None else ""

@@ -93,8 +93,8 @@ def _graph(bundle: Bundle, artifact: Artifact) -> str:
     half = artifact.parity_in_half
     if half is not None and not half:
         raise CheckFailed("its parity with the PyTorch model in half arithmetic is beyond the tolerance")
-    told = "" if half is None else f" ({half.error:.1e} in half arithmetic)"
-    return f"valid ONNX, opset {artifact.opset}, {precision} (graph), parity {artifact.parity.error:.1e}{told}"
+    in_half = "" if half is None else f" ({half.error:.1e} in half arithmetic)"
+    return f"valid ONNX, opset {artifact.opset}, {precision} (graph), parity {artifact.parity.error:.1e}{in_half}"
 
 
 def check_contract(bundle: Bundle, artifact: Artifact, model: Any) -> None:

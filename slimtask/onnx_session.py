@@ -16,6 +16,7 @@ from slimtask.errors import InputError
 from slimtask.onnx_bytes import scan, unreadable
 
 LOOP_SECONDS = 8
+PROVIDERS = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
 
 
 class TooLong(InputError):
@@ -31,15 +32,16 @@ class OnnxSession:
         data: Mapping[str, bytes],
         *,
         what: str,
-        options: Any = None,
-        providers: Sequence[Any] = ("CPUExecutionProvider",),
+        backend: str = "onnxruntime-cpu",
+        threads: int | None = None,
         seconds: float | int = LOOP_SECONDS,
     ) -> None:
         """Load ``graph`` with its external ``data`` (location -> content); ``what`` names it in the InputErrors.
 
-        ``options`` are onnxruntime.SessionOptions, as ``session_options`` makes them; they take the data and stay
-        silent. A run of a graph with a Loop or Scan ends after ``seconds``. Raises InputError for what ``scan``
-        refuses, for external data that is not in ``data`` or not an initialiser's, and where ONNX Runtime refuses.
+        It runs on ``backend``, a key of PROVIDERS, and on ``threads`` (None: all cores), in the same way where it is
+        timed as where it is deployed; whether the device started, ``session.get_providers()`` says. A run of a graph
+        with a Loop or Scan ends after ``seconds``. Raises InputError for what ``scan`` refuses, for external data that
+        is not in ``data`` or not an initialiser's, and where ONNX Runtime refuses.
         """
         import onnxruntime
 
@@ -51,15 +53,14 @@ class OnnxSession:
                 raise unreadable(what, tensor.name, "only an initialiser can lie in a file")
         self._repeats = contents.repeats
         onnxruntime.set_default_logger_severity(4)
-        options = options or session_options()
-        options.log_severity_level = 4
+        options = session_options(threads)
         # An empty entry keeps the table in force for a graph that should have no external data at all.
         files = dict(data) or {"": b""}
         options.add_external_initializers_from_files_in_memory(
             list(files), list(files.values()), [len(content) for content in files.values()]
         )
         try:
-            self.session = onnxruntime.InferenceSession(graph, options, providers=list(providers))
+            self.session = onnxruntime.InferenceSession(graph, options, providers=_providers(backend))
         except Exception as error:  # onnxruntime's own exceptions share no base besides Exception
             raise InputError(f"ONNX Runtime cannot load {what} ({_reason(error)}); export it again.") from None
         self.outputs: tuple[str, ...] = tuple(output.name for output in self.session.get_outputs())
@@ -87,14 +88,12 @@ class OnnxSession:
             watch.cancel()
 
 
-def open_session(
-    path: Path | str, options: Any = None, providers: Sequence[Any] = ("CPUExecutionProvider",)
-) -> OnnxSession:
+def open_session(path: Path | str, *, backend: str = "onnxruntime-cpu", threads: int | None = None) -> OnnxSession:
     """Return the OnnxSession of the ONNX file at ``path``, read by ``open_onnx``; its InputErrors name the file."""
     from slimtask.onnx_file import open_onnx
 
     file = open_onnx(path)
-    return OnnxSession(file.runnable(), file.data, what=f"'{path}'", options=options, providers=providers)
+    return OnnxSession(file.runnable(), file.data, what=f"'{path}'", backend=backend, threads=threads)
 
 
 def session_options(threads: int | None = None) -> Any:
@@ -107,6 +106,17 @@ def session_options(threads: int | None = None) -> Any:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def _providers(backend: str) -> list[Any]:
+    """Return what runs a graph, in order; on CUDA float32 is float32, as it is in the engines: no TF32."""
+    import onnxruntime
+
+    if PROVIDERS[backend] == "CPUExecutionProvider":
+        return ["CPUExecutionProvider"]
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # finds the CUDA libraries that came with torch
+    return [(PROVIDERS[backend], {"use_tf32": "0"}), "CPUExecutionProvider"]
 
 
 def _reason(error: Exception) -> str:

@@ -25,7 +25,7 @@ from slimtask.bench.timing.graphs import BACKEND
 from slimtask.compress.latency.table import BLOCK, FREE, Entry, LatencyTable, LayerShape, Penalties
 from slimtask.errors import InputError
 from slimtask.files import read_json, write_json
-from slimtask.onnx_session import OnnxSession, session_options
+from slimtask.onnx_session import OnnxSession
 
 Range = tuple[int, int]
 Timer = Callable[[LayerShape, int, int], float]
@@ -244,7 +244,7 @@ def _widened(table: LatencyTable, shape: LayerShape, ranges: tuple[Range, Range]
 def _call(shape: LayerShape, inputs: int, outputs: int, copies: int, threads: int) -> Callable[[], object]:
     """Return one run of a layer's graph with preallocated buffers."""
     graph, feed = layer_graph(shape, inputs, outputs, copies)
-    session = OnnxSession(graph, {}, what="a layer", options=session_options(threads)).session
+    session = OnnxSession(graph, {}, what="a layer", threads=threads).session
     x = np.full(feed, 0.5, dtype=np.float32)
     return lambda: session.run(None, {"x": x})
 

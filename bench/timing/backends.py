@@ -22,7 +22,7 @@ from slimtask.bench.timing.measure import Conditions
 from slimtask.errors import InputError, Unsupported, nearest
 from slimtask.export.precision import graph_precision
 from slimtask.onnx_file import open_onnx
-from slimtask.onnx_session import OnnxSession, open_session
+from slimtask.onnx_session import PROVIDERS, open_session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,12 @@ class OnnxRuntime:
     """ONNX Runtime on one execution provider; the artifact is the path of an ONNX file."""
 
     name: str
-    provider: str
     device: str  # in ONNX Runtime's terms: "cpu" or "cuda"
+
+    @property
+    def provider(self) -> str:
+        """Its execution provider."""
+        return PROVIDERS[self.name]
 
     def why_unavailable(self) -> str | None:
         """Return why this backend cannot run here, None if it can."""
@@ -81,7 +85,7 @@ class OnnxRuntime:
         import onnxruntime
 
         path, threads = _existing(artifact), threads or usable_cores()
-        opened = self._session(path, threads)
+        opened = open_session(path, backend=self.name, threads=threads)
         session = opened.session
         if self.provider not in session.get_providers():
             raise Unsupported("the benchmark", self.name, f"{self.provider} did not start", "use onnxruntime-cpu")
@@ -100,22 +104,8 @@ class OnnxRuntime:
             binding.synchronize_outputs()
 
         first = next(iter(feed.values()))
-        precision = graph_precision(open_onnx(path).model) + (" (TF32 allowed)" if self.device == "cuda" else "")
-        version = str(onnxruntime.__version__)
+        version, precision = str(onnxruntime.__version__), graph_precision(open_onnx(path).model)
         return Opened(call=call, conditions=self._conditions(version, threads, precision, first.shape))
-
-    def _session(self, path: Path, threads: int) -> OnnxSession:
-        import onnxruntime
-
-        if self.device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()  # finds the CUDA libraries that came with torch
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-        return open_session(path, options, [self.provider])
 
     def _conditions(self, version: str, threads: int, precision: str, shape: tuple[int, ...]) -> Conditions:
         return Conditions(
@@ -180,8 +170,8 @@ class PyTorchCpu:
 _MOST_ELEMENTS = 2**27  # of an input
 
 BACKENDS: dict[str, Backend] = {
-    "onnxruntime-cpu": OnnxRuntime(name="onnxruntime-cpu", provider="CPUExecutionProvider", device="cpu"),
-    "onnxruntime-cuda": OnnxRuntime(name="onnxruntime-cuda", provider="CUDAExecutionProvider", device="cuda"),
+    "onnxruntime-cpu": OnnxRuntime(name="onnxruntime-cpu", device="cpu"),
+    "onnxruntime-cuda": OnnxRuntime(name="onnxruntime-cuda", device="cuda"),
     "pytorch-cpu": PyTorchCpu(),
 }
 

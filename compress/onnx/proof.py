@@ -14,7 +14,7 @@ from slimtask.compress.onnx.network import Network, assemble
 from slimtask.compress.proof.certify import Certificate, Refusal
 from slimtask.compress.proof.compare import TaskDifference
 from slimtask.errors import InputError
-from slimtask.onnx_session import LOOP_SECONDS, OnnxSession, TooLong, session_options
+from slimtask.onnx_session import LOOP_SECONDS, OnnxSession, TooLong
 
 Feed = dict[str, Shaped[np.ndarray, "..."]]
 _INLINE_BYTES = 1024
@@ -31,7 +31,7 @@ class Session:
         model, data = assemble(network, inline_below_bytes=_INLINE_BYTES)
         try:
             self._session = OnnxSession(
-                model.SerializeToString(), data, what="the graph", options=session_options(1), seconds=LOOP_SECONDS
+                model.SerializeToString(), data, what="the graph", threads=1, seconds=LOOP_SECONDS
             )
         except InputError as error:
             raise RuntimeError(str(error)) from None

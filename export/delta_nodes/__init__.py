@@ -1,1 +1,1 @@
-"""Networks with deltas as ONNX: weights kept as the base's and what differs, delta layers as nodes with a body."""
+"""Delta layers as ONNX nodes: functions with a body in standard operators, and what traces networks to them."""

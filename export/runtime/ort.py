@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from slimtask.errors import InputError, Unsupported
-from slimtask.onnx_session import OnnxSession, session_options
-
-_PROVIDERS = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
+from slimtask.onnx_session import PROVIDERS, OnnxSession
 
 
 class OrtSession:
@@ -31,10 +28,10 @@ class OrtSession:
         """
         import onnxruntime
 
-        provider = _PROVIDERS[backend]
+        provider = PROVIDERS[backend]
         if provider not in onnxruntime.get_available_providers():
             raise _no_device(backend, f"this onnxruntime has no {provider}")
-        made = OnnxSession(graph, data, what=name, options=session_options(threads), providers=_providers(provider))
+        made = OnnxSession(graph, data, what=name, backend=backend, threads=threads)
         if made.session.get_providers()[0] != provider:
             raise _no_device(backend, "CUDA could not be initialised and ONNX Runtime fell back to the CPU")
         inputs = [value.name for value in made.session.get_inputs()]
@@ -53,12 +50,6 @@ class OrtSession:
     def close(self) -> None:
         """Free the session's memory."""
         self._session = None
-
-
-def _providers(provider: str) -> list[Any]:
-    if provider == "CPUExecutionProvider":
-        return [provider]
-    return [(provider, {"use_tf32": "0"}), "CPUExecutionProvider"]
 
 
 def _no_device(backend: str, reason: str) -> Unsupported:

@@ -119,14 +119,14 @@ def _chosen(part: Part, steps: Sequence[Step], target: Target, *, tokens: int, b
         matched = match(part.patterns[step.task]) if _qualifies(part, step) else None
         if matched:
             groups.setdefault(matched, []).append(step)
-    made: dict[str, Step] = {}
+    changed: dict[str, Step] = {}
     for (pattern, native), group in groups.items():
         choice = _choice(part, group, pattern, native, target, tokens=tokens, base_runs=base_runs)
         packing, why = _packing(choice, native, target)
         for step in group:
             kept = replace(step, choice=choice, why=f"{step.why}; {why}")
-            made[step.task] = replace(kept, form="layer", packing=packing) if packing else kept
-    return [made.get(step.task, step) for step in steps]
+            changed[step.task] = replace(kept, form="layer", packing=packing) if packing else kept
+    return [changed.get(step.task, step) for step in steps]
 
 
 def _qualifies(part: Part, step: Step) -> bool:

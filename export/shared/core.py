@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimtask.kernels.units import attention, mlp
 from slimtask.kernels.units.correction import Layer
@@ -23,6 +23,30 @@ class Layers(NamedTuple):
     norm: Layer
     first: Layer
     second: Layer
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Layers:
+        """Return the layers of a part's tensors by name ("first.weight")."""
+        return cls(*(Layer(tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in cls._fields))
+
+
+class Tensors(nn.Module):
+    """Tensors by name, as buffers, so that they move and convert with the module."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name.replace(".", "_"), tensor.detach().clone().contiguous())
+
+    def __contains__(self, name: str) -> bool:
+        return name.replace(".", "_") in self._buffers
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.get_buffer(name.replace(".", "_"))
+
+    def layer(self, name: str) -> Layer:
+        """Return the layer of that name."""
+        return Layer(self[f"{name}.weight"], self[f"{name}.bias"])
 
 
 class MlpCore:

@@ -89,44 +89,43 @@ def why_no_layer(shared: SharedViT) -> str:
 
 def dense_flops(branch: Branch, tokens: int) -> int:
     """Return the FLOPs of one dense pass of the branch."""
-    return tokens * (_first(branch, branch.count) + _second(branch, branch.count)) + _mixing(
-        branch, tokens, branch.count
-    )
+    count = branch.base.count
+    return tokens * (_first(branch, count) + _second(branch, count)) + _mixing(branch, tokens, count)
 
 
 def step_flops(branch: Branch, step: Step, tokens: int) -> int:
     """Return the FLOPs that a task adds to the branch."""
-    dense, rows = dense_flops(branch, tokens), step.row_count(tokens)
-    added = branch.sizes.get(step.task, 0)
-    wide = tokens * _first(branch, added) + _mixing(branch, tokens, branch.mixing.get(step.task, 0))
-    wide += 2 * tokens * branch.deltas.stored.get(step.task, 0)
+    dense, rows, base = dense_flops(branch, tokens), step.row_count(tokens), branch.base
+    added = base.sizes.get(step.task, 0)
+    wide = tokens * _first(branch, added) + _mixing(branch, tokens, base.mixing.get(step.task, 0))
+    wide += 2 * tokens * base.deltas.stored.get(step.task, 0)
     every = step.reads == "rows" and rows >= tokens and step.task not in branch.on_rows
     if every or step.form in ("merged", "thresholds"):
         return wide + dense
     if step.form == "layer" or (step.reads == "rows" and branch.core.name == "attention"):
-        heads = _mixing(branch, tokens, branch.count) + tokens * _second(branch, branch.count)
-        return wide + rows * _first(branch, branch.count) + heads
-    fresh = rows * (_first(branch, branch.count) + _second(branch, branch.count))
+        heads = _mixing(branch, tokens, base.count) + tokens * _second(branch, base.count)
+        return wide + rows * _first(branch, base.count) + heads
+    fresh = rows * (_first(branch, base.count) + _second(branch, base.count))
     if step.form == "units":
         return wide + fresh + tokens * 2 * _second(branch, added)
     if step.form == "second":
-        return wide + fresh + tokens * _second(branch, branch.count + added)
+        return wide + fresh + tokens * _second(branch, base.count + added)
     return wide + fresh
 
 
 def _first(branch: Branch, units: int) -> int:
     """Return the FLOPs of ``units`` of the first layer for one token."""
-    return 2 * branch.width * units * branch.rows_per_unit
+    return 2 * branch.base.width * units * branch.base.rows_per_unit
 
 
 def _second(branch: Branch, units: int) -> int:
     """Return the FLOPs of the second layer's columns of ``units`` for one token."""
-    return 2 * branch.width * units * branch.columns_per_unit
+    return 2 * branch.base.width * units * branch.base.columns_per_unit
 
 
 def _mixing(branch: Branch, tokens: int, units: int) -> int:
     """Return the FLOPs of queries by keys and weights by values of ``units`` heads; none in an MLP."""
-    return 4 * tokens**2 * units * branch.columns_per_unit if branch.core.name == "attention" else 0
+    return 4 * tokens**2 * units * branch.base.columns_per_unit if branch.core.name == "attention" else 0
 
 
 def _embedding(trunk: SharedTrunk, tokens: int) -> list[Line]:

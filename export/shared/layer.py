@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from slimtask.export.shared.core import Tensors
 from slimtask.export.shared.plan import Packing
-from slimtask.export.shared.rows import Stream
-from slimtask.export.shared.tensors import Tensors, tensors_of
+from slimtask.export.shared.streams import Stream
 from slimtask.kernels import ops
 from slimtask.kernels.layouts import OutChannelLayout, pack
 from slimtask.kernels.units.correction import Layer
@@ -45,20 +46,20 @@ class FirstLayers(nn.Module):
         self.groups = tuple((packing.kind, tuple(tasks)) for packing, tasks in groups.items())
         self.stored: dict[str, int] = {}
         """By task, how many numbers of its delta are multiplied with each row, those that fill up included."""
-        made = []
+        layouts = []
         for packing, tasks in groups.items():
             tensors, sizes = _packed(base, [own[task] for task in tasks], packing)
-            made.append(Tensors(tensors))
+            layouts.append(Tensors(tensors))
             self.stored |= dict(zip(tasks, sizes, strict=True))
-        self.layouts = nn.ModuleList(made)
+        self.layouts: Any = nn.ModuleList(layouts)
 
     def extend(self, wide: Layer, own: Mapping[str, Layer]) -> Layer:
         """Return the layer ``wide`` with the changed output channels behind it, the tasks' own to the last bit."""
-        found = self._channels()
-        if found is None:
+        channels = self._channels()
+        if channels is None:
             return wide
-        layers = [own[task] for task in found[0]]
-        chosen = list(zip(layers, found[1]["channel"].long(), strict=True))
+        layers = [own[task] for task in channels[0]]
+        chosen = list(zip(layers, channels[1]["channel"].long(), strict=True))
         return Layer(
             torch.cat([wide.weight, *(layer.weight[which] for layer, which in chosen)]),
             torch.cat([wide.bias, *(layer.bias[which] for layer, which in chosen)]),
@@ -66,33 +67,32 @@ class FirstLayers(nn.Module):
 
     def apart(self, x: Stream, extended: Mapping[str, Tensor] | Tensors) -> tuple[Outputs, Tensor | None]:
         """Return the output of what `extend` took, and the tasks' changed channels [tasks, rows, channels] if any."""
-        found = self._channels()
-        if found is None:
+        channels = self._channels()
+        if channels is None:
             return F.linear(x, extended["weight"], extended["bias"]), None
-        number = found[1]["channel"]
+        number = channels[1]["channel"]
         out = OPERATORS["out-channels"](number, extended["weight"], x.flatten(0, 1), extended["bias"])
         whole, changed = ops.split(out, number)
         return whole.reshape(*x.shape[:2], -1), changed
 
     def forward(self, x: Stream, base: Outputs, changed: Tensor | None) -> dict[str, Tensor]:
         """Return every task's output by task: ``base`` is the base's, ``changed`` what `apart` returned for ``x``."""
-        made: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         rows, below = x.flatten(0, 1), base.flatten(0, 1).contiguous()
-        for (kind, tasks), layout in zip(self.groups, self.layouts, strict=True):
-            stored = tensors_of(layout)
+        for (kind, tasks), stored in zip(self.groups, self.layouts, strict=True):
             if changed is not None and kind == "out-channels":
                 out = ops.complete(below, changed, stored["channel"], stored["count"])
             else:
                 bias: Tensor | None = getattr(stored, "bias", None)
                 out = OPERATORS[kind](*(stored[name] for name in _ARRAYS[kind]), rows, below, bias)
-            made.update(zip(tasks, out.reshape(len(tasks), *base.shape).unbind(0), strict=True))
-        return made
+            outputs.update(zip(tasks, out.reshape(len(tasks), *base.shape).unbind(0), strict=True))
+        return outputs
 
     def _channels(self) -> tuple[tuple[str, ...], Tensors] | None:
         """Return the tasks whose deltas are changed output channels, and those; None if there are no such tasks."""
         for (kind, tasks), layout in zip(self.groups, self.layouts, strict=True):
             if kind == "out-channels":
-                return tasks, tensors_of(layout)
+                return tasks, layout
         return None
 
 

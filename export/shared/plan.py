@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, SupportsIndex
 
 import torch
@@ -53,6 +53,11 @@ class Step:
     packing: Packing | None = None
     choice: Choice | None = None
 
+    @property
+    def builds_on_base(self) -> bool:
+        """Whether the step needs the base's own values in the branch."""
+        return self.base_fed or self.form != "merged"
+
     def row_count(self, tokens: int) -> int:
         """Return how many of ``tokens`` rows are read from the task's own stream; InputError if there are fewer."""
         if self.reads != "rows" or self.rows is None:
@@ -76,7 +81,7 @@ def plan_steps(source: Source, tasks: Sequence[str], budgets: Budgets) -> list[l
 
 def base_needed(steps: Sequence[Sequence[Step]]) -> bool:
     """Return whether a task needs the base's values in the first of these branches, or its stream behind it."""
-    here = any(step.base_fed or step.form != "merged" for step in steps[0])
+    here = any(step.builds_on_base for step in steps[0])
     return here or any(step.reads != "own" or step.form == "thresholds" for after in steps[1:] for step in after)
 
 
@@ -94,6 +99,23 @@ def check_budgets(source: Source, budgets: Budgets) -> None:
                     f"the row budget {count} of '{task}' for '{branch}' is no whole number from 1 on; give a number "
                     "of rows."
                 )
+
+
+def with_thresholds(source: Source, thresholds: Mapping[str, Mapping[str, float]]) -> Source:
+    """Return the source with other thresholds of some tasks; InputError for an unknown task or site, and below 0."""
+    blocks = dict.fromkeys(part.name.rpartition(".")[0] for part in source.branches)
+    known = [f"{block}.{site}" for block in blocks for sites in SITES.values() for site in sites]
+    executions = dict(source.executions)
+    for task, values in thresholds.items():
+        if task not in executions or executions[task].feed != "own":
+            raise InputError(f"thresholds are of tasks with a delta fed its own stream, and '{task}' is none.")
+        for site, value in values.items():
+            if site not in known:
+                raise InputError(f"there is a threshold of '{task}' for '{site}'{nearest(site, known)}")
+            if not value >= 0:
+                raise InputError(f"the threshold {value} of '{task}' for '{site}' is no size; give 0 or more.")
+        executions[task] = executions[task].model_copy(update={"thresholds": dict(values)})
+    return replace(source, executions=executions)
 
 
 def _task_steps(source: Source, task: str, rows: Mapping[str, int]) -> list[Step]:

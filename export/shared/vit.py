@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from slimtask.errors import InputError
 from slimtask.export.shared.branch import Branch
 from slimtask.export.shared.choose import Prefer, Target, choose_layers
-from slimtask.export.shared.plan import Budgets, Step, base_needed, plan_steps
+from slimtask.export.shared.core import Tensors
+from slimtask.export.shared.plan import Budgets, Step, base_needed, plan_steps, with_thresholds
 from slimtask.export.shared.source import EMBEDDING, LAST, Source, read_source
 from slimtask.export.shared.streams import Streams
-from slimtask.export.shared.tensors import Tensors
-from slimtask.export.shared.thresholds import with_thresholds
 from slimtask.kernels.costs import Costs
 from slimtask.kernels.device import Device
 from slimtask.tasks import TaskSpec, select_tasks
@@ -83,10 +82,10 @@ class SharedViT(nn.Module):
             batched = "cuda" in (where.type, target.costs.device.backend)
         trunk = SharedTrunk(source, names, rows or {}, batched=batched, target=target, size=size)
         trunk.to(where)
-        made: Any = copy.deepcopy(original, {id(original.trunk): trunk})
-        for task in [task for task in made.heads if task not in names]:
-            del made.heads[task]
-        return cls(made, specs)
+        copied: Any = copy.deepcopy(original, {id(original.trunk): trunk})
+        for task in [task for task in copied.heads if task not in names]:
+            del copied.heads[task]
+        return cls(copied, specs)
 
     @property
     def trunk(self) -> SharedTrunk:
@@ -141,23 +140,20 @@ class SharedTrunk(nn.Module):
     def forward(self, x: Image) -> dict[str, Float[Tensor, "batch c h w"]]:
         """Return the normalised patch tokens of every task as a map; InputError for sides that are no whole patches."""
         height, width = self.patches(*x.shape[-2:])
-        first = self._embed(x, self.part(EMBEDDING, ""))
-        base: Tensor | None = first
+        base = first = self._embed(x, self.part(EMBEDDING, ""))
         streams: Streams = {}
         for task in self.own(EMBEDDING):
             embedded = self._embed(x, self.part(EMBEDDING, task))
             streams[task] = embedded - first if task in self.base_fed else embedded
         for branch in self.branches:
             base, streams = branch(base, streams)
-        plain = None if base is None else self._map(base, "", height, width)
-        features = {}
+        equal = [task for task in self.tasks if task not in streams and task not in self.own(LAST)]
+        features = dict.fromkeys(equal, self._map(base, "", height, width)) if equal else {}
         for task in self.tasks:
-            if task not in streams and task not in self.own(LAST) and plain is not None:
-                features[task] = plain
-                continue
-            stream = self._stream(task, base, streams)
-            features[task] = self._map(stream, task, height, width)
-        return features
+            if task not in equal:
+                stream = base + streams[task] if task in self.base_fed and task in streams else streams.get(task, base)
+                features[task] = self._map(stream, task, height, width)
+        return {task: features[task] for task in self.tasks}
 
     def steps(self, task: str) -> dict[str, Step]:
         """Return what the task does in every branch, by branch; nothing for a base task."""
@@ -193,13 +189,8 @@ class SharedTrunk(nn.Module):
     def part(self, part: str, task: str) -> Tensors:
         """Return the tensors of the embedding or the last norm of ``task``, the base's if it has none."""
         own = self.own(part)
-        made: Tensors = own[task] if task in own else self.parts[part]["base"]  # type: ignore[index]
-        return made
-
-    def _stream(self, task: str, base: Tensor | None, streams: Streams) -> Tensor:
-        if base is not None and (task in self.base_fed or task not in streams):
-            return base + streams[task] if task in streams else base
-        return streams[task]
+        tensors: Tensors = own[task] if task in own else self.parts[part]["base"]  # type: ignore[index]
+        return tensors
 
     def _embed(self, x: Tensor, tensors: Tensors) -> Tensor:
         patches = F.conv2d(x, tensors["conv_proj.weight"], tensors["conv_proj.bias"], stride=self.patch)
@@ -222,8 +213,8 @@ def resized(
         return positions
     first, patches = positions[:, :1], positions[:, 1:]
     map_1CHW = patches.transpose(1, 2).reshape(1, -1, *grid)
-    made = F.interpolate(map_1CHW, size=(height, width), mode="bilinear", align_corners=False)
-    return torch.cat([first, made.flatten(2).transpose(1, 2)], dim=1)
+    map_1CHW = F.interpolate(map_1CHW, size=(height, width), mode="bilinear", align_corners=False)
+    return torch.cat([first, map_1CHW.flatten(2).transpose(1, 2)], dim=1)
 
 
 def _fed(source: Source, task: str) -> bool:

@@ -29,7 +29,7 @@ def costs_verb(
     """
     from slimtask.bench.layers.delta_costs import measure_costs
     from slimtask.errors import InputError
-    from slimtask.export.delta_nodes.paths import has_deltas
+    from slimtask.export.paths import has_deltas
     from slimtask.files import refuse_unwritable
     from slimtask.kernels.costs import costs_folder, costs_path
     from slimtask.kernels.dispatch import choose

@@ -14,7 +14,7 @@ from slimtask.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from slimtask.export.delta_nodes.paths import DeltaLayers
+    from slimtask.export.paths import DeltaLayers
     from slimtask.tasks import Preprocessing
 
 
@@ -93,7 +93,7 @@ def export_verb(
 
 def _layers(always: bool, costs: Path | None) -> DeltaLayers | None:
     """Return which layers of sub-tasks run as base and delta, None if nothing was asked for."""
-    from slimtask.export.delta_nodes.paths import DeltaLayers
+    from slimtask.export.paths import DeltaLayers
     from slimtask.kernels.costs import Costs
 
     if costs is None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from slimtask.errors import InputError
-from slimtask.onnx_session import OnnxSession, TooLong
+from slimtask.onnx_session import OnnxSession, TooLong, open_session
 from tests.slimtask import onnx_samples as samples
 
 X = np.ones(4, np.float32)
@@ -57,3 +60,21 @@ def test_neither_torch_nor_onnx_is_needed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[1. 2. 3. 4.]\n", "")
+
+
+def test_on_a_gpu_float32_is_float32_in_every_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that is timed is opened from a file, one that is deployed from bytes: neither may round to TF32."""
+    asked = []
+    real = onnxruntime.InferenceSession
+
+    def spy(graph: bytes, options: Any, providers: list[Any]) -> Any:
+        asked.append(providers)
+        return real(graph, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    graph = samples.constant(samples.tensor()).SerializeToString()
+    (tmp_path / "g.onnx").write_bytes(graph)
+    OnnxSession(graph, {}, what="it", backend="onnxruntime-cuda")
+    open_session(tmp_path / "g.onnx", backend="onnxruntime-cuda")
+    assert asked == [[("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]] * 2

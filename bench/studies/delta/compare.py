@@ -14,6 +14,7 @@ from slimtask.bench.studies.delta.graphs import BACKEND
 from slimtask.bench.timing.environment import cpu_name, version_of
 from slimtask.bench.timing.measure import Conditions, Measurement
 from slimtask.bench.timing.protocol import measure_interleaved
+from slimtask.differences import over_scale
 from slimtask.errors import CheckFailed
 
 Array = Shaped[np.ndarray, "..."]
@@ -66,15 +67,10 @@ def in_turn(calls: Sequence[Call]) -> Call:
 
 def max_rel_error(found: Sequence[Array], truth: Sequence[Array]) -> float:
     """Return the largest |found - truth| / max|truth| over all tasks; infinity if anything is not finite."""
-    worst = 0.0
     for one, exact in zip(found, truth, strict=True):
         if one.shape != exact.shape:
             raise AssertionError(f"an output has shape {one.shape}, its truth {exact.shape}")
-        if not np.isfinite(one).all():
-            return float("inf")
-        scale = float(np.abs(exact).max())
-        worst = max(worst, float(np.abs(one - exact).max()) / (scale or 1.0))
-    return worst
+    return max(over_scale(one, exact) for one, exact in zip(found, truth, strict=True))
 
 
 def compare(

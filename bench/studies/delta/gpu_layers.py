@@ -18,6 +18,7 @@ from slimtask.bench.studies.delta.gpu_forms import BASELINES, GpuForm, layer_for
 from slimtask.bench.studies.delta.grid import DENSITIES, DENSITY, ROWS, TASKS, VIT_B, VIT_L, Vit, points
 from slimtask.bench.timing.gpu_clock import Clock, replayed
 from slimtask.bench.timing.isolated import Failed, Here, Lost, NoTime, Runner, Say, Unusable, reason
+from slimtask.differences import over_scale
 from slimtask.kernels.candidates import candidate
 from slimtask.kernels.device import Device
 from slimtask.kernels.problem import Problem
@@ -196,7 +197,7 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
     """Return the largest difference over the largest value; ValueError if something is not finite."""
     if found.shape != exact.shape:
         raise ValueError(f"the outputs have shape {list(found.shape)}, their truth {list(exact.shape)}.")
-    error = float((found.float() - exact).abs().max() / exact.abs().max())
+    error = over_scale(found.float().cpu(), exact.cpu())
     if not math.isfinite(error):
         raise ValueError("an output is not finite.")
     return error

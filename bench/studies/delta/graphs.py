@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from slimtask.onnx_session import OnnxSession, open_session, session_options
+from slimtask.onnx_session import OnnxSession, open_session
 
 Array = Shaped[np.ndarray, "..."]
 BACKEND = "onnxruntime-cpu"
@@ -74,11 +74,10 @@ class Session:
         """Open ``graph``; of ``feeds`` it takes those that it has as inputs."""
         import onnxruntime
 
-        options = session_options(threads)
         opened = (
-            OnnxSession(graph, {}, what="the graph", options=options)
+            OnnxSession(graph, {}, what="the graph", threads=threads)
             if isinstance(graph, bytes)
-            else open_session(graph, options)
+            else open_session(graph, threads=threads)
         )
         self._session = opened.session
         self._binding = self._session.io_binding()

@@ -17,7 +17,7 @@ from slimtask.compress.edits.tasks import Selected
 from slimtask.compress.rebuilding import rebuild
 from slimtask.compress.score.cost import count_flops
 from slimtask.export.onnx import subgraph, trace_onnx
-from slimtask.export.weights import write_graphs
+from slimtask.export.weights.store import write_graphs
 
 TOGETHER, APART = "together", "apart"
 

@@ -15,7 +15,8 @@ from slimtask.compress.network.contents import independent_copy
 from slimtask.compress.network.inputs import Inputs, call, named_outputs, tensors_of
 from slimtask.compress.network.trace import plain_attention
 from slimtask.compress.score.cost import count_parameters
-from slimtask.onnx_session import open_session, session_options
+from slimtask.differences import over_scale
+from slimtask.onnx_session import open_session
 
 OPSET = 20
 _LARGEST_SINGLE_FILE = 300_000_000  # parameters: a protobuf holds at most 2 GB
@@ -47,7 +48,7 @@ def export_any(model: nn.Module, inputs: Inputs, path: Path) -> Path:
 
 def run_onnx(path: Path, inputs: Inputs, threads: int = 1) -> list[np.ndarray]:
     """Return the outputs of the graph on ``inputs`` under ONNX Runtime's CPU provider."""
-    opened = open_session(path, session_options(threads))
+    opened = open_session(path, threads=threads)
     names = [node.name for node in opened.session.get_inputs()]
     found = opened.run({name: x.numpy() for name, x in zip(names, tensors_of(inputs), strict=True)})
     return list(found.values())
@@ -64,12 +65,4 @@ def onnx_rel_error(model: nn.Module, inputs: Inputs, folder: Path) -> float:
 
 def largest_rel_error(expected: Mapping[str, Tensor], got: Mapping[str, Any]) -> float:
     """Return the largest absolute difference of any output over its largest value; infinity if one does not fit."""
-    worst = 0.0
-    for name, reference in expected.items():
-        other = got[name]
-        if other.shape != reference.shape or not bool(other.isfinite().all() & reference.isfinite().all()):
-            return float("inf")
-        difference = float((reference.double() - other.double()).abs().max()) if reference.numel() else 0.0
-        scale = float(reference.abs().max()) if reference.numel() else 0.0
-        worst = max(worst, difference / scale if scale else (0.0 if difference == 0 else float("inf")))
-    return worst
+    return max((over_scale(got[name].double(), truth.double()) for name, truth in expected.items()), default=0.0)

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from slimtask.bench.studies.zoo_wild.outputs import tensors
 from slimtask.compress.network.inputs import Inputs, call
+from slimtask.differences import over_scale
 
 _NORMS = {
     F.layer_norm: ("input", "shape", "weight", "bias", "eps"),
@@ -88,10 +89,7 @@ def _zero_(model: nn.Module, name: str, kept: list[Tensor]) -> Tensor:
 
 
 def _difference(expected: Tensor, got: Tensor) -> float:
-    if expected.numel() == 0:
-        return 0.0
-    largest = float((expected.double() - got.double()).abs().max())
-    return largest / (float(expected.double().abs().max()) or 1.0)
+    return over_scale(got.double(), expected.double())
 
 
 def _living(x: Tensor) -> Tensor:

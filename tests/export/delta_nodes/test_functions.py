@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 from slimtask.export.delta_nodes.functions import DOMAIN, INPUTS, Layer, attach_functions, layers
-from slimtask.export.delta_nodes.whole import whole
+from slimtask.export.weights.shared import whole
 from slimtask.kernels.layouts import BlockLayout, CsrLayout, VectorLayout
 from slimtask.kernels.ref import delta_linear
 

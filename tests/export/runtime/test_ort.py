@@ -2,7 +2,8 @@ import onnx
 import pytest
 
 from slimtask.errors import InputError, Unsupported
-from slimtask.export.runtime.ort import OrtSession, session_options
+from slimtask.export.runtime.ort import OrtSession
+from slimtask.onnx_session import session_options
 
 
 def relocate(graph, location):

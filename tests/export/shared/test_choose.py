@@ -130,7 +130,7 @@ def test_the_density_is_the_share_that_its_layout_multiplies(make_net: MakeNet, 
     branch = SharedViT.of(net, prefer="kernels").trunk.each()[2]
     assert branch.name == ATTENTION
     density = choice(SharedViT.of(net)).problem.density
-    assert set(branch.deltas.stored.values()) == {round(density * rows * 32)}
+    assert set(branch.base.deltas.stored.values()) == {round(density * rows * 32)}
 
 
 def test_rows_of_its_own_count_as_their_share(make_net: MakeNet) -> None:

@@ -58,7 +58,7 @@ def test_single_entries_count_once(make_net: MakeNet) -> None:
     branch = shared.trunk.each()[3]
     changed = net.trunk.weights_of("depth")["encoder.layers.encoder_layer_1.mlp.0.weight"]
     entries = int((changed != net.trunk.encoder.layers[1].mlp[0].weight).sum())
-    assert branch.deltas.stored == {"depth": entries}
+    assert branch.base.deltas.stored == {"depth": entries}
     (line,) = [line for line in explain(shared, 32, 40).lines if (line.part, line.task) == (branch.name, "depth")]
     assert line.flops == 2 * 21 * (entries + 32 * 128)  # the delta, and all of the second layer
 

@@ -77,7 +77,7 @@ def test_packings_and_units_live_in_one_branch(second: str, make_net: MakeNet, x
 def test_tasks_of_one_packing_are_one_launch(make_net: MakeNet) -> None:
     kinds = {"depth": ("element", EXECUTIONS["base"]), "normals": ("block", EXECUTIONS["rows"])}
     branch = SharedViT.of(make_net(kinds), prefer="kernels").trunk.each()[4]
-    assert branch.deltas.groups == (("csr", ("depth", "normals")),)
+    assert branch.base.deltas.groups == (("csr", ("depth", "normals")),)
     assert "first_weight" not in branch.own["depth"]._buffers  # its delta is all that it needs of the first layer
     assert "first_weight" in branch.own["normals"]._buffers  # the rows that are its own need the merged weights
 

@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from slimtask.compress.structures.delta import Execution
 from slimtask.export.onnx import export_onnx
 from slimtask.export.shared import SharedViT
-from slimtask.export.shared.streams import Streams, advance, advance_all, stacked
 
 MakeNet = Callable[..., Any]
 ROWS, BASE = Execution(rows=0.3), Execution(feed="base")
@@ -103,15 +102,3 @@ def test_onnx_runtime_runs_them(make_net: MakeNet, x: Tensor, tmp_path: Path) ->
     made = dict(zip(names, map(torch.from_numpy, session.run(None, {"image": x.numpy()})), strict=True))
     want = shared(x)
     assert max(float((made[task] - want[task]).abs().max() / want[task].abs().max()) for task in want) < 1e-5
-
-
-def test_a_task_that_goes_on_alone_leaves_no_old_stack() -> None:
-    streams: Streams = {}
-    advance_all(streams, ("a", "b"), torch.tensor([[1.0], [2.0]]))
-    assert torch.equal(stacked(streams, ("a", "b")), torch.tensor([[1.0], [2.0]]))
-    advance(streams, "b", torch.tensor([5.0]))
-    assert torch.equal(stacked(streams, ("a", "b")), torch.tensor([[1.0], [5.0]]))
-    advance_all(streams, ("b", "c"), torch.tensor([[6.0], [7.0]]))
-    assert torch.equal(stacked(streams, ("a", "b")), torch.tensor([[1.0], [6.0]]))
-    with pytest.raises(KeyError, match="d"):
-        stacked(streams, ("a", "d"))

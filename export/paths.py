@@ -53,11 +53,11 @@ class DeltaLayers:
             )
         expected = [each for choice in choices for each in choice.alternatives]
         if self.costs is not None and all(each.source != "measured" for each in expected):
-            its = choices[0].problem
+            problem = choices[0].problem
             raise InputError(
-                f"none of the costs of {self.costs.device} is of a layer of this network in {its.dtype} on "
-                f"{its.tokens} tokens; measure them there: slimtask costs CHECKPOINT --on cuda --precision "
-                f"{'fp16' if its.dtype == 'float16' else 'fp32'}."
+                f"none of the costs of {self.costs.device} is of a layer of this network in {problem.dtype} on "
+                f"{problem.tokens} tokens; measure them there: slimtask costs CHECKPOINT --on cuda --precision "
+                f"{'fp16' if problem.dtype == 'float16' else 'fp32'}."
             )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from slimtask.export.weights import write_graphs
+from slimtask.export.weights.store import write_graphs
 
 
 def graph(**weights):

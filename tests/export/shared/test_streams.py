@@ -1,11 +1,12 @@
-"""Choosing, gathering and putting back rows, against loops and against the mask that the definition makes."""
+"""Streams that are stacked, and rows chosen, gathered and put back, against loops and the definition's mask."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from slimtask.compress.structures.patterns import Rows
-from slimtask.export.shared.rows import freshest, put, take
+from slimtask.export.shared.streams import Streams, advance, advance_all, freshest, put, stacked, take
 
 
 def test_the_rows_are_those_of_the_definition() -> None:
@@ -37,3 +38,15 @@ def test_large_differences_are_told_apart_in_half_precision() -> None:
         near = torch.zeros(1, 6, 4, dtype=dtype)
         assert set(freshest(own.to(dtype), near, 2).tolist()) == {4, 5}
         assert Rows.project(own.to(dtype) - near, 2 / 6).flatten().tolist() == [False] * 4 + [True] * 2
+
+
+def test_a_task_that_goes_on_alone_leaves_no_old_stack() -> None:
+    streams: Streams = {}
+    advance_all(streams, ("a", "b"), torch.tensor([[1.0], [2.0]]))
+    assert torch.equal(stacked(streams, ("a", "b")), torch.tensor([[1.0], [2.0]]))
+    advance(streams, "b", torch.tensor([5.0]))
+    assert torch.equal(stacked(streams, ("a", "b")), torch.tensor([[1.0], [5.0]]))
+    advance_all(streams, ("b", "c"), torch.tensor([[6.0], [7.0]]))
+    assert torch.equal(stacked(streams, ("a", "b")), torch.tensor([[1.0], [6.0]]))
+    with pytest.raises(KeyError, match="d"):
+        stacked(streams, ("a", "d"))

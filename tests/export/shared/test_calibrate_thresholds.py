@@ -12,7 +12,7 @@ import torch
 from slimtask.compress.structures.delta import Execution
 from slimtask.errors import InputError
 from slimtask.export.shared import SharedViT, calibrate_thresholds
-from slimtask.export.shared.thresholds import LINEAR
+from slimtask.export.shared.calibrate import LINEAR
 
 MakeNet = Callable[..., Any]
 

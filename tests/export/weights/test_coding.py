@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from slimtask.export.delta_nodes.coding import Pool
+from slimtask.export.weights.coding import Pool
 
 
 @pytest.fixture
