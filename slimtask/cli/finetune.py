@@ -270,8 +270,7 @@ class Tuner:
     def score(self, name: str, number: int, model: nn.Module) -> Stage:
         """Return, and keep, how good ``model`` is on the validation split."""
         from slimtask.compress.foreign import TaskOutputs
-        from slimtask.train.evaluate import evaluate
-        from slimtask.train.loop import finite
+        from slimtask.train.evaluate import evaluate, finite
 
         tasks, size, known = self.data.tasks, self.data.size, self.known
         with working(f"scoring the {name} network"):
