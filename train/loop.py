@@ -31,7 +31,6 @@ from slimtask.train.prepare import chosen_tasks, initial_model, open_splits
 from slimtask.train.recipe import Recipe, TrainConfig, load_recipe
 from slimtask.train.selection import Selection
 from slimtask.train.state import load_state, save_state
-from slimtask.train.trackers import open_trackers
 
 Progress = Callable[[int, int, str], None]
 _LOG_EVERY = 20
@@ -113,7 +112,7 @@ class Trainer:
 
     def run(self, progress: Progress) -> TrainResult:
         """Train to the end and return the result; on Ctrl-C the step is finished and the state saved first."""
-        config, history = self.recipe.train, self._history()
+        config, history = self.recipe.train, History(self.out, self.step, write=parallel.rank() == 0)
         try:
             with interrupt_flag() as interrupted:
                 while not self._done():
@@ -134,12 +133,6 @@ class Trainer:
         finally:
             history.close()
         return self._finish()
-
-    def _history(self) -> History:
-        first = parallel.rank() == 0
-        names = self.recipe.train.trackers if first else ()
-        trackers = open_trackers(names, self.out, self.recipe.name, self.recipe.model_dump(mode="json"))
-        return History(self.out, self.step, write=first, trackers=trackers)
 
     def _done(self) -> bool:
         """Return whether all steps are made or validation has stalled for long enough."""
