@@ -27,7 +27,7 @@ from slimtask.train.history import History
 from slimtask.train.interrupt import interrupt_flag
 from slimtask.train.methods.base import Method, Setup
 from slimtask.train.optimizers import LearningRate, flat_state, load_flat_state, restart
-from slimtask.train.prepare import chosen_tasks, initial_model, open_splits
+from slimtask.train.prepare import chosen_tasks, device_of, initial_model, open_splits
 from slimtask.train.recipe import Recipe, TrainConfig, load_recipe
 from slimtask.train.selection import Selection
 from slimtask.train.state import load_state, save_state
@@ -319,8 +319,7 @@ def launch(config: TrainConfig) -> Any:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    if config.accelerator == "cuda" and not torch.cuda.is_available():
-        raise InputError("train.accelerator is cuda, but no CUDA device is visible; set it to auto or cpu.")
+    device_of(config.accelerator)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
     local = int(os.environ["LOCAL_WORLD_SIZE"])

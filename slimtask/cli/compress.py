@@ -17,9 +17,9 @@ from slimtask.cli.finetune import (
     RateOption,
     RecalibrateOption,
     RoundsOption,
-    Tuner,
     Wanted,
     cut_in_rounds,
+    show_tuning,
 )
 from slimtask.cli.latency import (
     BlocksOption,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from slimtask.checkpoint import Checkpoint
     from slimtask.compress.compress import Cost
     from slimtask.compress.remove import Compressed
+    from slimtask.train.tune import Tuner
 
 INTERRUPTED = "interrupted; nothing was written."
 DEFAULT_ALIGN = 8
@@ -231,7 +232,7 @@ def _written(
     if len(cuts) > 1:
         result["rounds"] = [_proved(cut) for cut in cuts]
     if tuner is not None:
-        result |= {"training": smaller.provenance["compressed"][-1]["training"], "validation": tuner.show()}
+        result |= {"training": smaller.provenance["compressed"][-1]["training"], "validation": show_tuning(tuner)}
     return result
 
 
