@@ -16,11 +16,12 @@ from slimtask.bench.report.findings import best_level
 from slimtask.bench.report.schema import CertificateSummary, Engine, Latency, LayerWidth, Level, Report
 from slimtask.bench.timing.environment import environment
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.certify import Certificate, certify
-from slimtask.compress.compress import Cost, compress_checkpoint, cost, example_input
-from slimtask.compress.plan import GroupCut
-from slimtask.compress.probes import certificate_inputs
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.api.checkpoints import compress_checkpoint, example_input
+from slimtask.compress.api.models import Cost, cost
+from slimtask.compress.network.probes import certificate_inputs
+from slimtask.compress.proof.certify import Certificate, certify
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.removal.plan import GroupCut
 from slimtask.errors import InputError
 from slimtask.export.bundle import FUSED, Bundle
 from slimtask.export.exporter import export_bundle

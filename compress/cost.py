@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float64, Shaped
 from torch import Tensor, nn
 
-from slimtask.compress.cuts import slice_axis
-from slimtask.compress.groups import Group, Member
-from slimtask.compress.inputs import Inputs
-from slimtask.compress.operations import operation_flops
-from slimtask.compress.tape import Tape
-from slimtask.compress.trace import record
+from slimtask.compress.graph.groups import Group
+from slimtask.compress.graph.modules import Member, slice_axis
+from slimtask.compress.graph.operations import operation_flops
+from slimtask.compress.network.inputs import Inputs
+from slimtask.compress.network.tape import Tape
+from slimtask.compress.network.trace import record
 
 
 def count_parameters(module: nn.Module) -> int:

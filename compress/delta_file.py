@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from slimtask.checkpoint import Shape, holds_metadata, read_safetensors, write_safetensors
-from slimtask.compress.patterns import Pattern
+from slimtask.compress.structures.patterns import Pattern
 from slimtask.documents import parse_json
 from slimtask.errors import InputError, first_problem
 from slimtask.tasks import Frozen

@@ -12,12 +12,12 @@ from torch import nn
 
 from slimtask.architectures import build
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.branches import BranchPaths
-from slimtask.compress.cuts import retie_, tied_tensors
-from slimtask.compress.delta_paths import DeltaPaths
-from slimtask.compress.plan import Plan
-from slimtask.compress.skip import SkipBlocks
-from slimtask.compress.task_outputs import KeepTasks
+from slimtask.compress.edits.branches import BranchPaths
+from slimtask.compress.edits.deltas import DeltaPaths
+from slimtask.compress.edits.skip import SkipBlocks
+from slimtask.compress.edits.tasks import KeepTasks
+from slimtask.compress.removal.cuts import retie_, tied_tensors
+from slimtask.compress.removal.plan import Plan
 from slimtask.errors import InputError, first_problem
 from slimtask.tasks import TaskSpec
 

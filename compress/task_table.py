@@ -8,12 +8,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from slimtask.compress.branches import why_not_branch
-from slimtask.compress.contents import independent_copy
-from slimtask.compress.cost import count_flops, count_parameters
-from slimtask.compress.per_task import Structure, SubNetwork, known_tasks, task_network
-from slimtask.compress.policy import Policy
-from slimtask.compress.task_outputs import task_names
+from slimtask.compress.edits.branches import why_not_branch
+from slimtask.compress.edits.tasks import task_names
+from slimtask.compress.network.contents import independent_copy
+from slimtask.compress.per_task.networks import Structure, SubNetwork, known_tasks, task_network
+from slimtask.compress.score.cost import count_flops, count_parameters
+from slimtask.compress.structures.policy import Policy
 from slimtask.tasks import Frozen
 
 Measure = Callable[[nn.Module, Tensor], float]

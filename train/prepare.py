@@ -10,7 +10,7 @@ from torch import nn
 
 from slimtask.architectures import build
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.rebuilding import rebuild
 from slimtask.errors import InputError
 from slimtask.tasks import Preprocessing, TaskSpec, select_tasks
 from slimtask.train.data.config import DataConfig, open_dataset

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slimtask.compress.modes import evaluating
+from slimtask.compress.network.modes import evaluating
 from slimtask.errors import InputError
 from slimtask.tasks import Preprocessing, TaskSpec
 from slimtask.train.batches import in_order

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from slimtask.checkpoint import Checkpoint, json_safe
-from slimtask.compress.finetune import batchnorms, finetune, output_distance, recalibrate_batchnorm, zeros_held
-from slimtask.compress.foreign import TaskOutputs, by_task
-from slimtask.compress.rebuild import rebuild
-from slimtask.compress.task_outputs import Selected
+from slimtask.compress.edits.tasks import Selected
+from slimtask.compress.network.by_task import TaskOutputs, by_task
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.tuning import batchnorms, finetune, output_distance, recalibrate_batchnorm, zeros_held
 from slimtask.errors import InputError
 from slimtask.train.batches import Batches, in_order
 from slimtask.train.evaluate import evaluate, finite

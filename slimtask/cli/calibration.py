@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from slimtask.checkpoint import Checkpoint
-    from slimtask.compress.saliency import Loss
+    from slimtask.compress.score.gradients import Loss
     from slimtask.train.prepare import Data
     from slimtask.train.recipe import Recipe
 
@@ -27,7 +27,7 @@ def calibration(checkpoint: Checkpoint, recipe: Path | None, criterion: str) -> 
     The data are those of ``recipe``, or of the recipe that the checkpoint was trained with. Raises InputError if there
     is none, or its data set has not the checkpoint's tasks.
     """
-    from slimtask.compress.foreign import by_task
+    from slimtask.compress.network.by_task import by_task
     from slimtask.train.losses import task_loss
 
     data = open_data(checkpoint, recipe, f"--importance {criterion}", "or --importance l2, which needs none")

@@ -45,8 +45,8 @@ from slimtask.errors import InputError
 
 if TYPE_CHECKING:
     from slimtask.checkpoint import Checkpoint
-    from slimtask.compress.compress import Cost
-    from slimtask.compress.remove import Compressed
+    from slimtask.compress.api.models import Cost
+    from slimtask.compress.removal.remove import Compressed
     from slimtask.train.tune import Tuner
 
 INTERRUPTED = "interrupted; nothing was written."
@@ -199,8 +199,8 @@ def _compress(
     json_path: Path | None,
 ) -> None:
     """Remove zeros, or what matters least until a budget is met, in one cut or in rounds with training between."""
-    from slimtask.compress.compress import compress_checkpoint
-    from slimtask.compress.rounds import compress_in_rounds
+    from slimtask.compress.api.checkpoints import compress_checkpoint
+    from slimtask.compress.api.rounds import compress_in_rounds
 
     how = _how(network, budget, choices, wanted) | network.also | {"align": align, "factory": network.factory}
     with interruptible(INTERRUPTED):
@@ -219,8 +219,8 @@ def _written(
     network: Network, smaller: Checkpoint, cuts: Sequence[Compressed], out: Path, tuner: Tuner | None
 ) -> dict[str, Any]:
     """Write the checkpoint, print what was done to it and return it as JSON."""
-    from slimtask.compress.compress import cost
-    from slimtask.compress.rebuild import rebuild
+    from slimtask.compress.api.models import cost
+    from slimtask.compress.rebuilding import rebuild
     from slimtask.files import new_files
 
     example = network.checkpoint.example()
@@ -249,7 +249,7 @@ def _how(network: Network, budget: dict[str, float], choices: dict[str, Any], wa
     """Return the arguments of ``compress`` beside the network."""
     from pydantic import ValidationError
 
-    from slimtask.compress.budget import Budget
+    from slimtask.compress.score.budget import Budget
 
     if not budget:
         return {}
@@ -269,7 +269,7 @@ def _importance(network: Network, choices: dict[str, Any], wanted: Wanted, *, we
     Where groups are ``weighed`` on images, as for latency, every criterion has a use for data.
     """
     from slimtask.cli.calibration import calibration
-    from slimtask.compress.importance import GRADIENTS, check_criterion
+    from slimtask.compress.score.importance import GRADIENTS, check_criterion
 
     criterion = choices.get("importance", "l2")
     check_criterion(criterion)
@@ -366,7 +366,7 @@ def _show_proof(proof: Any) -> None:
 
 def _onnx(path: Path, out: Path, budget: dict[str, float], align: int, json_path: Path | None) -> None:
     """Compress an ONNX file: what is dead goes."""
-    from slimtask.compress.onnx_graph.compress import compress_onnx
+    from slimtask.compress.onnx.compressing import compress_onnx
     from slimtask.files import new_files
 
     if budget:

@@ -56,7 +56,7 @@ class Network:
 
     def rebuild(self) -> nn.Module:
         """Return the network in eval mode."""
-        from slimtask.compress.rebuild import rebuild
+        from slimtask.compress.rebuilding import rebuild
 
         return rebuild(self.checkpoint, self.factory)
 
@@ -101,7 +101,7 @@ def open_foreign(
 
     from slimtask.checkpoint import Architecture, Checkpoint, refuse_non_finite
     from slimtask.cli.factory import input_shapes, load_factory, load_weights_
-    from slimtask.compress.foreign import check_tasks
+    from slimtask.compress.network.by_task import check_tasks
 
     if shape is None:
         raise InputError(f"--model {model} needs the shape of its input; give --input 1x3x224x224, say.")
@@ -138,7 +138,7 @@ def open_foreign(
 
 def with_tasks(network: Network, tasks: Path | None) -> Network:
     """Return ``network`` with the tasks of a file, checked against its outputs; as it is if there is no file."""
-    from slimtask.compress.foreign import check_tasks
+    from slimtask.compress.network.by_task import check_tasks
 
     if tasks is None:
         return network
@@ -207,7 +207,7 @@ def _own_tasks(model: nn.Module) -> tuple[TaskSpec, ...]:
 
 
 def _check_runs(model: nn.Module, checkpoint: Checkpoint) -> None:
-    from slimtask.compress.trace import record
+    from slimtask.compress.network.trace import record
 
     for example in (checkpoint.example(), *checkpoint.further()):
         record(model, example)

@@ -15,7 +15,7 @@ from slimtask.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from slimtask.compress.per_task import Structure, SubNetwork
+    from slimtask.compress.per_task.networks import Structure, SubNetwork
     from slimtask.train.tune import Stage, Tuner
 
 SAME = 1e-8
@@ -47,7 +47,7 @@ def compress_per_task(
     """
     from torch import Tensor
 
-    from slimtask.compress.task_table import tabulate, task_networks
+    from slimtask.compress.per_task.table import tabulate, task_networks
     from slimtask.files import atomic_directory, write_json
 
     example = network.checkpoint.example()
@@ -93,10 +93,10 @@ def _untrained(model: nn.Module, structure: Structure, sets: Sequence[tuple[str,
     """
     import torch
 
-    from slimtask.compress.finetune import output_distance
-    from slimtask.compress.masks import Masks
-    from slimtask.compress.per_task import known_tasks
-    from slimtask.compress.task_outputs import Selected, task_names
+    from slimtask.compress.edits.tasks import Selected, task_names
+    from slimtask.compress.per_task.networks import known_tasks
+    from slimtask.compress.structures.masks import Masks
+    from slimtask.compress.tuning import output_distance
 
     if not isinstance(structure, Masks):
         return []
@@ -161,8 +161,8 @@ def _show(trained: Mapping[str, Trained]) -> None:
 
 def structure_of(masks: Path | None, policy: Path | None) -> Structure:
     """Return what says which task needs what: masks, a policy, or for neither masks that take nothing."""
-    from slimtask.compress.masks import Masks
-    from slimtask.compress.policy import Policy
+    from slimtask.compress.structures.masks import Masks
+    from slimtask.compress.structures.policy import Policy
 
     if masks is not None and policy is not None:
         raise InputError("--masks and --policy are two structures; give one of them.")

@@ -11,7 +11,7 @@ import pytest
 
 from slimtask.bench.report.result import markdown
 from slimtask.bench.report.schema import Report
-from slimtask.bench.sweep import check_levels, choose, sweep
+from slimtask.bench.sweeping import check_levels, choose, sweep
 from slimtask.errors import InputError
 from slimtask.export.bundle import Bundle
 from slimtask.export.verify import verify_bundle

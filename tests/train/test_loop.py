@@ -13,8 +13,9 @@ import torch
 import yaml
 
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.compress import compress_checkpoint, cost, example_input
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.api.checkpoints import compress_checkpoint, example_input
+from slimtask.compress.api.models import cost
+from slimtask.compress.rebuilding import rebuild
 from slimtask.errors import CheckFailed, InputError
 from slimtask.train import loop
 from slimtask.train.evaluate import Evaluation

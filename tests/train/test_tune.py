@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.budget import Budget
-from slimtask.compress.rounds import compress_in_rounds
+from slimtask.compress.api.rounds import compress_in_rounds
+from slimtask.compress.score.budget import Budget
 from slimtask.errors import InputError
 from slimtask.train.prepare import data_for, device_of
 from slimtask.train.recipe import Recipe, parse_recipe

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.finetune import output_distance
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.tuning import output_distance
 from slimtask.train import prepare
 from slimtask.train.batches import in_order
 from slimtask.train.data import config as data_config
@@ -168,8 +168,8 @@ def test_rounds_end_at_the_same_budget_and_the_file_rebuilds(
 def test_a_network_cut_to_a_latency_is_trained_on_too(
     tuned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from slimtask.compress.budget import Budget
-    from slimtask.compress.compress import compress_checkpoint
+    from slimtask.compress.api.checkpoints import compress_checkpoint
+    from slimtask.compress.score.budget import Budget
 
     def cut(network: Any, *_: Any, **__: Any) -> Any:
         smaller, compressed = compress_checkpoint(network.checkpoint, criterion="l2", budget=Budget(flops=0.5))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.compress import compress_checkpoint
+from slimtask.compress.api.checkpoints import compress_checkpoint
 from slimtask.errors import InputError
 from slimtask.train.loop import Trainer
 from slimtask.train.methods.group_sparsity import GroupSparsity

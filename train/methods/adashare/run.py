@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from slimtask.checkpoint import Checkpoint, json_safe
-from slimtask.compress.policy import Policy
+from slimtask.compress.structures.policy import Policy
 from slimtask.files import read_json, write_json
 from slimtask.train import parallel
 from slimtask.train.evaluate import finite

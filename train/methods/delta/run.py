@@ -11,9 +11,9 @@ from torch import nn
 
 from slimtask.architectures import build
 from slimtask.checkpoint import Architecture, Checkpoint, json_safe
-from slimtask.compress.delta import Delta
-from slimtask.compress.delta_paths import DeltaPaths, deltas_of, install_deltas_
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.edits.deltas import DeltaPaths, deltas_of, install_deltas_
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.structures.delta import Delta
 from slimtask.errors import InputError, nearest
 from slimtask.files import write_json
 from slimtask.tasks import Preprocessing, TaskSpec

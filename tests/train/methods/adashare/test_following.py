@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from slimtask.checkpoint import Checkpoint
 from slimtask.cli.app import app
-from slimtask.compress.branches import BatchNormKind, BranchPaths
-from slimtask.compress.policy import Policy
-from slimtask.compress.rebuild import rebuild
-from slimtask.compress.skip import SkipBlocks
+from slimtask.compress.edits.branches import BatchNormKind, BranchPaths
+from slimtask.compress.edits.skip import SkipBlocks
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.structures.policy import Policy
 from slimtask.errors import InputError
 from slimtask.train.methods.adashare.following import edits_of
 from slimtask.train.recipe import Recipe, parse_recipe

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from slimtask.compress.policy import Policy
+from slimtask.compress.structures.policy import Policy
 
 RECIPE = {
     "data": {"name": "scenes", "height": 32, "width": 32, "train": 10, "val": 4, "test": 4,

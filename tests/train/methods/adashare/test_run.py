@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from slimtask.checkpoint import Checkpoint
 from slimtask.cli.app import app
-from slimtask.compress.policy import Policy
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.structures.policy import Policy
 from slimtask.errors import InputError
 from slimtask.train.loop import Trainer, TrainResult
 from slimtask.train.methods.adashare.learning import ESTIMATED, PolicyLearning

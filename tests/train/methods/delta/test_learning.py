@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.delta_paths import deltas_of
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.edits.deltas import deltas_of
+from slimtask.compress.rebuilding import rebuild
 from slimtask.errors import InputError
 from slimtask.train.loop import Trainer
 from slimtask.train.methods.base import Method

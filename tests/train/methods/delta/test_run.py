@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.delta import Delta
-from slimtask.compress.delta_paths import deltas_of
-from slimtask.compress.rebuild import rebuild
+from slimtask.compress.edits.deltas import deltas_of
+from slimtask.compress.rebuilding import rebuild
+from slimtask.compress.structures.delta import Delta
 from slimtask.errors import InputError
 from slimtask.train.data.config import open_dataset
 from slimtask.train.data.pascal_context import TASKS as PASCAL_TASKS

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimtask.compress.masks import Masks
+from slimtask.compress.structures.masks import Masks
 from slimtask.tasks import TaskSpec
 from slimtask.train.batches import Batch
 from slimtask.train.loop import Trainer

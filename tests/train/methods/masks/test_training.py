@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from slimtask.checkpoint import Checkpoint
-from slimtask.compress.masks import Masks
+from slimtask.compress.structures.masks import Masks
 from slimtask.errors import InputError
 from slimtask.train.loop import Trainer
 from slimtask.train.methods.base import Method
