@@ -46,7 +46,7 @@ def score_bundle(
 
     ``path`` is "fused" or "per-task"; None takes the files that a Runner of these tasks takes. Images are normalised as
     the manifest says; outputs are not decoded, as metrics want logits. ``backend`` and ``threads`` are those of
-    ``Runner.open``, ``how`` is for ``slimtask.train.scores.score_outputs``. Raises InputError for a path or a task that
+    ``Runner.open``, ``how`` is for ``slimtask.train.scores.score``. Raises InputError for a path or a task that
     the bundle has not, and what these two raise.
 
     Example::
@@ -56,7 +56,7 @@ def score_bundle(
     """
     import torch
 
-    from slimtask.train.scores import score_outputs
+    from slimtask.train.scores import score
 
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     specs = opened.manifest.tasks if tasks is None else tuple(tasks)
@@ -67,7 +67,7 @@ def score_bundle(
             each = [runner.infer(np.ascontiguousarray(image)) for image in np.split(images.numpy(), len(images))]
             return {name: torch.from_numpy(np.concatenate([one[name] for one in each])) for name in each[0]}
 
-        scores = score_outputs(outputs, dataset, runner.preprocessing, tasks=specs, **how)
+        scores = score(outputs, dataset, runner.preprocessing, tasks=specs, **how)
         return BundleScores(scores=scores, served_by=_served_by(runner))
 
 

@@ -157,7 +157,7 @@ def _sparse(recipe: Any, out: Path, target: float, align: int, stages: Stages) -
 
 def _trained(recipe: Any, folder: Path, progress: Progress, **fork: Any) -> Checkpoint:
     """Return a level's checkpoint: read if it is finished, resumed if it was stopped, else trained."""
-    from slimtask.train.loop import train
+    from slimtask.train.run import train
 
     finished = folder / "checkpoint.safetensors"
     if not finished.exists():

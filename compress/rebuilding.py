@@ -29,7 +29,7 @@ def rebuild(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = No
     """Return the checkpoint's network in eval mode, with its ``tasks`` attribute.
 
     ``factory()`` makes the fresh dense network if its architecture is not registered: a path found in a file is never
-    imported (law 8). Raises InputError if the edits or the weights do not fit it.
+    imported. Raises InputError if the edits or the weights do not fit it.
     """
     model = _fresh(checkpoint, factory)
     if not hasattr(model, "tasks"):
@@ -88,7 +88,7 @@ def _fresh(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None) -> n
 
 
 def _skeleton(checkpoint: Checkpoint) -> nn.Module:
-    """Return the fresh network without memory for its tensors, so that a crafted size allocates nothing (law 8)."""
+    """Return the fresh network without memory for its tensors, so that a crafted size allocates nothing."""
     architecture = checkpoint.architecture
     try:
         with torch.device("meta"):

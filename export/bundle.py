@@ -1,6 +1,7 @@
 """The bundle: a directory of graphs, engines and weights, and the manifest that describes and guards them. No torch.
 
-Law 8: nothing outside the directory is ever read, sizes are checked before reading, and what runs was hashed first.
+No file can run code: nothing outside the directory is ever read, sizes are checked before reading, and what runs was
+hashed first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exporting a model to a bundle: graphs, engines, parity with PyTorch for each path, then the manifest (law 6)."""
+"""Exporting a model to a bundle: graphs, engines, parity with PyTorch by path, then manifest: parity or no bundle."""
 
 from __future__ import annotations
 

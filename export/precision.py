@@ -1,4 +1,4 @@
-"""Precision read back from what was built (law 5): an ONNX graph, a parsed TensorRT network, or a finished engine."""
+"""Precision read back from what was built, never assumed: from an ONNX graph, a TensorRT network, or an engine."""
 
 from __future__ import annotations
 

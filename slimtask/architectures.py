@@ -1,4 +1,4 @@
-"""The registered architectures: a checkpoint names one of these, never an import path (law 8)."""
+"""The registered architectures: a checkpoint names one of these, never an import path: no file can run code."""
 
 from __future__ import annotations
 

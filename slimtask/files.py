@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: every write goes to a temporary name, is fsynced, then renamed (law 7)."""
+"""Files that are either whole or absent: every write goes to a temporary name, is fsynced, then renamed."""
 
 from __future__ import annotations
 

@@ -90,3 +90,11 @@ def _mean_loss(terms: Float[Tensor, "terms 2"]) -> float:
     """Return the loss of the whole set from the sums over its batches, of all processes."""
     total, count = parallel.summed(terms).unbind(dim=1)
     return float((total / count.clamp_min(1)).mean())
+
+
+def finite(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Return the metrics with None for what is not a finite number, as JSON wants it."""
+    return {
+        task: {name: value if math.isfinite(value) else None for name, value in values.items()}
+        for task, values in metrics.items()
+    }

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from slimtask.documents import parse_json
 from slimtask.errors import InputError
 from slimtask.files import read_text, write_text
-from slimtask.train.trackers import Tracker
 
 MOST_HISTORY_BYTES = 2**30
 
 
 class History:
-    """Appends one JSON object a record to ``metrics.jsonl`` and the same scalars to TensorBoard and to ``trackers``.
+    """Appends one JSON object a record to ``metrics.jsonl`` and the same scalars to TensorBoard.
 
     On resuming, records from ``first_step`` on (and a line cut off by a kill) are dropped: they will be written again.
     Of several processes all but one keep silent (``write`` False).
     """
 
-    def __init__(
-        self, folder: Path, first_step: int = 0, *, write: bool = True, trackers: Sequence[Tracker] = ()
-    ) -> None:
+    def __init__(self, folder: Path, first_step: int = 0, *, write: bool = True) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._trackers = trackers
         self._write = write
         if not write:
             return
@@ -49,17 +44,13 @@ class History:
         for name, value in flat.items():
             if value is not None:
                 self._events.add_scalar(f"{kind}/{name}", value, step)
-        for tracker in self._trackers:
-            tracker.log(step, {f"{kind}/{name}": value for name, value in flat.items() if value is not None})
 
     def close(self) -> None:
-        """Flush and close the files, and end the trackers' runs."""
+        """Flush and close the files."""
         if not self._write:
             return
         self._file.close()
         self._events.close()
-        for tracker in self._trackers:
-            tracker.close()
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

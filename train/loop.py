@@ -21,18 +21,16 @@ from slimtask.files import make_folder, refuse_existing, write_json, write_text
 from slimtask.tasks import Preprocessing
 from slimtask.train import parallel
 from slimtask.train.data.protocol import MultiTaskDataset
-from slimtask.train.evaluate import Evaluation, evaluate
-from slimtask.train.forks import check_fork_fits, refuse_fork
+from slimtask.train.evaluate import Evaluation, evaluate, finite
+from slimtask.train.forks import check_fork_fits
 from slimtask.train.history import History
 from slimtask.train.interrupt import interrupt_flag
-from slimtask.train.methods.base import Setup
-from slimtask.train.methods.registry import method_of
+from slimtask.train.methods.base import Method, Setup
 from slimtask.train.optimizers import LearningRate, flat_state, load_flat_state, restart
-from slimtask.train.prepare import chosen_tasks, initial_model, open_splits
+from slimtask.train.prepare import chosen_tasks, device_of, initial_model, open_splits
 from slimtask.train.recipe import Recipe, TrainConfig, load_recipe
 from slimtask.train.selection import Selection
 from slimtask.train.state import load_state, save_state
-from slimtask.train.trackers import open_trackers
 
 Progress = Callable[[int, int, str], None]
 _LOG_EVERY = 20
@@ -51,42 +49,18 @@ class TrainResult:
     notes: tuple[str, ...] = ()
 
 
-def train(
-    recipe: Recipe,
-    out: Path | str,
-    *,
-    resume: bool = False,
-    fork: Path | str | None = None,
-    fork_at: int | None = None,
-    progress: Progress | None = None,
-) -> TrainResult:
-    """Train as ``recipe`` says and return the result; ``out`` gets checkpoint, metrics.jsonl, events, state, summary.
-
-    ``resume`` continues a run that was stopped, to the same result as if it had not been. ``fork_at`` makes this run
-    also write ``fork.safetensors`` at that step; another run starts from such a file with ``fork``: sparse runs of one
-    recipe share their dense warm-up so. ``progress(step, steps, text)`` is called after every step.
-    Under ``torchrun`` every process calls it, and the first one writes.
-    Raises InputError for bad input, CheckFailed if the training diverges.
-    """
-    progress = progress or (lambda step, steps, text: None)
-    if recipe.policy is not None and not recipe.policy.fixed:
-        from slimtask.train.methods.adashare.run import train_policy
-
-        refuse_fork("a policy is learned in several stages", fork, fork_at)
-        return train_policy(recipe, Path(out), resume=resume, progress=progress)
-    if recipe.delta is not None and recipe.delta.stage is None:
-        from slimtask.train.methods.delta.run import train_deltas
-
-        refuse_fork("deltas are learned in several stages", fork, fork_at)
-        return train_deltas(recipe, Path(out), resume=resume, progress=progress)
-    return Trainer(recipe, Path(out), resume=resume, fork=fork, fork_at=fork_at).run(progress)
-
-
 class Trainer:
     """One run: the method with its network and optimisers, data and selection, and where they stand."""
 
     def __init__(
-        self, recipe: Recipe, out: Path, *, resume: bool, fork: Path | str | None = None, fork_at: int | None = None
+        self,
+        recipe: Recipe,
+        out: Path,
+        method: type[Method],
+        *,
+        resume: bool,
+        fork: Path | str | None = None,
+        fork_at: int | None = None,
     ) -> None:
         self.recipe, self.out, self.fork_at = recipe, out, fork_at
         config, fresh = recipe.train, not resume
@@ -99,7 +73,7 @@ class Trainer:
         self.tasks = chosen_tasks(self.train_set.tasks, config)
         self.preprocessing = Preprocessing(height=recipe.data.height, width=recipe.data.width)
         torch.manual_seed(config.seed)
-        self.method = method_of(recipe)(
+        self.method = method(
             Setup(
                 recipe=recipe,
                 model=initial_model(recipe, self.tasks),
@@ -138,7 +112,7 @@ class Trainer:
 
     def run(self, progress: Progress) -> TrainResult:
         """Train to the end and return the result; on Ctrl-C the step is finished and the state saved first."""
-        config, history = self.recipe.train, self._history()
+        config, history = self.recipe.train, History(self.out, self.step, write=parallel.rank() == 0)
         try:
             with interrupt_flag() as interrupted:
                 while not self._done():
@@ -159,12 +133,6 @@ class Trainer:
         finally:
             history.close()
         return self._finish()
-
-    def _history(self) -> History:
-        first = parallel.rank() == 0
-        names = self.recipe.train.trackers if first else ()
-        trackers = open_trackers(names, self.out, self.recipe.name, self.recipe.model_dump(mode="json"))
-        return History(self.out, self.step, write=first, trackers=trackers)
 
     def _done(self) -> bool:
         """Return whether all steps are made or validation has stalled for long enough."""
@@ -264,7 +232,7 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         sections, facts = load_state(path)
-        check_same_recipe(self.recipe, self.out)
+        check_begun(self.recipe, self.out)
         self.network.load_state_dict(sections["model"])
         self.method.weighting.load_state_dict(sections.get("weighting", {}))
         load_flat_state(self.method.optimizers, sections.get("optimizer", {}))
@@ -334,14 +302,14 @@ def has_state(recipe: Recipe, out: Path) -> bool:
     """
     if (out / "state.safetensors").exists():
         return True
-    if not (out / "recipe.yaml").exists():
-        raise InputError(f"there is nothing to resume in '{out}'; leave --resume away to start a run.")
-    check_same_recipe(recipe, out)
+    check_begun(recipe, out)
     return False
 
 
-def check_same_recipe(recipe: Recipe, out: Path) -> None:
-    """Raise InputError if the run in ``out`` was started with another recipe; keys that are new have their default."""
+def check_begun(recipe: Recipe, out: Path) -> None:
+    """Raise InputError unless the run in ``out`` was started with ``recipe``; keys that are new have their default."""
+    if not (out / "recipe.yaml").exists():
+        raise InputError(f"there is nothing to resume in '{out}'; leave --resume away to start a run.")
     if load_recipe(out / "recipe.yaml") != recipe:
         raise InputError(f"'{out}' was started with another recipe; resume with the one in its recipe.yaml.")
 
@@ -351,8 +319,7 @@ def launch(config: TrainConfig) -> Any:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    if config.accelerator == "cuda" and not torch.cuda.is_available():
-        raise InputError("train.accelerator is cuda, but no CUDA device is visible; set it to auto or cpu.")
+    device_of(config.accelerator)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
     local = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -367,11 +334,3 @@ def launch(config: TrainConfig) -> Any:
         atexit.register(parallel.leave)
     fabric.launch()
     return fabric
-
-
-def finite(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Return the metrics with None for what is not a finite number, as JSON wants it."""
-    return {
-        task: {name: value if math.isfinite(value) else None for name, value in values.items()}
-        for task, values in metrics.items()
-    }

@@ -94,8 +94,20 @@ class TrainConfig(Frozen):
     task_patience: int | None = Field(
         default=None, ge=1, description="validations without a better loss of a task before its head is frozen"
     )
-    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
     init: str | None = Field(default=None, description="checkpoint whose weights the training starts from")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_trackers(cls, values: Any) -> Any:
+        """Take the recipes that earlier runs wrote down, which all have the key, most of them empty."""
+        if not isinstance(values, dict) or "trackers" not in values:
+            return values
+        if values["trackers"]:
+            raise ValueError(
+                "there are no 'trackers' any more, as wandb and MLflow read the TensorBoard events of a run by "
+                "themselves; leave the key out and call train() from Python as docs/recipes.md says"
+            )
+        return {key: value for key, value in values.items() if key != "trackers"}
 
     @property
     def window(self) -> int:

@@ -9,7 +9,8 @@ the training.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -95,7 +96,7 @@ class SplitScores:
 
 
 def score(
-    network: nn.Module,
+    network: nn.Module | Outputs,
     dataset: MultiTaskDataset,
     preprocessing: Preprocessing,
     *,
@@ -106,49 +107,18 @@ def score(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> SplitScores:
-    """Return the scores of ``network`` (any module with forward(x) -> dict), in eval mode, on every image of a split.
+    """Return the scores of ``network`` on every image of ``dataset``: a module, run in eval mode, or any function.
 
-    Arguments and errors are those of ``score_outputs``, which scores whatever is no module.
+    ``tasks`` are those to score (None: all that the data set has); ``extra`` names metrics beyond the usual ones
+    (docs/metrics.md), or is "all". ``resamples`` of the images, drawn by ``seed``, give the intervals. The batch size
+    changes nothing. ``progress(done, images, text)`` is called after every batch. Raises InputError for an empty data
+    set, a metric that no task has, and outputs that are missing, not finite, or not of their target's size.
 
     Example::
 
         scores = score(rebuild(checkpoint), open_dataset(recipe.data, "val"), checkpoint.preprocessing)
         print(scores.estimates()["depth"]["abs_rel"])  # Estimate(value=0.081, low=0.074, high=0.089)
         print(scores.delta_m(score(dense, ...)))       # in per cent
-    """
-    device = next(network.parameters()).device
-    with evaluating(network) as runs, torch.no_grad():
-        return score_outputs(
-            lambda images: runs(images.to(device, memory_format=torch.channels_last)),
-            dataset,
-            preprocessing,
-            tasks=tasks,
-            batch=batch,
-            extra=extra,
-            resamples=resamples,
-            seed=seed,
-            progress=progress,
-        )
-
-
-def score_outputs(
-    outputs: Outputs,
-    dataset: MultiTaskDataset,
-    preprocessing: Preprocessing,
-    *,
-    tasks: Sequence[TaskSpec] | None = None,
-    batch: int = 32,
-    extra: Extra = (),
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> SplitScores:
-    """Return the scores of what maps images to outputs by task, on every image of ``dataset``.
-
-    ``tasks`` are those to score (None: all that the data set has); ``extra`` names metrics beyond the usual ones
-    (docs/metrics.md), or is "all". ``resamples`` of the images, drawn by ``seed``, give the intervals. The batch size
-    changes nothing. ``progress(done, images, text)`` is called after every batch. Raises InputError for an empty data
-    set, a metric that no task has, and outputs that are missing, not finite, or not of their target's size.
     """
     images = len(dataset)
     if images == 0:
@@ -160,13 +130,14 @@ def score_outputs(
     counts = torch.cat([torch.ones(1, images, dtype=torch.uint8), drawn])
     meters = {task.name: ResampledMetrics(task, counts, of_kind(extra, task)) for task in tasks}
     done = 0
-    for inputs, targets in in_order(dataset, preprocessing, batch):
-        found = outputs(inputs)
-        for task in tasks:
-            meters[task.name].update(_checked(found, task, targets[task.name], done), targets[task.name])
-        done += len(inputs)
-        if progress is not None:
-            progress(done, images, "")
+    with _outputs_of(network) as outputs:
+        for inputs, targets in in_order(dataset, preprocessing, batch):
+            predictions = outputs(inputs)
+            for task in tasks:
+                meters[task.name].update(_checked(predictions, task, targets[task.name], done), targets[task.name])
+            done += len(inputs)
+            if progress is not None:
+                progress(done, images, "")
     return SplitScores(
         tasks=tuple(tasks),
         images=images,
@@ -174,6 +145,17 @@ def score_outputs(
         seed=seed,
         values={name: meter.compute() for name, meter in meters.items()},
     )
+
+
+@contextmanager
+def _outputs_of(network: nn.Module | Outputs) -> Iterator[Outputs]:
+    """Give the function from images to outputs, a module in eval mode on its own device."""
+    if not isinstance(network, nn.Module):
+        yield network
+        return
+    device = next(network.parameters()).device
+    with evaluating(network) as runs, torch.no_grad():
+        yield lambda images: runs(images.to(device, memory_format=torch.channels_last))
 
 
 def _checked(outputs: Mapping[str, Tensor], task: TaskSpec, target: Tensor, first: int) -> Tensor:

@@ -6,14 +6,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from slimtask.errors import InputError
 from slimtask.files import make_folder, refuse_existing, write_text
 from slimtask.train import parallel
-from slimtask.train.loop import Progress, Trainer, TrainResult, check_same_recipe, launch
+from slimtask.train.loop import Progress, Trainer, TrainResult, check_begun, launch
+from slimtask.train.methods.base import Method
 from slimtask.train.recipe import Recipe
 
 STATE = "state.safetensors"
@@ -24,27 +24,22 @@ def open_folder(recipe: Recipe, out: Path, *, resume: bool) -> None:
 
     Raises InputError if ``out`` exists (or, to resume, does not), or holds another recipe. Every process calls it.
     """
-    content = recipe.model_dump(mode="json")
-    written = out / "recipe.yaml"
     if not resume:
         refuse_existing(out)
-    elif not written.exists():
-        raise InputError(f"there is nothing to resume in '{out}'; leave --resume away to start a run.")
     else:
-        check_same_recipe(recipe, out)
+        check_begun(recipe, out)
     launch(recipe.train)  # from here on the processes know of each other
     parallel.meet()
     if parallel.rank() == 0 and not resume:
         make_folder(out, new=True)
-        write_text(written, yaml.safe_dump(content, sort_keys=False))
+        write_text(out / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     parallel.meet()
 
 
-def run_stage(name: str, recipe: Recipe, out: Path, progress: Progress, **arguments: Any) -> TrainResult:
+def run_stage(name: str, recipe: Recipe, out: Path, method: type[Method], progress: Progress) -> TrainResult:
     """Return the result of the stage ``name``, trained in ``out / name``: begun, continued or found finished.
 
     A finished stage is only evaluated again. What a stage that was killed before its first state left is begun anew.
-    ``arguments`` go to the Trainer.
     """
     folder = out / name
     started = (folder / STATE).exists()
@@ -53,7 +48,7 @@ def run_stage(name: str, recipe: Recipe, out: Path, progress: Progress, **argume
         shutil.rmtree(folder)
     parallel.meet()
     with vanishing_if_refused(out):
-        return Trainer(recipe, folder, resume=started, **arguments).run(progress)
+        return Trainer(recipe, folder, method, resume=started).run(progress)
 
 
 @contextmanager

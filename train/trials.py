@@ -12,8 +12,10 @@ from typing import Any
 from slimtask.errors import InputError
 from slimtask.files import write_json
 from slimtask.train import parallel
-from slimtask.train.loop import Progress, TrainResult, finite, train
+from slimtask.train.evaluate import finite
+from slimtask.train.loop import Progress, TrainResult
 from slimtask.train.recipe import Recipe
+from slimtask.train.run import train
 from slimtask.train.stages import STATE, open_folder, vanishing_if_refused
 
 Scores = dict[str, dict[str, float]]

@@ -76,7 +76,7 @@ def task_table(
 ) -> TaskTable:
     """Return the TaskTable of ``model`` under Masks or a Policy: union, every task, then the task ``sets``.
 
-    ``measure(network, example)`` returns a latency in milliseconds; without it the column stays empty (law 3: a speed
+    ``measure(network, example)`` returns a latency in milliseconds; without it the column stays empty (a speed
     is a measurement). Errors as ``task_network``; only, there is no union row if the paths of a Policy part and the
     network cannot branch.
     """

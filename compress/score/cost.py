@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of a network. Both are stated beside a measured latency, never instead of it (law 3)."""
+"""Parameters and FLOPs of a network, stated beside a measured latency, never for it: a speed is a measurement."""
 
 from __future__ import annotations
 

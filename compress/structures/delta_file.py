@@ -69,7 +69,7 @@ def is_delta_file(path: Path | str) -> bool:
 def read_delta(path: Path | str) -> tuple[str, str, dict[str, Any], dict[str, Stored]]:
     """Return (task, base digest, execution, deltas by parameter) of the file ``path``; InputError if it is damaged.
 
-    Sizes are checked against each other before anything of a stated size is made (law 8).
+    Sizes are checked against each other before anything of a stated size is made.
     """
     tensors, metadata = read_safetensors(path, "delta file")
     if _KEY not in metadata:

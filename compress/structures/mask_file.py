@@ -91,7 +91,7 @@ def _pack(mask: Tensor) -> UInt8[Tensor, " bytes"]:
 
 
 def _unpack(bits: Tensor, entry: _Entry, path: Path | str) -> Tensor:
-    """Return the boolean mask of ``entry``; the size is checked before anything of that size is made (law 8)."""
+    """Return the boolean mask of ``entry``; the size is checked before anything of that size is made."""
     count = math.prod(entry.shape)
     if bits.dtype != torch.uint8 or bits.shape != (-(-count // 8),):
         raise InputError(

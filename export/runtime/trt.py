@@ -1,6 +1,6 @@
 """TensorRT session over PyCUDA: one engine, its device buffers and a stream. No torch.
 
-An engine executes on deserialising, so only bytes whose hash was checked may come here (law 8). Variables carry the
+An engine executes on deserialising, so only bytes whose hash was checked may come here. Variables carry the
 names of their TensorRT classes, as in :mod:`slimtask.export.engines`.
 """
 

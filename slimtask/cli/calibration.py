@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,30 +13,12 @@ if TYPE_CHECKING:
 
     from slimtask.checkpoint import Checkpoint
     from slimtask.compress.score.gradients import Loss
-    from slimtask.tasks import Preprocessing, TaskSpec
-    from slimtask.train.data.config import DataConfig
-    from slimtask.train.data.dataset import TransformedDataset
+    from slimtask.train.prepare import Data
     from slimtask.train.recipe import Recipe
 
 IMAGES = 64
 WEIGHING_IMAGES = 16
 BATCH = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """A recipe, its data at the network's size, and those of the network's tasks that it has targets for."""
-
-    recipe: Recipe
-    config: DataConfig
-    tasks: tuple[TaskSpec, ...]
-    size: Preprocessing
-
-    def split(self, name: str) -> TransformedDataset:
-        """Return the split "train" or "val"."""
-        from slimtask.train.data.config import open_dataset
-
-        return open_dataset(self.config, name)
 
 
 def calibration(checkpoint: Checkpoint, recipe: Path | None, criterion: str) -> tuple[list[Any], Loss]:
@@ -92,33 +73,17 @@ def _spread(data: Data, most: int) -> list[Any]:
 def open_data(checkpoint: Checkpoint, recipe: Path | None, what: str, instead: str, *, targets: bool = True) -> Data:
     """Return the data of ``recipe``, or of the recipe that the checkpoint was trained with, for the option ``what``.
 
-    With ``targets`` every task of the network needs targets; without, its images suffice, and ``tasks`` are those that
-    happen to have some. Raises InputError, which offers ``instead``, where that is not so.
+    ``targets`` and further errors are those of ``data_for``. Raises InputError, which offers ``instead``, where there
+    are no data for the network.
     """
-    from slimtask.train.data.config import open_dataset
+    from slimtask.train.prepare import data_for
 
     if checkpoint.preprocessing is None:
         raise InputError(f"{what} needs a network of one RGB image, this one takes other inputs; {instead}.")
     if targets and not checkpoint.tasks:
         raise InputError(f"{what} needs the losses of tasks on RGB images; give --tasks, {instead}.")
-    chosen, size = recipe_of(checkpoint.provenance, recipe, what, f", {instead}"), checkpoint.preprocessing
-    sized = chosen.data.model_copy(update={"height": size.height, "width": size.width})
-    names = tuple(task.name for task in checkpoint.tasks) if targets else None
-    dataset = open_dataset(sized.model_copy(update={"tasks": names}), "train")
-    if len(dataset) == 0:
-        raise InputError(f"the train split of '{sized.name}' is empty; give it more images.")
-    theirs = {task.name: (task.kind, task.channels) for task in dataset.tasks}
-    fitting = tuple(task for task in checkpoint.tasks if theirs.get(task.name) == (task.kind, task.channels))
-    if targets and len(fitting) < len(checkpoint.tasks):
-        task = next(task for task in checkpoint.tasks if task not in fitting)
-        raise InputError(
-            f"task '{task.name}' is {task.kind} with {task.channels} channels in the network and "
-            f"{theirs[task.name][0]} with {theirs[task.name][1]} in the data '{sized.name}'; give the "
-            "recipe of its data."
-        )
-    read = tuple(task.name for task in fitting) or (dataset.tasks[0].name,)
-    config = sized.model_copy(update={"tasks": read})
-    return Data(recipe=chosen, config=config, tasks=fitting, size=size)
+    chosen = recipe_of(checkpoint.provenance, recipe, what, f", {instead}")
+    return data_for(checkpoint, chosen, targets=targets)
 
 
 def recipe_of(

@@ -19,9 +19,9 @@ from slimtask.cli.finetune import (
     RateOption,
     RecalibrateOption,
     RoundsOption,
-    Tuner,
     Wanted,
     cut_in_rounds,
+    show_tuning,
 )
 from slimtask.cli.latency import BlocksOption, FloorOption, compress_measured, parse_budgets, show_paths
 from slimtask.cli.network import (
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from slimtask.compress.api.models import Cost
     from slimtask.compress.removal.remove import Compressed
     from slimtask.compress.score.budget import Budget
+    from slimtask.train.tune import Tuner
 
 INTERRUPTED = "interrupted; nothing was written."
 
@@ -232,7 +233,7 @@ def _written(
     if len(cuts) > 1:
         result["rounds"] = [_proved(cut) for cut in cuts]
     if tuner is not None:
-        result |= {"training": smaller.provenance["compressed"][-1]["training"], "validation": tuner.show()}
+        result |= {"training": smaller.provenance["compressed"][-1]["training"], "validation": show_tuning(tuner)}
     return result
 
 

@@ -67,7 +67,7 @@ def open_checkpoint(path: Path, model: str | None, also: Sequence[str] | None = 
     ``also`` are shapes of further inputs of a foreign one, beside those that the checkpoint remembers.
     """
     from slimtask.checkpoint import Checkpoint
-    from slimtask.foreign import load_factory
+    from slimtask.cli.factory import load_factory
 
     if path.suffix == ".onnx":
         raise InputError(f"'{path}' is an ONNX file, which only `compress` takes; give a checkpoint or bundle.")
@@ -100,8 +100,8 @@ def open_foreign(
     import torch
 
     from slimtask.checkpoint import Architecture, Checkpoint, refuse_non_finite
+    from slimtask.cli.factory import input_shapes, load_factory, load_weights_
     from slimtask.compress.network.by_task import check_tasks
-    from slimtask.foreign import input_shapes, load_factory, load_weights_
 
     if shape is None:
         raise InputError(f"--model {model} needs the shape of its input; give --input 1x3x224x224, say.")
@@ -215,7 +215,7 @@ def _check_runs(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 def _with_further(checkpoint: Checkpoint, also: Sequence[str]) -> Checkpoint:
     """Return ``checkpoint`` with the shapes of further inputs after those that it remembers."""
-    from slimtask.foreign import input_shapes
+    from slimtask.cli.factory import input_shapes
 
     known = list(checkpoint.also)
     for text in also:

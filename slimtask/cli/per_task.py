@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slimtask.cli.common import console, table, working
-from slimtask.cli.finetune import Stage, Tuner, Wanted
+from slimtask.cli.finetune import Wanted, worse
 from slimtask.cli.network import Network
 from slimtask.errors import InputError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from slimtask.compress.per_task.networks import Structure, SubNetwork
+    from slimtask.train.tune import Stage, Tuner
 
 SAME = 1e-8
 """Largest mean squared difference, relative to the outputs' mean square, of networks that compute the same."""
@@ -63,7 +64,7 @@ def compress_per_task(
         )
     if not untrained and wanted.first is not None:
         console.print("every network computes what the one given does, so none is trained on.")
-    tuner = Tuner(network, wanted, recipe) if untrained and (wanted.finetune or wanted.recalibrate) else None
+    tuner = wanted.tuner_of(network, recipe) if untrained and (wanted.finetune or wanted.recalibrate) else None
     with working("making the network of each task, proving each"):
         networks = task_networks(model, structure, example, sets=chosen, align=align)
         report = tabulate(model, networks, example)
@@ -119,7 +120,7 @@ def _train(tuner: Tuner, made: SubNetwork) -> Trained:
     own.score("own mask", 1, model)
     told, _ = own.train_(model, 1)
     model.cpu()
-    return Trained(told=told, stages=own.stages, worse=own.worse())
+    return Trained(told=told, stages=own.stages, worse=worse(own.stages, own.rounds))
 
 
 def _checkpoint(network: Network, name: str, made: SubNetwork, trained: Trained | None) -> Any:

@@ -31,8 +31,9 @@ def train_verb(
 
     Example: slimtask train scenes --set sparsity.target=0.7 --out runs/scenes70
     """
-    from slimtask.train.loop import finite, train
+    from slimtask.train.evaluate import finite
     from slimtask.train.recipe import load_recipe
+    from slimtask.train.run import train
 
     chosen = load_recipe(recipe, settings or [])
     folder = out or Path("runs") / chosen.name
@@ -83,7 +84,7 @@ def _check_folder(folder: Path, trials: int, *, resume: bool) -> None:
 
 
 def _show_trials(trials: Trials, folder: Path, json_path: Path | None) -> None:
-    from slimtask.train.loop import finite
+    from slimtask.train.evaluate import finite
 
     count = len(trials.results)
     rows = table(f"Test scores of {count} trials", "task", "metric", "mean", "std", *map(str, range(count)))

@@ -72,7 +72,7 @@ def test_a_stopped_sweep_resumes_without_training_again(swept: tuple[Path, Repor
     monkeypatch.setattr("slimtask.architectures._FACTORIES", {})  # as in a new process
     monkeypatch.delitem(sys.modules, "slimtask.train.models")
     monkeypatch.delitem(sys.modules, "slimtask.train.models.net")
-    monkeypatch.setattr("slimtask.train.loop.train", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("slimtask.train.run.train", lambda *a, **k: pytest.fail("trained again"))
     again = sweep(
         recipe(), out, levels=(0.6,), backends=("onnxruntime-cpu",), align=1, rounds=5, command="test", resume=True
     )

@@ -14,8 +14,8 @@ import yaml
 
 from slimtask.checkpoint import Checkpoint
 from slimtask.errors import InputError
-from slimtask.train.loop import train
 from slimtask.train.recipe import load_recipe
+from slimtask.train.run import train
 from slimtask.train.state import load_state
 
 RECIPE = {

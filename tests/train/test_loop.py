@@ -21,10 +21,11 @@ from slimtask.errors import CheckFailed, InputError
 from slimtask.train import loop
 from slimtask.train.evaluate import Evaluation
 from slimtask.train.history import read_history
-from slimtask.train.loop import Trainer, train
+from slimtask.train.loop import Trainer
 from slimtask.train.methods.base import Method
 from slimtask.train.methods.group_sparsity import GroupSparsity
 from slimtask.train.recipe import Recipe, parse_recipe
+from slimtask.train.run import method_of, train
 from slimtask.train.state import load_state
 
 
@@ -157,7 +158,7 @@ def test_weights_are_chosen_by_metrics_in_the_last_quarter_of_dense_and_sparse_r
     scores = {1: 9.0, 2: 8.0, 3: 1.0, 4: 3.0, 5: 2.0}
     for name, changes in (("dense", {}), ("masks", {"masks": {"sparsity": 0.5, "method": "random", "when": "static"}})):
         chosen = recipe(train={"steps": 5, "eval_every": 1, "select_from": 0.6}, **changes)
-        trainer = Trainer(chosen, tmp_path / name, resume=False)
+        trainer = Trainer(chosen, tmp_path / name, method_of(chosen), resume=False)
         seen: list[dict[str, torch.Tensor]] = []
 
         def evaluated(network: torch.nn.Module, *_: Any, seen: list[dict[str, torch.Tensor]] = seen, **__: Any) -> Any:
@@ -176,7 +177,7 @@ def test_weights_are_chosen_by_metrics_in_the_last_quarter_of_dense_and_sparse_r
 
 def test_a_stalled_task_is_trained_no_further(tmp_path: Path) -> None:
     chosen = recipe(train={"steps": 12, "eval_every": 2, "task_patience": 1, "weight_decay": 0.1})
-    trainer = Trainer(chosen, tmp_path / "run", resume=False)
+    trainer = Trainer(chosen, tmp_path / "run", method_of(chosen), resume=False)
     trainer.selection.observe(1.0, {"segmentation": 1.0, "depth": 1.0, "objects": 1.0}, trainer.network)
     trainer.selection.observe(0.9, {"segmentation": 0.9, "depth": 1.1, "objects": 0.9}, trainer.network)
     trainer._freeze(trainer.selection.stalled)
@@ -193,7 +194,7 @@ def test_a_stalled_task_is_trained_no_further(tmp_path: Path) -> None:
 def test_no_task_is_frozen_before_the_fork(tmp_path: Path) -> None:
     """The sparse runs that start from it train all tasks, and a run in which all have stalled must come that far."""
     chosen = recipe(train={"steps": 4, "eval_every": 1, "task_patience": 1})
-    trainer = Trainer(chosen, tmp_path / "run", resume=False, fork_at=3)
+    trainer = Trainer(chosen, tmp_path / "run", method_of(chosen), resume=False, fork_at=3)
     for loss in (1.0, 1.1):
         trainer.selection.observe(loss, dict.fromkeys(("segmentation", "depth", "objects"), loss), trainer.network)
     trainer._freeze(trainer.selection.stalled)
@@ -205,7 +206,7 @@ def test_no_task_is_frozen_before_the_fork(tmp_path: Path) -> None:
 
 
 def test_the_statistics_of_a_frozen_head_stay_with_its_weights(tmp_path: Path) -> None:
-    trainer = Trainer(recipe(train={"steps": 4}), tmp_path / "run", resume=False)
+    trainer = Trainer(recipe(train={"steps": 4}), tmp_path / "run", Method, resume=False)
     trainer._freeze(("depth",))
     before = {name: tensor.clone() for name, tensor in trainer.network.named_buffers()}
     trainer._evaluate(trainer.val_set)
@@ -240,9 +241,9 @@ def test_a_run_with_stalled_tasks_resumes_to_bit_equal_weights(tmp_path: Path) -
 
 def test_accumulated_parts_have_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
     """Without BatchNorm in training and with as many valid entries in each part, both are the same mean."""
-    whole = Trainer(recipe(train={"batch": 4}, data={"tasks": ["objects"]}), tmp_path / "a", resume=False)
+    whole = Trainer(recipe(train={"batch": 4}, data={"tasks": ["objects"]}), tmp_path / "a", Method, resume=False)
     parts = Trainer(
-        recipe(train={"batch": 2, "accumulate": 2}, data={"tasks": ["objects"]}), tmp_path / "b", resume=False
+        recipe(train={"batch": 2, "accumulate": 2}, data={"tasks": ["objects"]}), tmp_path / "b", Method, resume=False
     )
     for trainer in (whole, parts):
         for module in trainer.network.modules():
@@ -257,8 +258,8 @@ def test_accumulated_parts_have_the_gradient_of_the_whole_batch(tmp_path: Path) 
 
 def test_bf16_autocast_stays_near_float32(tmp_path: Path) -> None:
     """The weights stay float32, the losses are near; bf16 has eight bits, so near is a few per cent."""
-    plain = Trainer(recipe(), tmp_path / "a", resume=False)
-    mixed = Trainer(recipe(train={"precision": "bf16-mixed"}), tmp_path / "b", resume=False)
+    plain = Trainer(recipe(), tmp_path / "a", Method, resume=False)
+    mixed = Trainer(recipe(train={"precision": "bf16-mixed"}), tmp_path / "b", Method, resume=False)
     assert {parameter.dtype for parameter in mixed.network.parameters()} == {torch.float32}
     for _ in range(3):
         one, two = plain._step(), mixed._step()
@@ -267,7 +268,7 @@ def test_bf16_autocast_stays_near_float32(tmp_path: Path) -> None:
 
 
 def test_selection_uses_the_recipes_loss_weights(tmp_path: Path) -> None:
-    trainer = Trainer(recipe(train={"loss_weights": {"depth": 100.0}}), tmp_path / "run", resume=False)
+    trainer = Trainer(recipe(train={"loss_weights": {"depth": 100.0}}), tmp_path / "run", Method, resume=False)
     evaluation = trainer._evaluate(trainer.val_set)
     expected = sum((100 if name == "depth" else 1) * loss for name, loss in evaluation.losses.items())
     assert evaluation.loss == pytest.approx(expected, rel=1e-4)
@@ -275,7 +276,7 @@ def test_selection_uses_the_recipes_loss_weights(tmp_path: Path) -> None:
 
 def test_a_plain_sum_is_what_selection_sees(tmp_path: Path) -> None:
     chosen = recipe(train={"loss_weights": {"depth": 100.0}, "weighting": "sum"})
-    trainer = Trainer(chosen, tmp_path / "run", resume=False)
+    trainer = Trainer(chosen, tmp_path / "run", method_of(chosen), resume=False)
     evaluation = trainer._evaluate(trainer.val_set)
     assert evaluation.loss == pytest.approx(sum(evaluation.losses.values()), rel=1e-5)
 
@@ -302,7 +303,7 @@ def test_a_target_beyond_what_min_keep_leaves_is_refused(tmp_path: Path) -> None
 
 
 def test_min_keep_holds_at_a_fixed_strength_too(tmp_path: Path) -> None:
-    trainer = Trainer(recipe(sparsity={"strength": 50.0, "warmup": 0.1}), tmp_path / "run", resume=False)
+    trainer = Trainer(recipe(sparsity={"strength": 50.0, "warmup": 0.1}), tmp_path / "run", GroupSparsity, resume=False)
     for _ in range(8):
         trainer._step()
     method = trainer.method
@@ -365,12 +366,12 @@ def test_a_run_from_before_a_key_existed_resumes(tmp_path: Path) -> None:
 
 def test_training_starts_from_a_checkpoint(tmp_path: Path) -> None:
     first = train(recipe(train={"steps": 2}), tmp_path / "first")
-    trainer = Trainer(recipe(train={"init": str(first.checkpoint)}), tmp_path / "second", resume=False)
+    trainer = Trainer(recipe(train={"init": str(first.checkpoint)}), tmp_path / "second", Method, resume=False)
     weights = Checkpoint.load(first.checkpoint).weights
     assert all(torch.equal(weights[name], tensor) for name, tensor in trainer.network.state_dict().items())
     with pytest.raises(InputError, match="holds another network"):
         other = recipe(train={"init": str(first.checkpoint)}, model={"width": 0.25})
-        Trainer(other, tmp_path / "third", resume=False)
+        Trainer(other, tmp_path / "third", method_of(other), resume=False)
 
 
 def test_the_summary_is_json_with_both_splits(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from lightning_fabric.strategies import SingleDeviceStrategy
 from torch import Tensor
 
 from slimtask.checkpoint import Checkpoint
-from slimtask.train.loop import finite, train
+from slimtask.train.evaluate import finite
 from slimtask.train.recipe import parse_recipe
+from slimtask.train.run import train
 
 SECTIONS: dict[str, dict[str, Any]] = {
     "group sparsity": {

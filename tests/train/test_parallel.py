@@ -14,8 +14,8 @@ from torch import nn
 from slimtask.checkpoint import Checkpoint
 from slimtask.train import parallel
 from slimtask.train.history import read_history
-from slimtask.train.loop import train
 from slimtask.train.recipe import load_recipe
+from slimtask.train.run import train
 
 RECIPE = {
     "name": "tiny",

@@ -49,6 +49,14 @@ def test_a_wrong_recipe_is_refused_in_one_sentence(content: str, words: str, tmp
     assert "\n" not in str(caught.value)
 
 
+def test_recipes_that_earlier_runs_wrote_down_are_read_and_trackers_are_refused_by_name() -> None:
+    old = {"data": {"name": "scenes"}, "train": {"steps": 5, "trackers": []}}
+    assert parse_recipe(old) == parse_recipe({"data": {"name": "scenes"}, "train": {"steps": 5}})
+    old["train"]["trackers"] = ["wandb"]
+    with pytest.raises(InputError, match=r"'train': there are no 'trackers' any more.*; leave the key out"):
+        parse_recipe(old)
+
+
 def test_wrong_overrides_are_named(tmp_path: Path) -> None:
     path = write(tmp_path, "name: a\ndata: {name: scenes}")
     for override, words in (("train.steps", "takes key=value"), ("name.x=1", "'name' is a single value")):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from slimtask.errors import InputError
 from slimtask.tasks import Preprocessing, TaskSpec
 from slimtask.train.evaluate import evaluate
-from slimtask.train.scores import Estimate, score, score_outputs
+from slimtask.train.scores import Estimate, score
 
 SIZE = Preprocessing(height=2, width=2, mean=(0, 0, 0), std=(1, 1, 1))
 DEPTH = TaskSpec(name="depth", kind="keypoints", channels=1)
@@ -95,7 +95,7 @@ def test_classes_and_booleans_are_scored_as_what_they_were_decoded_from() -> Non
 
     def scores(classes: Tensor, edges: Tensor) -> dict[str, dict[str, Estimate]]:
         tasks, given = [CLASSES, EDGES], {"classes": classes, "edges": edges}
-        return score_outputs(lambda images: given, pictures, SIZE, tasks=tasks, batch=8, resamples=10).estimates()
+        return score(lambda images: given, pictures, SIZE, tasks=tasks, batch=8, resamples=10).estimates()
 
     numbers, edges = scores(logits, torch.where(logits[:, :1] > 0, 99.0, -99.0)), logits[:, :1] > 0
     for classes in (logits.argmax(dim=1), logits.argmax(dim=1, keepdim=True).to(torch.uint8)):
@@ -118,7 +118,7 @@ def test_classes_and_booleans_are_scored_as_what_they_were_decoded_from() -> Non
 )
 def test_outputs_that_have_no_score_are_refused(output: dict[str, Tensor], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        score_outputs(lambda images: output, Pictures(4), SIZE, tasks=[DEPTH])
+        score(lambda images: output, Pictures(4), SIZE, tasks=[DEPTH])
 
 
 def test_sets_and_metrics_that_give_none_are_refused() -> None:

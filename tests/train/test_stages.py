@@ -8,8 +8,9 @@ import pytest
 
 from slimtask.checkpoint import Checkpoint
 from slimtask.errors import InputError
-from slimtask.train.loop import train
+from slimtask.train.methods.base import Method
 from slimtask.train.recipe import Recipe, parse_recipe
+from slimtask.train.run import train
 from slimtask.train.stages import open_folder, part_of, run_stage, vanishing_if_refused
 from slimtask.train.trials import train_trials
 
@@ -31,11 +32,11 @@ def silent(step: int, steps: int, text: str) -> None:
 def test_a_stage_is_begun_anew_if_it_left_no_state_and_found_if_it_is_finished(tmp_path: Path) -> None:
     (tmp_path / "stage").mkdir()
     (tmp_path / "stage" / "recipe.yaml").write_text("cut off in the mid")
-    result = run_stage("stage", recipe(), tmp_path, silent)
+    result = run_stage("stage", recipe(), tmp_path, Method, silent)
     assert result.steps == 2
     assert Checkpoint.load(result.checkpoint).provenance["recipe"] == recipe().model_dump(mode="json")
     before, seen = result.checkpoint.read_bytes(), []
-    again = run_stage("stage", recipe(), tmp_path, lambda *step: seen.append(step))
+    again = run_stage("stage", recipe(), tmp_path, Method, lambda *step: seen.append(step))
     assert again.validation == result.validation
     assert again.checkpoint.read_bytes() == before
     assert seen == []

@@ -14,6 +14,7 @@ import torch
 from slimtask.checkpoint import Checkpoint
 from slimtask.compress.rebuilding import rebuild
 from slimtask.compress.tuning import output_distance
+from slimtask.train import prepare
 from slimtask.train.batches import in_order
 from slimtask.train.data import config as data_config
 from slimtask.train.recipe import parse_recipe
@@ -105,8 +106,8 @@ def test_recalibration_changes_the_statistics_and_nothing_else(tuned: Callable[.
 def test_the_teacher_brings_the_network_nearer_to_the_dense_one(
     tuned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, open_dataset = [], data_config.open_dataset
-    monkeypatch.setattr(data_config, "open_dataset", lambda c, split: opened.append(split) or open_dataset(c, split))
+    opened, open_dataset = [], prepare.open_dataset
+    monkeypatch.setattr(prepare, "open_dataset", lambda c, split: opened.append(split) or open_dataset(c, split))
     words = ("--finetune", 24, "--distil", 1, "--lr", 0.004, "--recalibrate", 4)
     checkpoint, result = tuned(*words)
     assert set(opened) == {"train", "val"}  # what is tuned never sees the test split
@@ -265,7 +266,7 @@ def test_ctrl_c_writes_nothing(
     def pressed(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("slimtask.compress.tuning.finetune", pressed)
+    monkeypatch.setattr("slimtask.train.tune.finetune", pressed)
     out = tmp_path / "out.safetensors"
     assert slimtask("compress", "net.safetensors", *FLOPS, "--finetune", 2, "--out", out) == 130
     assert "interrupted; nothing was written" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def home(slimtask: Callable[..., int], tmp_path_factory: pytest.TempPathFactory)
     (folder / "tasks.yaml").write_text(TASKS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        from slimtask.foreign import load_factory
+        from slimtask.cli.factory import load_factory
 
         torch.manual_seed(0)
         model = load_factory("tinynet_of_a_test:Tiny")()
@@ -127,8 +127,8 @@ def test_the_four_verbs_and_the_bundle_work(slimtask: Callable[..., int], tmp_pa
 def test_a_dense_network_is_bundled_as_it_is(
     slimtask: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refuse
 ) -> None:
+    from slimtask.cli.factory import load_factory, load_weights_
     from slimtask.export.runtime.runner import Runner
-    from slimtask.foreign import load_factory, load_weights_
 
     words = ("export", *MODEL, "--weights", "w.pt", *SHAPE, "--out", tmp_path / "dense")
     refused("give --tasks", *words)

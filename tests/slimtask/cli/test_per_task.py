@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from slimtask.checkpoint import Checkpoint
+from slimtask.cli.factory import load_factory
 from slimtask.compress.rebuilding import rebuild
 from slimtask.compress.structures.masks import Masks
-from slimtask.foreign import load_factory
 from slimtask.tasks import Preprocessing
 from slimtask.train.data.config import open_dataset
 from slimtask.train.evaluate import evaluate

@@ -15,9 +15,10 @@ from slimtask.checkpoint import Checkpoint
 from slimtask.compress.api.checkpoints import compress_checkpoint
 from slimtask.compress.api.how import Zeros
 from slimtask.errors import InputError
-from slimtask.train.loop import Trainer, train
+from slimtask.train.loop import Trainer
 from slimtask.train.methods.group_sparsity import GroupSparsity
 from slimtask.train.recipe import Recipe, parse_recipe
+from slimtask.train.run import method_of, train
 
 
 def recipe(sparsity: dict[str, Any], steps: int = 30) -> Recipe:
@@ -64,7 +65,7 @@ def test_a_run_whose_optimiser_is_rebuilt_resumes_bit_equal(tmp_path: Path) -> N
         if step == 5:
             os.kill(os.getpid(), signal.SIGINT)
 
-    trainer = Trainer(chosen, tmp_path / "whole", resume=False)
+    trainer = Trainer(chosen, tmp_path / "whole", method_of(chosen), resume=False)
     whole = trainer.run(lambda step, steps, text: None)
     assert {int(entry["step"]) for entry in trainer.method.optimizers[0].state.values()} == {2}
     with pytest.raises(KeyboardInterrupt):
@@ -91,7 +92,7 @@ def test_layers_and_summary_state_both_counts(tmp_path: Path) -> None:
 
 def test_the_penalty_in_the_loss_is_there_only_while_lambda_is(tmp_path: Path) -> None:
     chosen = recipe({"strength": 0.01, "loss_penalty": True}, steps=20)
-    trainer = Trainer(chosen, tmp_path / "run", resume=False)
+    trainer = Trainer(chosen, tmp_path / "run", method_of(chosen), resume=False)
     method = trainer.method
     assert isinstance(method, GroupSparsity)
     images, targets = method.batch(0)

@@ -12,9 +12,11 @@ from slimtask.checkpoint import Checkpoint, json_safe
 from slimtask.compress.structures.policy import Policy
 from slimtask.files import read_json, write_json
 from slimtask.train import parallel
-from slimtask.train.loop import Progress, TrainResult, finite
+from slimtask.train.evaluate import finite
+from slimtask.train.loop import Progress, TrainResult
+from slimtask.train.methods.adashare.following import PolicyFollowing
 from slimtask.train.methods.adashare.heatmap import save_heatmap
-from slimtask.train.methods.adashare.learning import DENSE, PROBABILITIES
+from slimtask.train.methods.adashare.learning import DENSE, PROBABILITIES, PolicyLearning
 from slimtask.train.methods.adashare.losses import sample_rows
 from slimtask.train.recipe import Recipe
 from slimtask.train.stages import open_folder, part_of, run_stage
@@ -35,17 +37,20 @@ def train_policy(recipe: Recipe, out: Path, *, resume: bool, progress: Progress)
     tries = recipe.policy.samples
     lengths = [recipe.train.steps, *[trial_steps(recipe)] * tries]
     lengths += [] if recipe.policy.trial is None else [retraining_steps(recipe)]
-    learned = run_stage(LEARNING, learning_recipe(recipe), out, part_of(progress, lengths, 0, LEARNING))
+    part = part_of(progress, lengths, 0, LEARNING)
+    learned = run_stage(LEARNING, learning_recipe(recipe), out, PolicyLearning, part)
     policies, results = sampled_policies(recipe, out), []
     for number, policy in enumerate(policies):
         name = f"{'retrain' if recipe.policy.trial is None else 'trial'}-{number}"
         chosen = retraining_recipe(recipe, policy, out, name, trial_steps(recipe))
-        results.append(run_stage(name, chosen, out, part_of(progress, lengths, number + 1, name)))
+        part = part_of(progress, lengths, number + 1, name)
+        results.append(run_stage(name, chosen, out, PolicyFollowing, part))
     best = max(range(len(results)), key=lambda number: results[number].validation.score)
     result, steps = results[best], learned.steps + sum(result.steps for result in results)
     if recipe.policy.trial is not None:
         chosen = retraining_recipe(recipe, policies[best], out, "retrain", retraining_steps(recipe))
-        result = run_stage("retrain", chosen, out, part_of(progress, lengths, tries + 1, "retrain"))
+        part = part_of(progress, lengths, tries + 1, "retrain")
+        result = run_stage("retrain", chosen, out, PolicyFollowing, part)
         steps += result.steps
     if len(policies) < tries:  # some draws were alike, so fewer steps were made than foreseen
         progress(sum(lengths), sum(lengths), f"{len(policies)} different policies tried")

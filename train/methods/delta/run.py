@@ -18,9 +18,12 @@ from slimtask.errors import InputError, nearest
 from slimtask.files import write_json
 from slimtask.tasks import Preprocessing, TaskSpec
 from slimtask.train import parallel
-from slimtask.train.evaluate import Evaluation, evaluate
-from slimtask.train.loop import Progress, TrainResult, finite, launch
+from slimtask.train.evaluate import Evaluation, evaluate, finite
+from slimtask.train.loop import Progress, TrainResult, launch
+from slimtask.train.methods.base import Method
 from slimtask.train.methods.delta.config import DeltaConfig, StageConfig, check_tasks, of_task
+from slimtask.train.methods.delta.learning import GateLearning
+from slimtask.train.methods.delta.tuning import ActivationTuning, SupportTuning
 from slimtask.train.metrics import metric_names
 from slimtask.train.models import VITS
 from slimtask.train.models.net import hidden_widths
@@ -30,6 +33,7 @@ from slimtask.train.stages import open_folder, part_of, run_stage
 
 BASE = "base"
 CHECKPOINT = "checkpoint.safetensors"
+STEPS: dict[str, type[Method]] = {"gates": GateLearning, "support": SupportTuning, "activations": ActivationTuning}
 
 
 def train_deltas(recipe: Recipe, out: Path, *, resume: bool, progress: Progress) -> TrainResult:
@@ -51,9 +55,11 @@ def train_deltas(recipe: Recipe, out: Path, *, resume: bool, progress: Progress)
     lengths = [stage.train.steps for _, stage in stages]
     last, made = {}, 0
     for number, (name, stage) in enumerate(stages):
-        result = run_stage(name, stage, out, part_of(progress, lengths, number, name))
+        step = stage.delta.stage if stage.delta else None
+        method = STEPS[step.step] if step else Method
+        result = run_stage(name, stage, out, method, part_of(progress, lengths, number, name))
         made += result.steps
-        last[stage.delta.stage.task if stage.delta and stage.delta.stage else recipe.delta.base] = result.checkpoint
+        last[step.task if step else recipe.delta.base] = result.checkpoint
     return _finish(recipe, out, last, made)
 
 

@@ -18,9 +18,9 @@ from slimtask.compress.edits.skip import SkipBlocks
 from slimtask.compress.rebuilding import rebuild
 from slimtask.compress.structures.policy import Policy
 from slimtask.errors import InputError
-from slimtask.train.loop import train
 from slimtask.train.methods.adashare.following import edits_of
 from slimtask.train.recipe import Recipe, parse_recipe
+from slimtask.train.run import train
 
 ALL, NONE = [True] * 8, [False] * 8
 

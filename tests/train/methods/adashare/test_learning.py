@@ -19,7 +19,7 @@ def test_the_weights_phases_have_the_rates_of_the_parts_too(tmp_path: Path) -> N
     data = {"name": "scenes", "height": 32, "width": 32, "train": 4, "val": 2, "test": 2, "tasks": ["depth"]}
     policy = {"weights_lr": published.policy.weights_lr}
     chosen = parse_recipe({"data": data, "model": {"width": 0.125, "head_hidden": 8}, "train": train, "policy": policy})
-    method = Trainer(chosen, tmp_path / "run", resume=False).method
+    method = Trainer(chosen, tmp_path / "run", PolicyLearning, resume=False).method
     assert isinstance(method, PolicyLearning)
     method.before(0, published.train.lr)
     names = {id(p): name for name, p in method.network.model.named_parameters()}

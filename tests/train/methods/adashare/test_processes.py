@@ -27,11 +27,13 @@ import sys
 from pathlib import Path
 from safetensors.torch import save_file
 from slimtask.train import parallel
-from slimtask.train.loop import Trainer, train
+from slimtask.train.loop import Trainer
+from slimtask.train.methods.adashare.learning import PolicyLearning
+from slimtask.train.run import train
 from slimtask.train.recipe import load_recipe
 folder, name, batch = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 recipe = load_recipe(folder / "recipe.yaml", ["train.batch=" + batch])
-trainer = Trainer(recipe, folder / name, resume=False)
+trainer = Trainer(recipe, folder / name, PolicyLearning, resume=False)
 found = {}
 for step, phase in enumerate(("weights", "policy")):
     assert trainer.method.schedule.phase(step) == phase

@@ -19,7 +19,7 @@ from slimtask.cli.app import app
 from slimtask.compress.rebuilding import rebuild
 from slimtask.compress.structures.policy import Policy
 from slimtask.errors import InputError
-from slimtask.train.loop import Trainer, TrainResult, train
+from slimtask.train.loop import Trainer, TrainResult
 from slimtask.train.methods.adashare.learning import ESTIMATED, PolicyLearning
 from slimtask.train.methods.adashare.run import (
     learning_recipe,
@@ -30,6 +30,7 @@ from slimtask.train.methods.adashare.run import (
 )
 from slimtask.train.methods.adashare.schedule import PolicySchedule
 from slimtask.train.recipe import Recipe, load_recipe, parse_recipe
+from slimtask.train.run import method_of, train
 
 RECIPES = Path(__file__).parents[4] / "recipes"
 POLICY = {
@@ -113,7 +114,7 @@ def test_a_stopped_run_resumes_to_bit_equal_weights(stop: int, whole: TrainResul
 def test_only_the_weights_are_clipped(tmp_path: Path) -> None:
     chosen = recipe(warmup=0.0)
     tight = chosen.model_copy(update={"train": chosen.train.model_copy(update={"clip_norm": 1e-6})})
-    trainer = Trainer(learning_recipe(tight), tmp_path / "run", resume=False)
+    trainer = Trainer(learning_recipe(tight), tmp_path / "run", PolicyLearning, resume=False)
     learning = trainer.method
     assert isinstance(learning, PolicyLearning)
     net = learning.network
@@ -144,7 +145,7 @@ def test_bad_starts_are_refused(whole: TrainResult, tmp_path: Path) -> None:
 
 def test_phases_change_only_what_they_learn(tmp_path: Path) -> None:
     chosen = recipe(batchnorm="shared", policy_decay=0.0, alternate={"weights": 1, "policy": 1})
-    trainer = Trainer(learning_recipe(chosen), tmp_path / "run", resume=False)
+    trainer = Trainer(learning_recipe(chosen), tmp_path / "run", PolicyLearning, resume=False)
     method = trainer.method
     assert isinstance(method, PolicyLearning)
     seen: dict[str, set[int]] = {}
@@ -170,7 +171,7 @@ def test_phases_change_only_what_they_learn(tmp_path: Path) -> None:
 
 def test_the_likely_policy_is_validated_with_the_statistics_of_its_paths(tmp_path: Path) -> None:
     """Against torch's own BatchNorm, averaging over the same batches with each block run by hand."""
-    trainer = Trainer(learning_recipe(recipe(warmup=0.0)), tmp_path / "run", resume=False)
+    trainer = Trainer(learning_recipe(recipe(warmup=0.0)), tmp_path / "run", PolicyLearning, resume=False)
     for _ in range(3):
         trainer._step()
     method = trainer.method
@@ -205,7 +206,7 @@ def test_learned_weights_can_be_kept(tmp_path: Path) -> None:
     dense = Checkpoint.load(tmp_path / "run" / "learning" / "network.safetensors")
     policy = sampled_policies(chosen, tmp_path / "run")[0]
     again = retraining_recipe(chosen, policy, tmp_path / "run", "retrain-0", 1)
-    retraining = Trainer(again, tmp_path / "again", resume=False)
+    retraining = Trainer(again, tmp_path / "again", method_of(again), resume=False)
     assert all(torch.equal(dense.weights[name], t) for name, t in retraining.network.state_dict().items())
 
 

@@ -14,9 +14,11 @@ from slimtask.checkpoint import Checkpoint
 from slimtask.compress.edits.deltas import deltas_of
 from slimtask.compress.rebuilding import rebuild
 from slimtask.errors import InputError
-from slimtask.train.loop import Trainer, train
+from slimtask.train.loop import Trainer
+from slimtask.train.methods.base import Method
 from slimtask.train.methods.delta.run import stage_recipes
 from slimtask.train.recipe import Recipe
+from slimtask.train.run import method_of, train
 
 
 @pytest.fixture
@@ -30,13 +32,13 @@ def gates_recipe(recipe: Callable[..., Recipe], tmp_path: Path) -> Recipe:
         train={"steps": 30, "eval_every": 30},
         delta={"base_checkpoint": str(saved), "gates": {"kind": "units", "density": 0.1, "ramp": 0.8, "lr": 1.0}},
     )
-    tasks = Trainer(whole.model_copy(update={"delta": None}), tmp_path / "x", resume=False).tasks
+    tasks = Trainer(whole.model_copy(update={"delta": None}), tmp_path / "x", Method, resume=False).tasks
     return dict(stage_recipes(whole, tmp_path, tasks))["depth-gates"]
 
 
 def test_the_density_follows_its_curve_and_what_stays_keeps_its_weights(gates_recipe: Recipe, tmp_path: Path) -> None:
     """Fixed are the units' weights as their median gates made them; then the values alone go on."""
-    trainer = Trainer(gates_recipe, tmp_path / "run", resume=False)
+    trainer = Trainer(gates_recipe, tmp_path / "run", method_of(gates_recipe), resume=False)
     method: Any = trainer.method
     trunk = method.network.trunk
     base = {name: p.clone() for name, p in trunk.named_parameters() if not name.startswith("gated.")}
@@ -72,4 +74,4 @@ def test_the_density_follows_its_curve_and_what_stays_keeps_its_weights(gates_re
 def test_another_base_is_refused(gates_recipe: Recipe, tmp_path: Path) -> None:
     other = gates_recipe.model_copy(update={"model": gates_recipe.model.model_copy(update={"width": 0.5})})
     with pytest.raises(InputError, match="holds another trunk"):
-        Trainer(other, tmp_path / "run", resume=False)
+        Trainer(other, tmp_path / "run", method_of(other), resume=False)

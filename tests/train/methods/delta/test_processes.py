@@ -13,9 +13,9 @@ import yaml
 from safetensors.torch import load_file
 
 from slimtask.train.data.config import open_dataset
-from slimtask.train.loop import train
 from slimtask.train.methods.delta.run import stage_recipes
 from slimtask.train.recipe import Recipe
+from slimtask.train.run import train
 
 # Runs alone and under torchrun: the gradients of one step of the gates, and of one of the activation penalty.
 SCRIPT = """
@@ -25,12 +25,13 @@ import torch
 from safetensors.torch import save_file
 from slimtask.train import parallel
 from slimtask.train.loop import Trainer
+from slimtask.train.run import method_of
 from slimtask.train.recipe import load_recipe
 folder, name, batch = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 found = {}
 for step in ("gates", "activations"):
     recipe = load_recipe(folder / f"{step}.yaml", ["train.batch=" + batch])
-    trainer = Trainer(recipe, folder / name / step, resume=False)
+    trainer = Trainer(recipe, folder / name / step, method_of(recipe), resume=False)
     trainer.method.before(1, 0.001)
     trainer.network.train()
     trainer._backward(0)

@@ -19,11 +19,11 @@ from slimtask.compress.structures.delta import Delta
 from slimtask.errors import InputError
 from slimtask.train.data.config import open_dataset
 from slimtask.train.data.pascal_context import TASKS as PASCAL_TASKS
-from slimtask.train.loop import train
 from slimtask.train.methods.delta.run import stage_recipes
 from slimtask.train.models import multitask_net
 from slimtask.train.optimizers import check_parts
 from slimtask.train.recipe import Recipe, load_recipe
+from slimtask.train.run import train
 
 Make = Callable[..., Recipe]
 ACTIVATIONS = {"strength": 1e-6, "keep": 0.2}

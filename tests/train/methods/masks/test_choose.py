@@ -18,6 +18,7 @@ from slimtask.train.losses import multi_task_loss, task_loss
 from slimtask.train.methods.masks.choose import choose_masks, exact_keep, top_weights, uses, weights_in_scope
 from slimtask.train.methods.masks.config import MasksConfig
 from slimtask.train.recipe import Recipe
+from slimtask.train.run import method_of
 from slimtask.train.saliency import Saliencies, task_masks, xavier_
 from slimtask.train.weighting import FixedWeights
 
@@ -203,7 +204,7 @@ def test_every_baseline_has_the_same_sparsity(make_recipe: Callable[..., Recipe]
     for scope in ("network", "trunk"):
         for method in ("disparse", "snip", "random"):
             chosen = make_recipe({"method": method, "sparsity": 0.9, "scope": scope, "batches": 1})
-            trainer = Trainer(chosen, tmp_path / f"{scope}-{method}", resume=False)
+            trainer = Trainer(chosen, tmp_path / f"{scope}-{method}", method_of(chosen), resume=False)
             report = trainer.method.report()
             assert report["overall_sparsity"] == pytest.approx(0.9, abs=1e-4)
             assert ("heads_sparsity" in report) == (scope == "network")

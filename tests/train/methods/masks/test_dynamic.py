@@ -14,12 +14,13 @@ from slimtask.train.losses import task_loss
 from slimtask.train.methods.masks.densities import erk_densities
 from slimtask.train.methods.masks.dynamic import DynamicMasks
 from slimtask.train.recipe import Recipe
+from slimtask.train.run import method_of
 
 Make = Callable[..., Recipe]
 
 
 def trainer_of(recipe: Recipe, folder: Path, steps: int) -> tuple[Trainer, DynamicMasks]:
-    trainer = Trainer(recipe, folder / "run", resume=False)
+    trainer = Trainer(recipe, folder / "run", method_of(recipe), resume=False)
     assert isinstance(trainer.method, DynamicMasks)
     for _ in range(steps):
         trainer._step()

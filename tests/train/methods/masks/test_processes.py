@@ -21,11 +21,13 @@ from pathlib import Path
 from safetensors.torch import save_file
 from slimtask.train import parallel
 from slimtask.train.loop import Trainer
+from slimtask.train.run import method_of
 from slimtask.train.methods.masks.choose import choose_masks
 from slimtask.train.methods.masks.config import MasksConfig
 from slimtask.train.recipe import load_recipe
 folder, name, batch = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-trainer = Trainer(load_recipe(folder / "recipe.yaml", ["train.batch=" + batch]), folder / name, resume=False)
+recipe = load_recipe(folder / "recipe.yaml", ["train.batch=" + batch])
+trainer = Trainer(recipe, folder / name, method_of(recipe), resume=False)
 method = trainer.method
 static, _ = choose_masks(
     MasksConfig(sparsity=0.7), method.network, trainer.tasks, [method.batch(step) for step in range(2)],

@@ -14,10 +14,12 @@ import torch
 from slimtask.checkpoint import Checkpoint
 from slimtask.compress.structures.masks import Masks
 from slimtask.errors import InputError
-from slimtask.train.loop import Trainer, train
+from slimtask.train.loop import Trainer
+from slimtask.train.methods.base import Method
 from slimtask.train.methods.masks.dynamic import DynamicMasks
 from slimtask.train.methods.masks.training import MaskedTraining
 from slimtask.train.recipe import Recipe
+from slimtask.train.run import method_of, train
 
 DYNAMIC = {"when": "dynamic", "sparsity": 0.8, "interval": 2, "end": 0.75}
 Make = Callable[..., Recipe]
@@ -41,7 +43,8 @@ def assert_zeros(method: MaskedTraining) -> None:
 def test_masked_weights_gradients_and_moments_are_zero_after_every_step(
     masks: dict[str, Any], optimizer: str, make_recipe: Make, tmp_path: Path
 ) -> None:
-    trainer = Trainer(make_recipe(masks, optimizer=optimizer, weight_decay=0.1), tmp_path / "run", resume=False)
+    chosen = make_recipe(masks, optimizer=optimizer, weight_decay=0.1)
+    trainer = Trainer(chosen, tmp_path / "run", method_of(chosen), resume=False)
     method = trainer.method
     assert isinstance(method, MaskedTraining)
     for _ in range(6):
@@ -50,8 +53,8 @@ def test_masked_weights_gradients_and_moments_are_zero_after_every_step(
 
 
 def test_masks_go_on_the_network_as_it_was_initialised(make_recipe: Make, tmp_path: Path) -> None:
-    dense = Trainer(make_recipe(None), tmp_path / "dense", resume=False)
-    sparse = Trainer(make_recipe({"sparsity": 0.9}), tmp_path / "sparse", resume=False)
+    dense = Trainer(make_recipe(None), tmp_path / "dense", Method, resume=False)
+    sparse = Trainer(make_recipe({"sparsity": 0.9}), tmp_path / "sparse", MaskedTraining, resume=False)
     assert isinstance(sparse.method, MaskedTraining)
     union = sparse.method.masks.union()
     for name, tensor in dense.network.state_dict().items():
@@ -103,7 +106,7 @@ def test_trained_weights_are_masked_and_trained_on(make_recipe: Make, tmp_path: 
         train(make_recipe({"when": "pretrained"}), tmp_path / "none")
     dense = train(make_recipe(None, steps=2), tmp_path / "dense")
     chosen = make_recipe({"when": "pretrained", "sparsity": 0.5}, init=str(dense.checkpoint), steps=2)
-    trainer = Trainer(chosen, tmp_path / "run", resume=False)
+    trainer = Trainer(chosen, tmp_path / "run", method_of(chosen), resume=False)
     assert isinstance(trainer.method, MaskedTraining)
     weights = Checkpoint.load(dense.checkpoint).weights
     for name, mask in trainer.method.masks.union().items():
@@ -115,7 +118,7 @@ def test_trained_weights_are_masked_and_trained_on(make_recipe: Make, tmp_path: 
 def test_what_would_be_no_run_is_refused(make_recipe: Make, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the masks leave no weight of the head of 'depth'"):
         train(make_recipe({"method": "magnitude", "sparsity": 0.998}), tmp_path / "empty")
-    trainer = Trainer(make_recipe({}), tmp_path / "run", resume=False)
+    trainer = Trainer(make_recipe({}), tmp_path / "run", MaskedTraining, resume=False)
     with pytest.raises(InputError, match="cannot take over the dense run"):
         trainer.method.check_fork(Path("fork.safetensors"), 1)
 
@@ -136,7 +139,6 @@ def test_layers_without_a_weight_are_named_once(masks: dict[str, Any], make_reci
     assert f"and {len(empty) - 5} more" in message
 
 
-def test_the_recipe_chooses_the_class(make_recipe: Make, tmp_path: Path) -> None:
+def test_the_recipe_chooses_the_class(make_recipe: Make) -> None:
     for masks, kind in (({}, MaskedTraining), (DYNAMIC, DynamicMasks)):
-        trainer = Trainer(make_recipe(masks), tmp_path / kind.__name__, resume=False)
-        assert type(trainer.method) is kind
+        assert method_of(make_recipe(masks)) is kind

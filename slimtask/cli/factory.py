@@ -221,7 +221,7 @@ def _unusual(tensor: Tensor) -> str | None:
 
 
 def _unpickled(path: Path | str) -> Any:
-    """Return what a torch file holds if it can be read without running code (law 8)."""
+    """Return what a torch file holds if it can be read without running code: no file can run code here."""
     _refuse_packed(path)
     try:
         with warnings.catch_warnings():

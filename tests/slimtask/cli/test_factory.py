@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from slimtask.cli.factory import input_shapes, load_factory, load_weights_
 from slimtask.errors import InputError
-from slimtask.foreign import input_shapes, load_factory, load_weights_
 
 MODULE = """
 import sys
