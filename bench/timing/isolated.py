@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
-from slimtask.kernels.parent import leave_interrupts_to_parent
+from slimtask.processes import leave_interrupts_to_parent
 
 Say = Callable[[str], None]
 """Tells where the work is, so that what takes the process with it can be named."""

@@ -27,7 +27,7 @@ from slimtask.kernels.cuda.variants import (
     csr_variant,
     vectors_variant,
 )
-from slimtask.kernels.parent import leave_interrupts_to_parent
+from slimtask.processes import leave_interrupts_to_parent
 
 Job = tuple[Variant, str, Path]
 

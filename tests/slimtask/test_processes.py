@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import os, sys, time
 from multiprocessing import get_context
-from slimtask.kernels.parent import leave_interrupts_to_parent
+from slimtask.processes import leave_interrupts_to_parent
 
 def work():
     leave_interrupts_to_parent()
