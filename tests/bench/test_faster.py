@@ -43,11 +43,11 @@ def _touched(network: nn.Module, example: torch.Tensor, path: Path) -> Path:
 def test_slower_than_dense_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
     dense, smaller = chain(), chain()
     fake_times(monkeypatch, lambda name: (2.0, 2.1, 2.2) if name == "dense" else (1.0, 1.05, 1.1))
-    found = speed_up(dense, smaller, EXAMPLE, meter)
+    found = speed_up(dense, smaller, EXAMPLE, threads=1)
     assert (found.dense_ms, found.measured_ms, found.ratio.value) == (2.1, 1.05, 2.0)
     monkeypatch.setattr(meter, "export", _touched)
     fake_times(monkeypatch, lambda name: (2.0, 2.1, 2.2) if name == "compressed" else (1.0, 1.05, 1.1))
     with pytest.raises(CheckFailed, match=r"takes 2\.1 ms, the dense one 1\.05"):
-        speed_up(dense, smaller, EXAMPLE, meter)
+        speed_up(dense, smaller, EXAMPLE, threads=1)
     fake_times(monkeypatch, lambda name: (1.0, 3.0, 2.0) if name == "compressed" else (1.9, 1.0, 3.0))
     assert not speed_up(dense, smaller, EXAMPLE, threads=1).ratio.below_one  # noise says neither

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from slimtask.compress.graph.analysis import analyse
-from slimtask.compress.removal.surgery import Cut
+from slimtask.compress.removal.surgery import Cut, kept_atoms
 
 
 class Heads(nn.Module):
@@ -60,7 +60,7 @@ def test_a_cut_takes_the_atoms_of_every_axis_that_its_channels_lie_on() -> None:
     found = analyse(Heads().eval(), SMALL)
     group = next(group for group in found.groups if group.name == "a")
     keep = torch.tensor([1, 0, 1, 1, 0, 1], dtype=torch.bool)
-    kept = found.kept([Cut(group=group, keep=keep, reasons={})])
+    kept = kept_atoms(found, [Cut(group=group, keep=keep, reasons={})])
     axes = {(axis.tensor, axis.axis): kept[axis.atoms] for axis in found.coupling.labels.axes}
     for name in (("a.weight", 0), ("a.bias", 0), ("small.weight", 1)):
         assert axes[name].tolist() == keep.tolist()
@@ -70,4 +70,4 @@ def test_a_cut_takes_the_atoms_of_every_axis_that_its_channels_lie_on() -> None:
 
 def test_without_cuts_everything_stays() -> None:
     found = analyse(Heads().eval(), SMALL)
-    assert np.all(found.kept([]))
+    assert np.all(kept_atoms(found, []))
