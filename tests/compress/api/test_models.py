@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,16 +12,22 @@ from torch import Tensor, nn
 
 from slimtask.checkpoint import Architecture, Checkpoint
 from slimtask.compress.api.checkpoints import compress_checkpoint
-from slimtask.compress.api.how import Prune, Zeros
+from slimtask.compress.api.how import PerTask, Prune, ToFlops, ToLatency, Zeros
 from slimtask.compress.api.models import compress, cost
 from slimtask.compress.graph.analysis import find_groups
 from slimtask.compress.rebuilding import rebuild, replay
 from slimtask.compress.score.budget import Budget
+from slimtask.compress.structures.masks import Masks
 from slimtask.errors import InputError
 from slimtask.tasks import Preprocessing
 from slimtask.train.models import MultiTaskNet
+from tests.meters import LawfulMeter
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
+
+
+def bytes_ms(path: Path) -> float:
+    return path.stat().st_size * 1e-5
 
 
 def test_criteria_and_budgets_go_together(small_net: Callable[..., MultiTaskNet]) -> None:
@@ -118,3 +125,37 @@ def test_a_foreign_network_comes_back_by_its_factory_only(tmp_path: Path) -> Non
     assert fresh.one.weight is fresh.two.weight
     x, y = torch.randn(5, 6), torch.randn(5, 6)
     assert all(torch.equal(a, b) for a, b in zip(fresh(x, y), done.model(x, y), strict=True))
+
+
+def test_budgets_off_measured_tables_are_ways_like_the_others() -> None:
+    """On a machine on which layers take as long as they are wide, and graphs as long as their files are."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 24, 3), nn.ReLU(), nn.Conv2d(24, 4, 1)).eval()
+    meter = LawfulMeter(layer_ms=lambda shape, i, o: 1e-5 * (i + 16) * (o + 16), graph_ms=bytes_ms)
+    fewer = compress(net, EXAMPLE, ToFlops(0.7, on=meter))
+    assert cost(fewer.compressed.model, EXAMPLE).flops <= 0.7 * cost(net, EXAMPLE).flops
+    made = Architecture(name="a_test:net", arguments={})
+    dense = Checkpoint(
+        weights=net.state_dict(), architecture=made, tasks=(), preprocessing=None, inputs=((1, 3, 32, 32),)
+    )
+    budget = 0.8 * fewer.paths[0].dense_ms
+    smaller, done = compress_checkpoint(dense, ToLatency(budget, on=meter, align=4), factory=lambda: copy.deepcopy(net))
+    assert [(row.path, row.met) for row in done.paths] == [("all", True)]
+    (said,) = smaller.provenance["compressed"]
+    assert (said["criterion"], said["budgets_ms"], said["weighed_on"]) == ("l2", {"all": budget}, "noise")
+    x = torch.randn(1, 3, 40, 48)
+    assert torch.equal(rebuild(smaller, lambda: copy.deepcopy(net))(x), done.compressed.model(x))
+
+
+def test_every_task_gets_the_network_that_its_masks_leave(small_net: Callable[..., MultiTaskNet]) -> None:
+    model = small_net()
+    name = next(n for n, p in model.named_parameters() if p.ndim == 4 and ".residual.0." in n)
+    half = torch.zeros(model.get_parameter(name).shape, dtype=torch.bool)
+    half[: len(half) // 2] = True
+    masks = Masks(per_task={task.name: {name: half if task.name == "depth" else ~half} for task in model.tasks})
+    networks = compress(model, EXAMPLE, PerTask(masks))
+    assert networks.keys() == {"union", *(task.name for task in model.tasks)}
+    alone = masks.applied(model, ["depth"])(EXAMPLE)["depth"]
+    assert torch.allclose(networks["depth"].model(EXAMPLE)["depth"], alone, atol=1e-5)
+    with pytest.raises(InputError, match="a network per task needs a network of one input"):
+        compress(model, EXAMPLE, PerTask(masks), also=[torch.zeros(1, 3, 64, 64)])
