@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The pair the project is tested with; torchvision needs the torch it was built for.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: demo demo-result test test-slow regress lint types check gpu delta camvid optimizer zoo zoo-exact zoo-wild latency-budget realised methods relationship fuzz-compress fuzz-files clean
+.PHONY: demo demo-result test test-slow regress lint types check docs gpu delta camvid optimizer zoo zoo-exact zoo-wild latency-budget realised methods relationship fuzz-compress fuzz-files clean
 
 demo: $(STAMP)  ## the whole chain on generated scenes -> runs/demo/report.html and report.json
 	rm -rf runs/demo
@@ -33,6 +33,9 @@ types: $(STAMP)  ## mypy, strict
 	$(BIN)/mypy
 
 check: lint types test  ## everything a change must pass
+
+docs: $(STAMP)  ## the guides and a reference of every public name, made from the docstrings -> build/docs/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 gpu:  ## every GPU test and measurement of a CUDA machine -> docs/results/gpu.json, under nine minutes
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m slimtask.bench.studies.gpu --json docs/results/gpu.json

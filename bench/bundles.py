@@ -22,6 +22,17 @@ def bench_bundles(
     """Return the interleaved measurement of every ONNX path of the bundles; the first bundle is the baseline.
 
     Every bundle's hashes are verified first. Raises InputError for a bundle given twice or with another input size.
+
+    Examples:
+        >>> from slimtask import Preprocessing, TaskSpec
+        >>> from slimtask.bench import bench_bundles
+        >>> from slimtask.compress import TaskOutputs
+        >>> from slimtask.export import export_bundle
+        >>> from torch import nn
+        >>> net = TaskOutputs(nn.Conv2d(3, 1, 1), [TaskSpec(name="depth", kind="depth", channels=1)])
+        >>> _ = export_bundle(net, "bundle", preprocessing=Preprocessing(height=16, width=16), paths=["fused"])
+        >>> [row.path for row in bench_bundles(["bundle"], rounds=5, threads=1).rows]
+        ['fused']
     """
     names = [str(path) for path in paths]
     if len({os.path.realpath(name) for name in names}) != len(names):

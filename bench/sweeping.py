@@ -73,6 +73,12 @@ def sweep(
     report.json, report.html and samples.json. The report's scores are those of the test split; the best level is chosen
     on validation. ``resume`` continues a stopped sweep.
     Raises InputError for bad input, CheckFailed where a removal or an export is not exact.
+
+    Examples:
+        >>> from slimtask.bench import sweep
+        >>> from slimtask.train import load_recipe
+        >>> report = sweep(load_recipe("scenes"), "runs/sweep", levels=[0.5, 0.7])  # doctest: +SKIP
+        >>> [(level.name, level.delta_m) for level in report.levels]  # doctest: +SKIP
     """
     import slimtask.train.models  # noqa: F401  registers the architectures, also when every level is already trained
     from slimtask.bench.report.html import write_report

@@ -48,6 +48,13 @@ def prune(
 
     A group without which the network's code does not run stays whole, and the others give the more. Raises InputError
     if nothing may be removed (with the coverage) or the budget cannot be met, CheckFailed if the removal is not exact.
+
+    Examples:
+        >>> from slimtask.compress import Budget, prune
+        >>> from torch import nn, zeros
+        >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        >>> print(prune(net, zeros(1, 3, 8, 8), budget=Budget(flops=0.5), criterion="l1").plan)
+        0: 16 -> 8 (8 of low l1 score)
     """
     _on_the_cpu(model, example)
     analysis = analyse(model, example, also)

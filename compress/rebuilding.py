@@ -30,6 +30,15 @@ def rebuild(checkpoint: Checkpoint, factory: Callable[[], nn.Module] | None = No
 
     ``factory()`` makes the fresh dense network if its architecture is not registered: a path found in a file is never
     imported. Raises InputError if the edits or the weights do not fit it.
+
+    Examples:
+        >>> from slimtask import Architecture, Checkpoint
+        >>> from slimtask.compress import rebuild
+        >>> from torch import nn
+        >>> own, weights = Architecture(name="mynet:make", arguments={}), nn.Conv2d(3, 2, 1).state_dict()
+        >>> saved = Checkpoint(weights=weights, architecture=own, tasks=(), preprocessing=None, inputs=((1, 3, 8, 8),))
+        >>> rebuild(saved, factory=lambda: nn.Conv2d(3, 2, 1)).training
+        False
     """
     model = _fresh(checkpoint, factory)
     if not hasattr(model, "tasks"):

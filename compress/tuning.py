@@ -44,6 +44,13 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
     shifts what the later layers see, so the dense statistics no longer fit (Yu and Huang, ICCV 2019, section 3.4).
     A copy is what runs. Raises InputError if there is no batch or no such BatchNorm; the old statistics stay on any
     error.
+
+    Examples:
+        >>> from slimtask.compress import recalibrate_batchnorm
+        >>> from torch import nn, ones
+        >>> net = nn.Sequential(nn.BatchNorm2d(1))
+        >>> recalibrate_batchnorm(net, [ones(2, 1, 4, 4), 3 * ones(2, 1, 4, 4)]), net[0].running_mean
+        (2, tensor([2.]))
     """
     norms = batchnorms(model)
     if not norms:
@@ -95,6 +102,14 @@ def finetune(
     ``progress(step, steps, text)`` is called after each step. Raises InputError if there is nothing to train or to aim
     at, the network does not run in training mode, its outputs differ from the teacher's in name or shape, or the loss
     is not finite; the network is then half-trained, so drop it.
+
+    Examples:
+        >>> from slimtask.compress import finetune
+        >>> from torch import nn, rand
+        >>> student, dense = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
+        >>> losses = finetune(student, [rand(4, 3, 8, 8)], steps=20, lr=0.1, teacher=dense)
+        >>> losses[-1] < losses[0]
+        True
     """
     if steps < 1 or not 0 <= alpha <= 1 or not 0 < lr < math.inf:
         raise InputError(

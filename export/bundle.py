@@ -117,7 +117,18 @@ class Manifest(Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """An opened bundle: its directory (resolved) and its validated manifest."""
+    """An opened bundle: its directory (resolved) and its validated manifest.
+
+    Examples:
+        >>> from slimtask import Preprocessing, TaskSpec
+        >>> from slimtask.compress import TaskOutputs
+        >>> from slimtask.export import Bundle, export_bundle
+        >>> from torch import nn
+        >>> net = TaskOutputs(nn.Conv2d(3, 1, 1), [TaskSpec(name="depth", kind="depth", channels=1)])
+        >>> _ = export_bundle(net, "bundle", preprocessing=Preprocessing(height=16, width=16), paths=["fused"])
+        >>> Bundle.open("bundle").damage()
+        ()
+    """
 
     path: Path
     manifest: Manifest

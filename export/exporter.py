@@ -65,6 +65,16 @@ def export_bundle(
 
     Raises InputError for unknown choices or a model that does not fit its TaskSpecs, Unsupported for what a backend
     cannot do, and CheckFailed if an artifact differs from the model; nothing is left in ``out`` then.
+
+    Examples:
+        >>> from slimtask import Preprocessing, TaskSpec
+        >>> from slimtask.compress import TaskOutputs
+        >>> from slimtask.export import export_bundle
+        >>> from torch import nn
+        >>> net = TaskOutputs(nn.Conv2d(3, 1, 1), [TaskSpec(name="depth", kind="depth", channels=1)])
+        >>> bundle = export_bundle(net, "bundle", preprocessing=Preprocessing(height=16, width=16))
+        >>> [(artifact.role, artifact.path) for artifact in bundle.manifest.artifacts]
+        [('fused', 'fused.onnx'), ('depth', 'depth.onnx')]
     """
     _check_choices(paths, to, precision)
     _check_deltas(model, merged, layers)

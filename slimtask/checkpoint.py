@@ -40,6 +40,11 @@ class Architecture(Frozen):
     """A registered architecture's name and the JSON arguments its factory takes.
 
     Of a network of the user's own ``name`` is "pkg.mod:factory", for information: it is never imported.
+
+    Examples:
+        >>> from slimtask import Architecture
+        >>> Architecture(name="mynet:make", arguments={"width": 0.5}).arguments
+        {'width': 0.5}
     """
 
     name: str
@@ -79,6 +84,16 @@ class Checkpoint:
     (recipe, metrics, certificate). ``inputs`` are the shapes of a foreign network's inputs; without them the input
     is one RGB image as ``preprocessing`` says, which is None only for a foreign network that takes no such image.
     ``also`` are the shapes of further inputs, which reach parts of it that the first does not.
+
+    Examples:
+        >>> from slimtask import Architecture, Checkpoint
+        >>> from torch import nn
+        >>> own = Architecture(name="mynet:make", arguments={})
+        >>> weights, inputs = nn.Conv2d(3, 2, 1).state_dict(), ((1, 3, 8, 8),)
+        >>> net = Checkpoint(weights=weights, architecture=own, tasks=(), preprocessing=None, inputs=inputs)
+        >>> net.save("net.safetensors")
+        >>> Checkpoint.load("net.safetensors").example().shape
+        torch.Size([1, 3, 8, 8])
     """
 
     weights: dict[str, Tensor]

@@ -1,4 +1,14 @@
-"""The three ways slimtask says no: bad input, a check that does not hold, a thing a backend cannot do."""
+"""The three ways slimtask says no: bad input, a check that does not hold, a thing a backend cannot do.
+
+Examples:
+    >>> from slimtask import errors
+    >>> from slimtask.train import load_recipe
+    >>> try:
+    ...     load_recipe("nowhere.yaml")
+    ... except errors.InputError as error:
+    ...     print(error.exit_status, isinstance(error, ValueError))
+    2 True
+"""
 
 from __future__ import annotations
 

@@ -44,6 +44,12 @@ class TaskSpec(Frozen):
 
     ``unit`` is that of the output. Kinds with classes or labels give logits, from which decoding makes probabilities,
     or, with the unit "probability", probabilities that stay as they are.
+
+    Examples:
+        >>> from slimtask import TaskSpec
+        >>> depth = TaskSpec(name="depth", kind="depth", channels=1)
+        >>> depth.metric, depth.higher_is_better, depth.unit
+        ('abs_rel', False, 'metre')
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
@@ -94,6 +100,11 @@ class Preprocessing(Frozen):
 
     ``order`` is that of the channels which the network takes, and of ``mean`` and ``std``: "bgr" where it was trained
     on OpenCV's images. For a network that takes 0 to 255 the mean is 0 and ``std`` 1/255.
+
+    Examples:
+        >>> from slimtask import Preprocessing
+        >>> Preprocessing(height=96, width=128, mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255), order="bgr").order
+        'bgr'
     """
 
     height: int = Field(ge=1, le=4096)

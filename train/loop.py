@@ -38,7 +38,16 @@ _LOG_EVERY = 20
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """Where a finished run's checkpoint is, its scores on validation and test, its sparsity, and notes on it."""
+    """Where a finished run's checkpoint is, its scores on validation and test, its sparsity, and notes on it.
+
+    Examples:
+        >>> from slimtask.train import load_recipe, train
+        >>> small = ["model.width=0.125", "data.tasks=[depth]", "data.height=32", "data.width=32"]
+        >>> short = ["train.steps=1", "train.batch=2", "data.train=2", "data.val=1", "data.test=1"]
+        >>> result = train(load_recipe("scenes/dense", small + short), "run")
+        >>> result.checkpoint.name, result.steps, "abs_rel" in result.test.metrics["depth"]
+        ('checkpoint.safetensors', 1, True)
+    """
 
     checkpoint: Path
     validation: Evaluation

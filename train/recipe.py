@@ -164,7 +164,14 @@ class SparsityConfig(Frozen):
 
 
 class Recipe(Frozen):
-    """A training run: data, network, optimisation and, unless it is a dense one, sparsity."""
+    """A training run: data, network, optimisation and, unless it is a dense one, sparsity.
+
+    Examples:
+        >>> from slimtask.train import Recipe
+        >>> recipe = Recipe.model_validate({"data": {"name": "scenes"}, "sparsity": {"target": 0.7}})
+        >>> recipe.model.trunk, recipe.train.steps, recipe.sparsity.groups
+        ('resnet18', 1000, 'coupled')
+    """
 
     name: str = "run"
     data: DataConfig
@@ -189,6 +196,11 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
     Where there is no such file ``path`` may name a recipe that comes with slimtask, "scenes" say. A recipe may say
     ``extends: FILE`` (relative to itself): it then changes single keys of that one.
+
+    Examples:
+        >>> from slimtask.train import load_recipe
+        >>> load_recipe("scenes", ["sparsity.target=0.5"]).sparsity.target
+        0.5
     """
     content = _content(find_recipe(path), ())
     for override in overrides:

@@ -58,6 +58,13 @@ def train(
     recipe share their dense warm-up so. ``progress(step, steps, text)`` is called after every step.
     Under ``torchrun`` every process calls it, and the first one writes.
     Raises InputError for bad input, CheckFailed if the training diverges.
+
+    Examples:
+        >>> from slimtask.train import load_recipe, train
+        >>> small = ["model.width=0.125", "data.tasks=[depth]", "data.height=32", "data.width=32"]
+        >>> short = ["train.steps=1", "train.batch=2", "data.train=2", "data.val=1", "data.test=1"]
+        >>> train(load_recipe("scenes/dense", small + short), "run").checkpoint.name
+        'checkpoint.safetensors'
     """
     method, progress = method_of(recipe), progress or (lambda step, steps, text: None)
     if isinstance(method, type):

@@ -21,6 +21,14 @@ class OnnxRuntimeMeter:
     """Measures under ONNX Runtime with ``threads`` (default: all usable cores).
 
     A layer table takes ``table_seconds`` at most, and is kept for the next time.
+
+    Examples:
+        >>> from slimtask.bench import OnnxRuntimeMeter
+        >>> from torch import nn, zeros
+        >>> meter = OnnxRuntimeMeter(threads=1)
+        >>> with meter.artifacts({"net": nn.Conv2d(3, 4, 3)}, zeros(1, 3, 16, 16)) as files:
+        ...     meter.milliseconds(files)["net"] > 0
+        True
     """
 
     backend: str = BACKEND

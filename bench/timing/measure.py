@@ -27,6 +27,12 @@ class Conditions(Frozen):
 
     ``precision`` is read from the artifact, ``graph`` says whether a CUDA graph was replayed, and ``run_id`` is stamped
     by the protocol: equal for measurements that were interleaved in one process, and for no others.
+
+    Examples:
+        >>> from slimtask.bench import Conditions
+        >>> where = {"backend": "python", "backend_version": "3", "device": "cpu", "precision": "fp32", "threads": 1}
+        >>> Conditions(**where, batch=1, shape=(3, 96, 128)).graph
+        False
     """
 
     backend: str
@@ -41,7 +47,14 @@ class Conditions(Frozen):
 
 
 class Ratio(Frozen):
-    """A ratio of two median latencies with its bootstrap interval; ``str`` gives ``2.31x [2.27, 2.36]``."""
+    """A ratio of two median latencies with its bootstrap interval; ``str`` gives ``2.31x [2.27, 2.36]``.
+
+    Examples:
+        >>> from slimtask.bench import Ratio
+        >>> ratio = Ratio(value=2.31, low=2.27, high=2.36)
+        >>> print(ratio, ratio.above_one)
+        2.31x [2.27, 2.36] True
+    """
 
     value: float
     low: float
@@ -63,7 +76,15 @@ class Ratio(Frozen):
 
 
 class Measurement(Frozen):
-    """The latency of one candidate: sample i was taken in round i of the run, in milliseconds per call."""
+    """The latency of one candidate: sample i was taken in round i of the run, in milliseconds per call.
+
+    Examples:
+        >>> from slimtask.bench import Conditions, Measurement
+        >>> where = {"backend": "python", "backend_version": "3", "device": "cpu", "precision": "fp32", "threads": 1}
+        >>> one = Measurement(samples_ms=(2.0, 2.1, 2.2), conditions=Conditions(**where, batch=1, shape=(3, 96, 128)))
+        >>> one.median_ms, one.steady
+        (2.1, True)
+    """
 
     samples_ms: tuple[float, ...] = Field(min_length=1)
     conditions: Conditions

@@ -53,6 +53,14 @@ def measure_interleaved(
 
     Raises:
         InputError: without candidates, without rounds, or if a candidate has no conditions.
+
+    Examples:
+        >>> from slimtask.bench import Conditions, measure_interleaved
+        >>> where = {"backend": "python", "backend_version": "3", "device": "cpu", "precision": "fp32", "threads": 1}
+        >>> work = {"long": lambda: sum(range(9000)), "short": lambda: sum(range(90))}
+        >>> timed = measure_interleaved(work, Conditions(**where, batch=1, shape=(1,)), rounds=10, min_sample_ms=0.1)
+        >>> timed["short"].n, timed["long"].ratio(timed["short"]).above_one
+        (10, True)
     """
     if not candidates or rounds < 1:
         raise InputError("nothing to measure: give at least one candidate and one round.")

@@ -43,6 +43,18 @@ def compress_checkpoint(
 
     ``factory()`` makes the dense network of a checkpoint whose architecture is not registered. With ``dense_is_fine``
     a network in which nothing is dead comes back whole instead of as an error.
+
+    Examples:
+        >>> from slimtask import Architecture, Checkpoint
+        >>> from slimtask.compress import Budget, Prune, compress_checkpoint
+        >>> from torch import nn
+        >>> def make():
+        ...     return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        >>> own, weights = Architecture(name="mynet:make", arguments={}), make().state_dict()
+        >>> dense = Checkpoint(weights=weights, architecture=own, tasks=(), preprocessing=None, inputs=((1, 3, 8, 8),))
+        >>> smaller, done = compress_checkpoint(dense, Prune(Budget(keep=0.5)), factory=make)
+        >>> smaller.weights["0.weight"].shape
+        torch.Size([8, 3, 3, 3])
     """
     model, example, also = rebuild(checkpoint, factory), example_input(checkpoint), checkpoint.further()
     if isinstance(how, Zeros) and dense_is_fine:

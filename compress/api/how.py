@@ -25,6 +25,14 @@ class Zeros:
 
     Each group keeps a multiple of ``align`` channels, or one of the counts that ``align`` gives it by name, e.g. those
     worth having on a machine (``measured_counts``; a group it does not name: a multiple of 8).
+
+    Examples:
+        >>> import torch
+        >>> from slimtask.compress import Zeros, compress
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, bias=False), torch.nn.ReLU(), torch.nn.Conv2d(16, 4, 1))
+        >>> net[0].weight.data[10:] = 0
+        >>> print(compress(net, torch.zeros(1, 3, 8, 8), Zeros(align=1)).plan)
+        0: 16 -> 10 (6 zero)
     """
 
     _: KW_ONLY
@@ -39,7 +47,8 @@ class Prune:
     ``loss(model, batch)``; with ``vote`` every task scores on its own and they decide together (Sun et al., DiSparse,
     CVPR 2022). ``scope`` "layer" keeps the same share of each group; ``align`` as of ``Zeros``.
 
-    Example:
+    Examples:
+        >>> from slimtask.compress import Budget, Prune
         >>> Prune(Budget(flops=0.5), by="l1").budget.of
         'FLOPs'
     """
@@ -61,6 +70,12 @@ class ToLatency:
 
     ``ms`` is milliseconds of the whole network, or of paths: {"all": 12.0, "depth": 5.0}. ``on`` measures, e.g.
     ``slimtask.bench.OnnxRuntimeMeter()``. ``images`` are batches by which groups are weighed against each other.
+
+    Examples:
+        >>> from slimtask.bench import OnnxRuntimeMeter
+        >>> from slimtask.compress import ToLatency
+        >>> ToLatency({"all": 12.0, "depth": 5.0}, on=OnnxRuntimeMeter(threads=1)).align
+        'auto'
     """
 
     ms: float | int | Mapping[str, float]
@@ -82,6 +97,12 @@ class ToFlops:
     """Remove the channels that matter least down to ``flops`` (up to 1 a ratio), with counts that are worth having.
 
     As ``prune_to_flops`` does: counts come off the staircase that ``on`` measures, and the result is no slower.
+
+    Examples:
+        >>> from slimtask.bench import OnnxRuntimeMeter
+        >>> from slimtask.compress import ToFlops
+        >>> ToFlops(0.5, on=OnnxRuntimeMeter(threads=1)).floor
+        0.125
     """
 
     flops: float | int
@@ -100,6 +121,13 @@ class PerTask:
     """Make one network for each task and one for all, by masks per task or a policy: what a task does not need goes.
 
     ``sets`` are further sets of tasks, each of which gets a network of its own.
+
+    Examples:
+        >>> import torch
+        >>> from slimtask.compress import Masks, PerTask
+        >>> half = {"trunk.0.weight": torch.arange(8).reshape(8, 1, 1, 1).expand(8, 3, 3, 3) < 4}
+        >>> PerTask(Masks(per_task={"depth": half, "edges": half}), sets=[("depth", "edges")]).structure.tasks
+        ('depth', 'edges')
     """
 
     structure: Structure

@@ -27,7 +27,14 @@ _ONE_IMAGE = {PerTask: "a network per task", ToLatency: "a latency budget", ToFl
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Parameters of the network and of its trunk, and FLOPs of one image (one multiply-add counts as two)."""
+    """Parameters of the network and of its trunk, and FLOPs of one image (one multiply-add counts as two).
+
+    Examples:
+        >>> from slimtask.compress import cost
+        >>> from torch import nn, zeros
+        >>> print(cost(nn.Conv2d(3, 8, 1), zeros(1, 3, 4, 4)))
+        Cost(params=32, trunk_params=32, flops=768)
+    """
 
     params: int
     trunk_params: int
@@ -58,7 +65,8 @@ def compress(
     Raises InputError, with the coverage, if there is nothing to remove or the budget is out of reach, and CheckFailed
     if the removal is not exact, or measurement says that a budget is missed.
 
-    Example:
+    Examples:
+        >>> from slimtask.compress import Budget, Prune, compress
         >>> from torch import nn, zeros
         >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1)).eval()
         >>> done = compress(net, zeros(1, 3, 8, 8), Prune(Budget(keep=0.5)))
@@ -85,7 +93,14 @@ def compress(
 
 
 def cost(model: nn.Module, example: Inputs) -> Cost:
-    """Return the Cost of ``model``; a network without a ``trunk`` counts whole."""
+    """Return the Cost of ``model``; a network without a ``trunk`` counts whole.
+
+    Examples:
+        >>> from slimtask.compress import cost
+        >>> from torch import nn, zeros
+        >>> cost(nn.Conv2d(3, 8, 1, bias=False), zeros(1, 3, 4, 4)).flops  # 2 * 3 * 8 of each of 16 pixels
+        768
+    """
     trunk = getattr(model, "trunk", model)
     trunk = trunk if isinstance(trunk, nn.Module) else model
     return Cost(params=count_parameters(model), trunk_params=count_parameters(trunk), flops=count_flops(model, example))

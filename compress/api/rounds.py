@@ -39,6 +39,21 @@ def compress_in_rounds(
     ``how.calibration`` are looked at in every round, so give a list.
 
     Raises InputError, before ``between`` is called for the first time, if the budget cannot be met.
+
+    Examples:
+        >>> from slimtask import Architecture, Checkpoint
+        >>> from slimtask.compress import Budget, Prune, compress_in_rounds
+        >>> from torch import nn
+        >>> def make():
+        ...     return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        >>> own, weights = Architecture(name="mynet:make", arguments={}), make().state_dict()
+        >>> dense = Checkpoint(weights=weights, architecture=own, tasks=(), preprocessing=None, inputs=((1, 3, 8, 8),))
+        >>> def train(checkpoint, number):
+        ...     return checkpoint  # trained on, in earnest
+        >>> how = Prune(Budget(keep=0.25), align=4)
+        >>> smaller, cuts = compress_in_rounds(dense, how, rounds=2, between=train, factory=make)
+        >>> [str(cut.plan) for cut in cuts]
+        ['0: 16 -> 8 (8 of low l2 score)', '0: 8 -> 4 (4 of low l2 score)']
     """
     if rounds < 1:
         raise InputError(f"pruning takes at least one round, not {rounds}.")

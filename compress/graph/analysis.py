@@ -72,5 +72,12 @@ def find_groups(model: nn.Module, example: Inputs, also: Sequence[Inputs] = ()) 
     ones, which reach parts that it does not. Nothing is computed, and ``model`` is not run here. Attention that has a
     sliceable twin (``twins.py``) is read as its twin. Raises InputError if the network does not run on an input or has
     no convolution or linear layer.
+
+    Examples:
+        >>> from slimtask.compress import find_groups
+        >>> from torch import nn, zeros
+        >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        >>> [(group.name, group.channels, group.refused) for group in find_groups(net, zeros(1, 3, 8, 8))]
+        [('0', 16, None), ('2', 4, "they are channels of the network's output 'output'")]
     """
     return analyse(model, example, also).groups

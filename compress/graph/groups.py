@@ -22,6 +22,14 @@ class Group:
     ``refused`` says why no channel of the group may be removed (it is a task's output, or a construct in between is
     not understood); None means that they may. ``normalised`` names a norm, mean or softmax over the channels: removing
     one, even a dead one, changes the others. ``contracted`` says that an operation that is no weight's sums over them.
+
+    Examples:
+        >>> from slimtask.compress import find_groups
+        >>> from torch import nn, zeros
+        >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 4, 1))
+        >>> group, _ = find_groups(net, zeros(1, 3, 8, 8))
+        >>> [member.module for member in group.producers], [member.module for member in group.consumers]
+        (['0', '1'], ['2'])
     """
 
     name: str

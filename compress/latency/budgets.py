@@ -52,6 +52,14 @@ class LatencyCut:
     ``compressed`` proves the removal of the channels that followed. ``distance`` is how far the outputs move on the
     images by which groups were weighed, relative to their mean square, before any tuning; ``noise`` says that there
     were none, and ``by`` which idea of worth it was (``propose.py``).
+
+    Examples:
+        >>> from slimtask.compress import Budget, LatencyCut, prune
+        >>> from torch import nn, zeros
+        >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        >>> smaller = prune(net, zeros(1, 3, 8, 8), budget=Budget(keep=0.5))
+        >>> LatencyCut(compressed=smaller, paths=(), tries=1, distance=0.02, by="l2").weighed["weighed_on"]
+        'images'
     """
 
     compressed: Compressed

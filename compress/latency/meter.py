@@ -16,7 +16,15 @@ Ranges = Mapping[LayerShape, tuple[tuple[int, int], tuple[int, int]]]
 
 
 class Meter(Protocol):
-    """Measures single layers, and networks as they are deployed, on one backend of one machine."""
+    """Measures single layers, and networks as they are deployed, on one backend of one machine.
+
+    Examples:
+        >>> from slimtask.bench import OnnxRuntimeMeter
+        >>> from slimtask.compress import Meter
+        >>> meter: Meter = OnnxRuntimeMeter(threads=1)
+        >>> meter.backend
+        'onnxruntime-cpu'
+    """
 
     backend: str
 

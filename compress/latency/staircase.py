@@ -34,6 +34,14 @@ def measured_counts(
     That is the ``align`` of ``compress``, for zeros and for budgets alike. No count is below ``least_share`` of the
     group's channels. A group that no measured layer depends on is left out. ``further`` goes to
     ``find_groups``. Raises InputError if nothing may be removed.
+
+    Examples:
+        >>> from slimtask.bench import OnnxRuntimeMeter
+        >>> from slimtask.compress import measured_counts
+        >>> from torch import nn, zeros
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+        >>> list(measured_counts(net, zeros(1, 3, 8, 8), OnnxRuntimeMeter(threads=1, table_seconds=0.1)))
+        ['0']
     """
     groups = find_groups(model, example, **further)
     if all(group.refused is not None for group in groups):

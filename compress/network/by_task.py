@@ -14,7 +14,16 @@ from slimtask.tasks import TaskSpec, select_tasks
 
 
 class TaskOutputs(nn.Module):
-    """Any network as ``forward(x, tasks=None) -> dict`` with ``tasks``, which is what an export takes."""
+    """Any network as ``forward(x, tasks=None) -> dict`` with ``tasks``, which is what an export takes.
+
+    Examples:
+        >>> from slimtask import TaskSpec
+        >>> from slimtask.compress import TaskOutputs
+        >>> from torch import nn, zeros
+        >>> net = TaskOutputs(nn.Conv2d(3, 1, 1), [TaskSpec(name="depth", kind="depth", channels=1)])
+        >>> net(zeros(1, 3, 4, 4))["depth"].shape
+        torch.Size([1, 1, 4, 4])
+    """
 
     def __init__(self, model: nn.Module, tasks: Sequence[TaskSpec]) -> None:
         super().__init__()

@@ -52,6 +52,17 @@ def compress_onnx(
 
     Raises InputError for a file that is not a float32 ONNX graph and if nothing can go, CheckFailed if nothing that
     could go is exact.
+
+    Examples:
+        >>> import torch
+        >>> from slimtask.bench import OnnxRuntimeMeter
+        >>> from slimtask.compress import compress_onnx
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 2, 1)).eval()
+        >>> net[0].weight.data[5:] = 0
+        >>> with OnnxRuntimeMeter().artifacts({"net": net}, torch.zeros(1, 3, 8, 8)) as files:
+        ...     done = compress_onnx(files["net"])
+        >>> [(cut.before, cut.after) for cut in done.removed], done.certificate.holds
+        ([(8, 5)], True)
     """
     if align < 1:
         raise InputError(f"align is {align}; give 1 or more.")

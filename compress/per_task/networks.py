@@ -32,6 +32,17 @@ class SubNetwork:
     The certificate compares it with the masked dense network (for a Policy: the dense network whose skipped blocks
     return their shortcuts), on the outputs of ``tasks``. ``keep`` is None if nothing was dropped, ``route`` if every
     block is executed.
+
+    Examples:
+        >>> import torch
+        >>> from slimtask import TaskSpec
+        >>> from slimtask.compress import Masks, PerTask, TaskOutputs, compress
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.ReLU(), torch.nn.Conv2d(8, 1, 1))
+        >>> net = TaskOutputs(net, [TaskSpec(name="depth", kind="depth", channels=1)])
+        >>> keep = torch.arange(8).view(8, 1, 1, 1).expand(8, 3, 3, 3) < 5
+        >>> masks = Masks(per_task={"depth": {"model.0.weight": keep}})
+        >>> print(compress(net, torch.zeros(1, 3, 8, 8), PerTask(masks))["depth"].plan)
+        model.0: 8 -> 5 (3 zero)
     """
 
     tasks: tuple[str, ...]

@@ -79,6 +79,18 @@ def task_table(
     ``measure(network, example)`` returns a latency in milliseconds; without it the column stays empty (a speed
     is a measurement). Errors as ``task_network``; only, there is no union row if the paths of a Policy part and the
     network cannot branch.
+
+    Examples:
+        >>> import torch
+        >>> from slimtask import TaskSpec
+        >>> from slimtask.compress import Masks, TaskOutputs, task_table
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 1, 1)).eval()
+        >>> net = TaskOutputs(net, [TaskSpec(name="depth", kind="depth", channels=1)])
+        >>> keep = torch.arange(8).view(8, 1, 1, 1).expand(8, 3, 3, 3) < 4
+        >>> masks = Masks(per_task={"depth": {"model.0.weight": keep}})
+        >>> table = task_table(net, masks, torch.zeros(1, 3, 8, 8))
+        >>> table.dense.params, table.row("depth").params
+        (233, 117)
     """
     networks = task_networks(model, structure, example, sets=sets, align=align)
     return tabulate(model, networks, example, measure=measure)

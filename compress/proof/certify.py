@@ -42,6 +42,14 @@ class Certificate(Frozen):
     CUDA), ``probes`` whether the inputs were noise or, for a network that is undefined there, lay within [0, 1].
     ``random`` names the operations that draw, whose draws were held still; ``differs`` says in words what no number
     does (a shape, a type, a missing output); ``unreached`` names modules that no input reached, which were not cut.
+
+    Examples:
+        >>> from slimtask.compress import Budget, prune
+        >>> from torch import nn, zeros
+        >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        >>> certificate = prune(net, zeros(1, 3, 8, 8), budget=Budget(keep=0.5)).certificate
+        >>> certificate.holds, certificate.max_rel_error < certificate.tolerance
+        (True, True)
     """
 
     kind: Literal["certificate"] = "certificate"
@@ -103,7 +111,15 @@ def certify(
     overwritten last: a ``smaller`` that then computes something else still reaches them.
 
     Raises InputError if the user's network does not run on the probes, and CheckFailed if the smaller one does not, or
-    is not self-contained. Example: ``certify(net, done.model, certificate_inputs(net, x)).holds``.
+    is not self-contained.
+
+    Examples:
+        >>> from slimtask.compress import certify
+        >>> from slimtask.compress.network.probes import certificate_inputs
+        >>> from torch import nn, zeros
+        >>> own, other = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
+        >>> certify(own, other, certificate_inputs(own, zeros(1, 3, 8, 8))).holds
+        False
     """
     forks = FORKS and not _elsewhere(own)
     if not forks:

@@ -21,6 +21,14 @@ class Coverage:
     """How much of a network may be removed: ``open_`` is the part in groups that are not refused, and who is.
 
     ``open_params`` are the parameters that belong to at least one channel that may go.
+
+    Examples:
+        >>> from slimtask.compress import coverage, find_groups
+        >>> from torch import nn, zeros
+        >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        >>> found = coverage(net, find_groups(net, zeros(1, 3, 8, 8)))
+        >>> found.refused[0].reason
+        "they are channels of the network's output 'output'"
     """
 
     groups: int
@@ -51,7 +59,16 @@ class LayerRow:
 
 
 def coverage(model: nn.Module, groups: Sequence[Group]) -> Coverage:
-    """Return the Coverage of ``model`` with its ``groups``."""
+    """Return the Coverage of ``model`` with its ``groups``.
+
+    Examples:
+        >>> from slimtask.compress import coverage, find_groups
+        >>> from torch import nn, zeros
+        >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        >>> found = coverage(net, find_groups(net, zeros(1, 3, 8, 8)))
+        >>> found.open_channels, found.channels
+        (16, 20)
+    """
     size = SizeModel(model, groups)
     counts = torch.tensor([group.channels for group in groups])
     unlocked = torch.tensor([group.refused is None for group in groups])

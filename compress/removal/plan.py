@@ -44,6 +44,17 @@ class Plan(Frozen):
     ``twins`` are modules whose code ties its sizes together and that run as their sliceable twin (``twins.py``);
     ``sizes`` are the answers of those whose code repeats sizes (``sized.py``). ``unreached`` names the modules that no
     pass through the network reached: they are left as they are, and may not run any more.
+
+    Examples:
+        >>> from slimtask.compress import Budget, prune
+        >>> from torch import nn, zeros
+        >>> def make():
+        ...     return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        >>> plan = prune(make(), zeros(1, 3, 8, 8), budget=Budget(keep=0.5)).plan
+        >>> fresh = make()
+        >>> plan.apply_(fresh)
+        >>> fresh[0]
+        Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
     """
 
     kind: Literal["plan"] = "plan"

@@ -38,7 +38,16 @@ _ATTEMPTS = {True: 24, False: 8}
 
 @dataclass(frozen=True, kw_only=True)
 class Compressed:
-    """A physically smaller network, the plan that cut it, and the proof that it computes the same."""
+    """A physically smaller network, the plan that cut it, and the proof that it computes the same.
+
+    Examples:
+        >>> from slimtask.compress import Budget, prune
+        >>> from torch import nn, zeros
+        >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        >>> done = prune(net, zeros(1, 3, 8, 8), budget=Budget(keep=0.5))
+        >>> done.model[0], bool(done.certificate)
+        (Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1)), True)
+    """
 
     model: nn.Module
     plan: Plan
@@ -55,6 +64,14 @@ def remove_zeros(model: nn.Module, example: Inputs, *, align: Align = 1, also: S
     Nothing is scored: a channel goes only if its readers ignore it or see a constant in it (``constants.py``,
     ``fold.py``). Every removal is checked on several inputs and two sizes; a group whose removal is not exact to 1e-5
     is put back and named in the certificate. Raises CheckFailed if even then the networks differ.
+
+    Examples:
+        >>> import torch
+        >>> from slimtask.compress import remove_zeros
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, bias=False), torch.nn.ReLU(), torch.nn.Conv2d(16, 4, 1))
+        >>> net[0].weight.data[10:] = 0
+        >>> print(remove_zeros(net, torch.zeros(1, 3, 8, 8)).plan)
+        0: 16 -> 10 (6 zero)
     """
     dense, example = _on_cpu(model, example)
     analysis = analyse(dense, example, also)

@@ -27,6 +27,11 @@ class Budget(Frozen):
     """What may be left: ``keep`` a share of the channels that may go, ``params`` or ``flops`` of the whole network.
 
     Exactly one is given. Up to 1 it is a ratio to the dense network, above that (params, flops) a count.
+
+    Examples:
+        >>> from slimtask.compress import Budget
+        >>> Budget(params=0.5).limit(1000), Budget(params=300).limit(1000)
+        (500.0, 300.0)
     """
 
     keep: float | None = Field(default=None, gt=0, le=1)

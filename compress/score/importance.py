@@ -46,6 +46,14 @@ def score_channels(
 
     ``normalise`` "mean" divides each group by its mean score, without which groups of unequal fan-in cannot share one
     threshold; None leaves the raw values. Raises InputError if a score is not finite.
+
+    Examples:
+        >>> from slimtask.compress import find_groups, score_channels
+        >>> from torch import nn, zeros
+        >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        >>> scores = score_channels(net, find_groups(net, zeros(1, 3, 8, 8)), "l1")
+        >>> [tuple(score.shape) for score in scores]
+        [(16,), (4,)]
     """
     check_criterion(criterion)
     if criterion in GRADIENTS:

@@ -28,6 +28,14 @@ class Masks:
     A parameter is masked in ``shared`` or in ``per_task``, never in both. A task that does not name a parameter has no
     say in it: the union is over the tasks that do, so a head is masked by its own task alone. A task that uses all of
     a parameter that others mask must say so with a mask of True. Parameters nobody names stay whole.
+
+    Examples:
+        >>> from slimtask.compress import Masks
+        >>> from torch import tensor
+        >>> depth, edges = {"weight": tensor([True, False])}, {"weight": tensor([True, True])}
+        >>> masks = Masks(per_task={"depth": depth, "edges": edges})
+        >>> masks.density(["depth"]), masks.union()["weight"], masks.total_iou()
+        ({'weight': 0.5}, tensor([True, True]), 0.5)
     """
 
     shared: Named = field(default_factory=dict)

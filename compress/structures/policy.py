@@ -19,7 +19,17 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class Policy(Frozen):
-    """Per task one boolean for each of the trunk's ``blocks`` (names in order of execution): True executes it."""
+    """Per task one boolean for each of the trunk's ``blocks`` (names in order of execution): True executes it.
+
+    Examples:
+        >>> from slimtask.compress import Policy
+        >>> policy = Policy(blocks=("x", "y"), selects={"depth": (True, True), "edges": (True, False)})
+        >>> print(policy)
+        depth  ##  2 of 2 blocks
+        edges  #.  1 of 2 blocks
+        >>> policy.shared_prefix(), policy.skipped(["edges"])
+        (('x',), ('y',))
+    """
 
     kind: Literal["policy"] = "policy"
     blocks: tuple[Name, ...] = Field(min_length=1)

@@ -22,7 +22,20 @@ Session = OrtSession | TrtSession
 
 
 class Runner:
-    """A bundle opened for some tasks on one backend; a context manager that frees its sessions."""
+    """A bundle opened for some tasks on one backend; a context manager that frees its sessions.
+
+    Examples:
+        >>> import numpy
+        >>> from slimtask import Preprocessing, TaskSpec
+        >>> from slimtask.compress import TaskOutputs
+        >>> from slimtask.export import Runner, export_bundle
+        >>> from torch import nn
+        >>> net = TaskOutputs(nn.Conv2d(3, 1, 1), [TaskSpec(name="depth", kind="depth", channels=1)])
+        >>> _ = export_bundle(net, "bundle", preprocessing=Preprocessing(height=16, width=16), paths=["fused"])
+        >>> with Runner.open("bundle", threads=1) as runner:
+        ...     runner.run(numpy.zeros((16, 16, 3), numpy.uint8))["depth"].shape
+        (1, 1, 16, 16)
+    """
 
     def __init__(
         self, bundle: Bundle, tasks: tuple[TaskSpec, ...], sessions: Mapping[str, Session], choice: str, backend: str
