@@ -41,7 +41,8 @@ class LabelledImages:
         mine = [name for name in names if name.startswith(f"{split}/")]
         if not mine:
             raise InputError(f"'{archive.filename}' holds no {split}/CLASS/*.jpg.")
-        images = [pil_to_tensor(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in mine]
+        files = (Image.open(io.BytesIO(archive.read(name)), formats=("PNG", "JPEG")) for name in mine)
+        images = [pil_to_tensor(image.convert("RGB")) for image in files]
         if len({image.shape for image in images}) > 1:
             raise InputError(f"the images of '{archive.filename}' differ in size; give images of one size.")
         return torch.stack(images), torch.tensor([self.classes.index(name.split("/")[1]) for name in mine])
