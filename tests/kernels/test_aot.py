@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from slimtask.kernels.aot import OLDEST_PTX, SCRATCH, Artifact, compile_variant, main
-from slimtask.kernels.cuda.aot import main as cuda_main
 from slimtask.kernels.triton.tiles import GPUS, RAGGED, block_tile, candidates, row_tile
 from slimtask.kernels.triton.variants import Variant
 
@@ -157,17 +156,13 @@ def test_what_the_assembler_refuses_is_one_sentence(tmp_path: Path, monkeypatch,
     assert not (tmp_path / "kernels").exists()
 
 
-@pytest.mark.parametrize("command", [main, cuda_main])
-def test_a_folder_that_cannot_be_is_refused_before_anything_is_compiled(
-    command, tmp_path: Path, monkeypatch, capsys
-) -> None:
-    for module, name in (("slimtask.kernels.aot", "compile_variant"), ("slimtask.kernels.cuda.aot", "compile_kernel")):
-        monkeypatch.setattr(f"{module}.{name}", lambda *_, **__: pytest.fail("nothing must be compiled"))
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_compiled(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("slimtask.kernels.aot.compile_variant", lambda *_, **__: pytest.fail("nothing to compile"))
     taken = tmp_path / "taken"
     taken.write_text("mine")
     for folder in (taken, taken / "deeper"):
         with pytest.raises(SystemExit, match="2"):
-            command(["--out", str(folder), "--sm", "90"])
+            main(["--out", str(folder), "--sm", "90"])
         assert capsys.readouterr().err == f"aot: '{taken}' is no folder; give one\n"
     assert taken.read_text() == "mine"
 
