@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimtask.kernels.dtypes import bfloat16
-from slimtask.kernels.layouts import TwoFourLayout, VectorLayout
+from slimtask.kernels.layouts import VectorLayout
 
 
 def random_delta(shape: tuple[int, ...], density: float, seed: int) -> np.ndarray:
@@ -46,33 +46,10 @@ def test_vectors_of_a_known_matrix() -> None:
     assert VectorLayout.pack(delta, height=2, budget=17).column.shape[2] == 32
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 7), st.integers(0, 99))
-def test_two_of_four_give_back_what_they_packed(tasks: int, outputs: int, fours: int, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    delta = generator.standard_normal((tasks, outputs, fours, 4)).astype(np.float32)
-    order = generator.permuted(np.broadcast_to(np.arange(4), delta.shape), axis=3)
-    delta[order >= generator.integers(0, 3, delta.shape[:3])[..., None]] = 0  # none, one or two of four remain
-    delta = delta.reshape(tasks, outputs, fours * 4)
-    layout = TwoFourLayout.pack(delta)
-    np.testing.assert_array_equal(layout.dense(), delta)
-    np.testing.assert_array_equal(TwoFourLayout.from_arrays(layout.arrays(), **layout.sizes()).dense(), delta)
-    assert layout.bytes == delta.nbytes // 2 + delta.size // 4
-
-
-def test_positions_are_two_bits_each_the_low_ones_first() -> None:
-    layout = TwoFourLayout.pack(np.array([[[0, 5, 0, 7]]], dtype=np.float32))
-    assert layout.position.tolist() == [[[1 | 3 << 2]]]
-    assert layout.value.tolist() == [[[5, 7]]]
-
-
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, bfloat16()])
 def test_other_dtypes_round_trip(dtype: object) -> None:
     delta = random_delta((2, 5, 12), 0.2, 3).astype(dtype)
     np.testing.assert_array_equal(VectorLayout.pack(delta, height=2).dense(), delta)
-    two = delta.copy()
-    two[..., 2::4], two[..., 3::4] = 0, 0
-    np.testing.assert_array_equal(TwoFourLayout.pack(two).dense(), two)
 
 
 def test_a_delta_that_does_not_fit_is_one_sentence() -> None:
@@ -80,10 +57,6 @@ def test_a_delta_that_does_not_fit_is_one_sentence() -> None:
         VectorLayout.pack(np.ones((1, 2, 40), np.float32), budget=16)
     with pytest.raises(ValueError, match="height of 0 outputs"):
         VectorLayout.pack(np.ones((1, 2, 40), np.float32), height=0)
-    with pytest.raises(ValueError, match="needs inputs in multiples of 4, this delta has 6"):
-        TwoFourLayout.pack(np.ones((1, 2, 6), np.float32))
-    with pytest.raises(ValueError, match="has 3 values in four inputs, 2 is the most; project it first"):
-        TwoFourLayout.pack(np.array([[[1, 2, 0, 3]]], np.float32))
 
 
 def test_wrong_vectors_are_one_sentence() -> None:
@@ -106,12 +79,3 @@ def test_wrong_vectors_are_one_sentence() -> None:
         replace(layout, value=value)
     with pytest.raises(ValueError, match="lists of 8 inputs, which must be a multiple of 16"):
         replace(layout, column=layout.column[..., :8], value=layout.value[..., :8])
-
-
-def test_wrong_positions_are_one_sentence() -> None:
-    layout = TwoFourLayout.pack(np.array([[[0, 5, 0, 7]]], dtype=np.float32))
-    for position in (0b0000, 0b0111, 0b10000):
-        with pytest.raises(ValueError, match="does not name two rising places"):
-            replace(layout, position=np.full_like(layout.position, position))
-    with pytest.raises(ValueError, match="must be uint8"):
-        replace(layout, position=layout.position.astype(np.int32))
