@@ -20,7 +20,7 @@ ALLOWED = {
     "slimtask": set(),
 }
 # What kernels needs of the operating system is not written twice: these modules import neither torch nor any stage.
-SYSTEM = {"slimtask.errors", "slimtask.files", "slimtask.processes"}
+SYSTEM = {"slimtask.errors", "slimtask.files", "slimtask.measured", "slimtask.processes"}
 HEAVY = ("torch_pruning", "tensorrt", "tensorrt_rtx", "triton", "onnxruntime", "pycuda", "ray", "matplotlib")
 # A Triton kernel is a function of a module that imports triton, found there by its globals: the modules that hold them
 # are themselves imported only inside functions (the test of the stages below watches that).
