@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
+from slimtask.kernels import checks
 from slimtask.kernels.cuda import calls
 from slimtask.kernels.cuda.calls import Buffer, Call, Extras
 from slimtask.kernels.cuda.compile import compile_kernel
@@ -144,8 +145,7 @@ def _buffers(like: Tensor, **tensors: Tensor) -> tuple[Buffer, ...]:
     for what, tensor in tensors.items():
         if tensor.device != like.device:
             raise ValueError(f"{what} is on {tensor.device} but x is on {like.device}; give both on one device.")
-        if not tensor.is_contiguous():
-            raise ValueError(f"{what} is not contiguous; call .contiguous() on it.")
+    checks.contiguous(**tensors)
     return tuple(
         Buffer(pointer=tensor.data_ptr(), shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
         for tensor in tensors.values()

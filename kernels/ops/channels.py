@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slimtask.kernels.ops import checks
+from slimtask.kernels import checks
+from slimtask.kernels.checks import Size
 from slimtask.kernels.ops.register import operator
-from slimtask.kernels.ops.tensors import Size, finished, settled, wide
+from slimtask.kernels.ops.tensors import finished, settled, wide
 
 
 def appended(
