@@ -16,7 +16,6 @@ Form = Literal["merged", "rows", "delta"]
 
 _PAIRS = ("hidden-units", "heads")
 _DENSE_TENSOR = {"linear": "tensor", "mlp": "hidden-units", "attention": "heads"}
-_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +24,8 @@ class Candidate:
 
     ``form`` "merged" is T dense models that share nothing, "rows" shares the rows that did not change, "delta" needs
     the changed weights alone where they did not. ``patterns`` are those it executes exactly; ``rate`` names the ceiling
-    its deltas run at and ``reached`` the share of it that good kernels are known to reach. ``sources`` are the folders
-    whose files implement it: costs measured with other files are stale.
+    its deltas run at and ``reached`` the share of it that good kernels are known to reach. ``sources`` are the files
+    and folders that implement it: costs measured with other files are stale.
     """
 
     name: str
@@ -97,16 +96,17 @@ class Candidate:
 
     def source_hash(self) -> str:
         """Return the hash of the files that implement this candidate; "library" where only torch does."""
-        return _hash(self.sources) if self.sources else "library"
+        return hash_of(self.sources) if self.sources else "library"
 
 
 @cache
-def _hash(folders: tuple[str, ...]) -> str:
+def hash_of(sources: tuple[str, ...], root: Path = Path(__file__).parent) -> str:
+    """Return the hash of the source files that ``sources``, files and folders in ``root``, hold."""
     digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted((_HERE / folder).rglob("*")):
+    for source in sources:
+        for path in sorted([root / source, *(root / source).rglob("*")]):
             if path.suffix in (".py", ".cu", ".cuh", ".h"):
-                digest.update(path.relative_to(_HERE).as_posix().encode() + b"\0" + path.read_bytes())
+                digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -252,7 +252,7 @@ CANDIDATES = (
         work=_delta(0.0, (1.0, 2.0)),  # the second layer takes the new units in and the base's out again
         launches=_after_base(4),
         rate="channels",
-        sources=("units",),
+        sources=("units.py",),
     ),
 )
 

@@ -1,24 +1,24 @@
 """Measured costs of the candidates, one JSON file a device; nothing is shipped, a machine measures its own.
 
-Files lie in ``~/.cache/slimtask/costs``, or in the folder that ``SLIMTASK_COSTS`` names. An entry counts only for the
-implementation it was measured with.
+Files lie in ``$XDG_CACHE_HOME/slimtask/costs`` (``~/.cache/slimtask/costs``), or in the folder that ``SLIMTASK_COSTS``
+names. An entry counts only for the implementation it was measured with.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from slimtask.kernels.atomic import write_whole
+from slimtask.files import write_json
 from slimtask.kernels.candidates import CANDIDATES, Candidate, candidate
 from slimtask.kernels.device import Device
 from slimtask.kernels.problem import Problem
+from slimtask.measured import cache_folder, in_memory, keep
 
 SCHEMA = 1
 _MOST_BYTES = 2**26
@@ -80,7 +80,7 @@ class Costs:
         """
         path = costs_path(device, folder)
         try:
-            content = _content(path)
+            content = in_memory(path) or _content(path)
             return cls(device=device, entries=_entries(content, device))
         except FileNotFoundError:
             return cls(device=device)
@@ -105,12 +105,19 @@ class Costs:
             raise ValueError(_damaged(path, error)) from None
 
     def save(self, folder: Path | str | None = None) -> Path:
-        """Write the costs beside those already in the file, which is replaced whole, and return its path."""
+        """Write the costs beside those already in the file, which is replaced whole, and return its path.
+
+        Where nothing can be written in the ``folder`` that is given, that is an OSError, else a warning, and the costs
+        are kept for this process.
+        """
         path = costs_path(self.device, folder)
         self.entries = {**Costs.load(self.device, folder).entries, **self.entries}
         entries = {key: _to_json(entry) for key, entry in sorted(self.entries.items())}
         content = {"schema": SCHEMA, "device": self.device.to_json(), "entries": entries}
-        write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+        if folder is None:
+            keep(path, content, "SLIMTASK_COSTS")
+        else:
+            write_json(path, content)
         return path
 
     def add(self, name: str, problem: Problem, ms: float) -> None:
@@ -181,13 +188,13 @@ def measure(
 
 
 def costs_path(device: Device, folder: Path | str | None = None) -> Path:
-    """Return the file of ``device`` in ``folder`` (default: $SLIMTASK_COSTS, else ~/.cache/slimtask/costs)."""
+    """Return the file of ``device`` in ``folder`` (default: $SLIMTASK_COSTS, else the cache)."""
     return costs_folder(folder) / device.file_name
 
 
 def costs_folder(folder: Path | str | None = None) -> Path:
-    """Return ``folder``, by default $SLIMTASK_COSTS, else ~/.cache/slimtask/costs."""
-    return Path(folder or os.environ.get("SLIMTASK_COSTS") or Path.home() / ".cache" / "slimtask" / "costs")
+    """Return ``folder``, by default $SLIMTASK_COSTS, else the cache."""
+    return Path(folder) if folder else cache_folder("costs", "SLIMTASK_COSTS")
 
 
 def between(points: list[tuple[float, float]], x: float) -> float | None:

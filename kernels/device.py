@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Literal
+
+from slimtask.measured import cpu_name, version_of
 
 LIBRARIES = ("torch", "triton", "cuda-bindings")
 
@@ -44,7 +43,7 @@ class Device:
 
         if backend == "cpu" or (backend is None and not torch.cuda.is_available()):
             threads = torch.get_num_threads()
-            return cls(backend="cpu", name=_cpu_name(), threads=threads, versions=_versions("torch"))
+            return cls(backend="cpu", name=cpu_name(), threads=threads, versions=_versions("torch"))
         if not torch.cuda.is_available():
             raise ValueError("torch sees no GPU here; take the device 'cpu'.")
         major, minor = torch.cuda.get_device_capability()
@@ -87,19 +86,4 @@ class Device:
 
 
 def _versions(*libraries: str) -> tuple[tuple[str, str], ...]:
-    found = []
-    for library in libraries:
-        try:
-            found.append((library, importlib.metadata.version(library)))
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return tuple(found)
-
-
-def _cpu_name() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine() or "unknown CPU"
+    return tuple((library, version) for library in libraries if (version := version_of(library)))

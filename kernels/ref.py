@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
 from slimtask.kernels.dtypes import widened
 
@@ -60,27 +60,6 @@ def delta_linear(
         y = linear(x, weight, bias)
         y = exact_gelu(y) if gelu else y
         outputs.append(y if residual_NM is None else y + widened(residual_NM))
-    return outputs[0], np.stack(outputs[1:])
-
-
-def delta_conv2d(
-    x_NCHW: Float[np.ndarray, "n c h w"],
-    weight_MCHW: Float[np.ndarray, "m c_of_group r s"],
-    delta_TMCHW: Float[np.ndarray, "t m c_of_group r s"],
-    *,
-    bias_M: Array | None = None,
-    delta_bias_TM: Array | None = None,
-    stride: int = 1,
-    padding: int = 0,
-    dilation: int = 1,
-    groups: int = 1,
-) -> Pair:
-    """Return (base [N, M, H', W'], tasks [T, N, M, H', W']), a convolution by base and sub-task filters."""
-    weights, biases = _merged(weight_MCHW, delta_TMCHW), _merged_biases(bias_M, delta_bias_TM, delta_TMCHW)
-    outputs = [
-        conv2d(x_NCHW, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
-        for weight, bias in zip(weights, biases, strict=True)
-    ]
     return outputs[0], np.stack(outputs[1:])
 
 
@@ -161,20 +140,6 @@ def attention(qkv_ND: Array, heads: int) -> Array:
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     mixed = weights @ v / weights.sum(axis=-1, keepdims=True)
     return np.asarray(mixed.swapaxes(-3, -2).reshape(*batch, tokens, width // 3))
-
-
-def conv2d(
-    x_NCHW: Array, weight_MCHW: Array, bias_M: Array | None, *, stride: int, padding: int, dilation: int, groups: int
-) -> Array:
-    """Return the convolution (cross-correlation) with zero padding, [N, M, H', W']."""
-    x, weight = widened(x_NCHW), widened(weight_MCHW)
-    x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    height, width = ((size - 1) * dilation + 1 for size in weight.shape[2:])
-    windows = np.lib.stride_tricks.sliding_window_view(x, (height, width), axis=(2, 3))
-    windows = windows[:, :, ::stride, ::stride, ::dilation, ::dilation]
-    parts = zip(np.split(windows, groups, axis=1), np.split(weight, groups), strict=True)
-    y = np.concatenate([np.einsum("nchwrs,mcrs->nmhw", part, filters) for part, filters in parts], axis=1)
-    return y if bias_M is None else y + widened(bias_M)[:, None, None]
 
 
 def _merged(weight: Array, delta: Array) -> list[Array]:

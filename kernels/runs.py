@@ -19,10 +19,9 @@ from slimtask.kernels.candidates import CANDIDATES
 from slimtask.kernels.layouts import pack
 from slimtask.kernels.problem import Problem
 from slimtask.kernels.samples import Sample, width_of
-from slimtask.kernels.units import attention, mlp
-from slimtask.kernels.units.correction import Layer, correct, correct_joined, correction, joined
+from slimtask.kernels.units import Layer, attend, correct, correct_joined, correction, joined, widen
 
-_TOGETHER = ("cuda",)  # devices on which launches decide, so corrections of all tasks are one batched product
+TOGETHER = ("cuda",)  # devices on which launches decide, so corrections of all tasks are one batched product
 Output = tuple[Tensor | None, Tensor | list[Tensor]]
 Run = Callable[[], Output]
 
@@ -66,7 +65,7 @@ def _through(x: Tensor, layers: list[Layer], problem: Problem) -> Tensor:
     out = F.linear(x, *layers[0])
     if problem.operator == "linear":
         return out
-    inner = F.gelu(out) if problem.operator == "mlp" else attention.attend(out[None], width_of(problem))[0]
+    inner = F.gelu(out) if problem.operator == "mlp" else attend(out[None], width_of(problem))[0]
     return F.linear(inner, *layers[1])
 
 
@@ -80,7 +79,7 @@ def _batched(its: Sample) -> Run:
         out = torch.baddbmm(biases[0], inputs, weights[0])
         if operator == "linear":
             return None, out
-        inner = F.gelu(out) if operator == "mlp" else attention.attend(out, width)
+        inner = F.gelu(out) if operator == "mlp" else attend(out, width)
         return None, torch.baddbmm(biases[1], inner, weights[1])
 
     return run
@@ -155,20 +154,20 @@ def _triton_blocks(start: Tensor, column: Tensor, value: Tensor, x: Tensor, base
 
 
 def _units(its: Sample) -> Run:
-    """The parts of `hidden_unit_mlp` and `head_attention`, with what depends on weights alone done before."""
+    """One product over all units, the base's next layer, and corrections; what depends on weights alone before."""
     x, (first, second), width = its.x, its.base, width_of(its.problem)
     of_mlp = its.problem.operator == "mlp"
     changed = [torch.from_numpy(mask.any(axis=0).nonzero()[0]).to(x.device) for mask in its.masks[1]]
     kept = [torch.from_numpy(mask.any(axis=1).nonzero()[0]).to(x.device) for mask in its.masks[0]]
     own = [Layer(its.stacked[0].weight[t][rows], first.bias[rows]) for t, rows in enumerate(kept)]
     made = [correction(second, Layer(its.stacked[1].weight[t], second.bias), own) for t, own in enumerate(changed)]
-    wide = mlp.widen(first, own) if of_mlp else attention.widen(first, own, width)
+    wide = widen(first, own, 1 if of_mlp else 3)
     sizes = [second.weight.shape[1], *(len(columns) for columns in changed)]
-    together = joined(made) if x.device.type in _TOGETHER and len(set(sizes[1:])) == 1 else None
+    together = joined(made) if x.device.type in TOGETHER and len(set(sizes[1:])) == 1 else None
 
     def units() -> tuple[Tensor, Tensor]:
         out = F.linear(x, *wide)
-        inner = F.gelu(out) if of_mlp else attention.attend(out[None], width)[0]
+        inner = F.gelu(out) if of_mlp else attend(out[None], width)[0]
         if together is not None:
             shared, behind = torch.split(inner, [sizes[0], sum(sizes[1:])], dim=-1)
             base = F.linear(shared, *second)

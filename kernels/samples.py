@@ -14,7 +14,7 @@ from torch import Tensor
 
 from slimtask.kernels import ops
 from slimtask.kernels.problem import Problem
-from slimtask.kernels.units.correction import Layer
+from slimtask.kernels.units import Layer
 
 _HEAD = 64
 

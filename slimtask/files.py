@@ -13,7 +13,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,9 +30,11 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust tells it: a Safetensor
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is fsynced and renamed, on failure it is deleted.
 
+    So are, on failure, the folders that were made for it.
     What the system refuses, a full disk say, is an OSError that names ``path``, also where a library says it otherwise.
     """
     path = Path(path)
+    missing = [each for each in path.parents if not each.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep_partials(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}{_PARTIAL}", suffix=path.suffix, dir=path.parent)
@@ -44,13 +46,23 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         _fsync(temporary)
         temporary.replace(path)
         _fsync(path.parent)
-    except Exception as error:
-        code = _OS_ERROR.search(str(error))
-        if code is None or isinstance(error, OSError):
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
-    finally:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        for folder in missing:
+            with suppress(OSError):  # something else lies there by now
+                folder.rmdir()
+        code = _refused(error)
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _refused(error: BaseException) -> int | None:
+    """Return the number of what the system refused in a file that ``error`` does not name; None if it is another."""
+    if isinstance(error, OSError):
+        return error.errno if error.filename is None else None
+    code = _OS_ERROR.search(str(error))
+    return None if code is None else int(code[1])
 
 
 @contextmanager

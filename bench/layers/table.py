@@ -7,11 +7,11 @@ backend and version.
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,17 @@ import numpy as np
 from pydantic import ValidationError
 
 from slimtask.bench.layers.graph import has_producer, layer_graph
-from slimtask.bench.timing.environment import cpu_name, version_of
 from slimtask.bench.timing.graphs import BACKEND
 from slimtask.compress.latency.table import BLOCK, FREE, Entry, LatencyTable, LayerShape, Penalties
 from slimtask.errors import InputError
-from slimtask.files import read_json, write_json
+from slimtask.files import read_json
+from slimtask.measured import cache_folder, cpu_name, in_memory, keep, version_of
 from slimtask.onnx_session import OnnxSession
 
 Range = tuple[int, int]
 Timer = Callable[[LayerShape, int, int], float]
 """Returns the milliseconds of one layer with these input and output counts."""
 
-_IN_MEMORY: dict[Path, LatencyTable] = {}
-"""The tables whose files cannot be written."""
 _MOST_POINTS, _FEWEST_POINTS = 8, 3
 _POINT_SECONDS = 0.035  # two sessions and their samples, on the machine of the committed results
 _WORTH_FURTHER_COPIES_MS = 0.3
@@ -81,8 +79,7 @@ def measure_table(
             if progress is not None:
                 progress(before + points, total)
 
-        table = table.joined([measure_entry(item, timer, tick)])
-        _keep(cache, table)
+        table = _keep(cache, table.joined([measure_entry(item, timer, tick)]))
         done += item.points
     return table
 
@@ -170,9 +167,8 @@ def time_layer(shape: LayerShape, inputs: int, outputs: int, *, threads: int, se
 
 def cache_path(threads: int) -> Path:
     """Return the file of this machine's table for a number of threads."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = hashlib.sha256("|".join(map(str, _identity(threads).values())).encode()).hexdigest()[:16]
-    return base / "slimtask" / f"latency-{key}.json"
+    return cache_folder() / f"latency-{key}.json"
 
 
 def load_table(path: Path, threads: int) -> LatencyTable:
@@ -180,34 +176,29 @@ def load_table(path: Path, threads: int) -> LatencyTable:
 
     A damaged file is named in a warning and measured again.
     """
-    empty = LatencyTable.model_validate(_identity(threads))
-    if path in _IN_MEMORY:
-        return _IN_MEMORY[path]
-    if not _is_there(path):
-        return empty
     try:
-        table = LatencyTable.model_validate(read_json(path, "latency table"))
+        return _read(path, threads)
     except (InputError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         warnings.warn(f"the latency table '{path}' is damaged ({reason}); it is measured again.", stacklevel=2)
-        return empty
-    mine = all(getattr(table, name) == value for name, value in _identity(threads).items())
-    return table if mine else empty
+        return LatencyTable.model_validate(_identity(threads))
 
 
-def _keep(path: Path, table: LatencyTable) -> None:
-    """Write the table to its file; where that cannot be, a home that is read-only say, keep it for this process."""
-    if path not in _IN_MEMORY:
-        try:
-            write_json(path, table.model_dump(mode="json"))
-            return
-        except OSError as error:
-            warnings.warn(
-                f"the measured times cannot be kept in '{path}' ({error.strerror or error}), so the next run measures "
-                "them again; let XDG_CACHE_HOME name a folder that can be written.",
-                stacklevel=2,
-            )
-    _IN_MEMORY[path] = table
+def _read(path: Path, threads: int) -> LatencyTable:
+    identity, content = _identity(threads), in_memory(path)
+    if content is None and _is_there(path):
+        content = read_json(path, "latency table")
+    table = LatencyTable.model_validate(identity if content is None else content)
+    same = all(getattr(table, name) == value for name, value in identity.items())
+    return table if same else LatencyTable.model_validate(identity)
+
+
+def _keep(path: Path, table: LatencyTable) -> LatencyTable:
+    """Return the table joined with what is in its file by now, where both are kept."""
+    with suppress(InputError, ValidationError):  # said when it was loaded
+        table = _read(path, table.threads).joined(table.entries)
+    keep(path, table.model_dump(mode="json"), "XDG_CACHE_HOME")
+    return table
 
 
 def _is_there(path: Path) -> bool:

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from slimtask.bench.studies.harness import keep, parser_of, run_study
-from slimtask.bench.timing.environment import environment, version_of
+from slimtask.bench.timing.environment import environment
 from slimtask.bench.timing.measure import Conditions, Measurement
+from slimtask.measured import version_of
 
 BASELINE = "adamw_foreach"
 LR = 1e-3

@@ -17,10 +17,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from slimtask.bench.timing.environment import cpu_name, gpus, usable_cores, version_of
+from slimtask.bench.timing.environment import gpus, usable_cores
 from slimtask.bench.timing.measure import Conditions
 from slimtask.errors import InputError, Unsupported, nearest
 from slimtask.export.precision import graph_precision
+from slimtask.measured import cpu_name, version_of
 from slimtask.onnx_file import open_onnx
 from slimtask.onnx_session import PROVIDERS, open_session
 

@@ -16,7 +16,7 @@ from slimtask.export.shared.plan import Step
 from slimtask.export.shared.source import Part
 from slimtask.export.shared.streams import Stream
 from slimtask.export.shared.together import Corrections
-from slimtask.kernels.units.correction import Correction, Layer, correction
+from slimtask.kernels.units import Correction, Layer, correction
 
 
 class Base(NamedTuple):

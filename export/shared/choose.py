@@ -29,7 +29,7 @@ from slimtask.kernels.costs import Costs
 from slimtask.kernels.device import Device
 from slimtask.kernels.dispatch import Choice, choose
 from slimtask.kernels.layouts.base import ceil_to
-from slimtask.kernels.layouts.vectors import STEP
+from slimtask.kernels.layouts.sparse import STEP
 from slimtask.kernels.problem import Problem
 
 Prefer = Literal["expected", "kernels"]

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slimtask.kernels.units import attention, mlp
-from slimtask.kernels.units.correction import Layer
+from slimtask.kernels.units import Layer, attend, columns_of, padded_rows, rows_of, widen
 
 At = Callable[[str, Tensor], Tensor]
 X = Float[Tensor, "*batch tokens _"]
@@ -68,11 +67,11 @@ class MlpCore:
 
     def widen(self, first: Layer, rows: Sequence[Layer]) -> Layer:
         """Return the first layer with the ``rows`` of more units behind its own."""
-        return mlp.widen(first, rows)
+        return widen(first, rows)
 
     def padded(self, rows: Layer, size: int) -> Layer:
         """Return the rows of ``size`` units, those added all zero."""
-        return mlp.padded_rows(rows, size)
+        return padded_rows(rows, size)
 
     def pick(self, first: Tensor, units: slice | Tensor) -> Tensor:
         """Return the first layer's output for some of its units."""
@@ -97,19 +96,19 @@ class AttentionCore:
 
     def rows(self, units: Tensor, count: int) -> Tensor:
         """Return the rows of the first layer that belong to ``units``."""
-        return attention.rows_of(units, count, self.width)
+        return rows_of(units, count, self.width)
 
     def columns(self, units: Tensor) -> Tensor:
         """Return the columns of the second layer that read ``units``."""
-        return attention.columns_of(units, self.width)
+        return columns_of(units, self.width)
 
     def widen(self, first: Layer, rows: Sequence[Layer]) -> Layer:
         """Return the first layer with the ``rows`` of more units behind its own."""
-        return attention.widen(first, rows, self.width)
+        return widen(first, rows, 3)
 
     def padded(self, rows: Layer, size: int) -> Layer:
         """Return the rows of ``size`` units, those added all zero."""
-        return attention.padded_heads(rows, size, self.width)
+        return padded_rows(rows, size * self.width, 3)
 
     def pick(self, first: Tensor, units: slice | Tensor) -> Tensor:
         """Return the first layer's output for some of its units."""
@@ -119,7 +118,7 @@ class AttentionCore:
 
     def middle(self, first: Tensor) -> Tensor:
         """Return the attended values, heads side by side."""
-        mixed = attention.attend(first.flatten(0, -3), self.width)
+        mixed = attend(first.flatten(0, -3), self.width)
         return mixed.view(*first.shape[:-1], -1)
 
 

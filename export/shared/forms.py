@@ -13,7 +13,7 @@ from slimtask.export.shared.base import Base
 from slimtask.export.shared.core import At, Core, Layers, Tensors, linear, normalise, run
 from slimtask.export.shared.plan import Step
 from slimtask.export.shared.streams import Stream, put, take
-from slimtask.kernels.units.correction import Correction, correct
+from slimtask.kernels.units import Correction, correct
 
 
 class Shared(nn.Module):

@@ -20,7 +20,7 @@ from slimtask.export.shared.plan import Packing
 from slimtask.export.shared.streams import Stream
 from slimtask.kernels import ops
 from slimtask.kernels.layouts import OutChannelLayout, pack
-from slimtask.kernels.units.correction import Layer
+from slimtask.kernels.units import Layer
 
 Outputs = Float[Tensor, "batch tokens outputs"]
 OPERATORS: dict[str, Callable[..., Tensor]] = {

@@ -15,7 +15,7 @@ from slimtask.export.shared.core import Core, Layers, Tensors, linear, normalise
 from slimtask.export.shared.plan import Step
 from slimtask.export.shared.source import Part
 from slimtask.export.shared.streams import Stack, freshest
-from slimtask.kernels.units.correction import Correction, Joined, correct_joined, joined, padded
+from slimtask.kernels.units import Correction, Joined, correct_joined, joined, padded
 
 
 class Corrections(nn.Module):

@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from slimtask.kernels.atomic import write_whole
 from slimtask.kernels.cuda.variants import Variant
 
 HEADERS = ("device.cuh", "tile.cuh")
@@ -67,29 +66,6 @@ def compile_kernel(variant: Variant, target: str) -> Compiled:
     result = _compiled(variant, target, log, _bytes(nvrtc, "PTX", program), program, nvrtc)
     nvrtc.nvrtcDestroyProgram(program)
     return result
-
-
-def save(compiled: Compiled, folder: Path) -> Path:
-    """Return the path of the cubin, or PTX, written into the folder; `image_in` finds it again."""
-    path = folder / f"{compiled.variant.name}.{compiled.target}"
-    write_whole(path, compiled.image)
-    return path
-
-
-def image_in(folder: Path, variant: Variant, sm: int) -> bytes:
-    """Return what the driver loads of a variant, from a folder of saved ones: for this very GPU, else PTX.
-
-    Raises:
-        FileNotFoundError: neither is there.
-    """
-    for target in (f"sm_{sm}", PTX_TARGET):
-        path = folder / f"{variant.name}.{target}"
-        if path.is_file():
-            return path.read_bytes()
-    raise FileNotFoundError(
-        f"'{folder}' has no {variant.name} for sm_{sm} and no PTX of it; write them there with "
-        "python -m slimtask.kernels.cuda.aot."
-    )
 
 
 def _compiled(variant: Variant, target: str, log: str, ptx: bytes, program: Any, nvrtc: Any) -> Compiled:

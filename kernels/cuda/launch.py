@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
+from slimtask.kernels import checks
 from slimtask.kernels.cuda import calls
 from slimtask.kernels.cuda.calls import Buffer, Call, Extras
 from slimtask.kernels.cuda.compile import compile_kernel
@@ -54,7 +55,7 @@ def launch_blocks(
     if y.numel():
         extras = _extras(x_NK, y, delta_bias_TM, gelu, residual_NM, skip_empty)
         arrays = _buffers(x_NK, start=start, column=column, value=value, x=x_NK, base=base_NM, y=y)
-        _run(calls.blocks_call(*arrays, extras=extras, gpu=_gpu(x_NK)), x_NK.device)
+        run(calls.blocks_call(*arrays, extras=extras, gpu=gpu_of(x_NK)), x_NK.device)
     return y
 
 
@@ -79,7 +80,7 @@ def launch_vectors(
         extras = _extras(x_NK, y, delta_bias_TM, gelu, residual_NM)
         x_t = _transposed(x_NK)
         arrays = _buffers(x_NK, column=column, value=value, x=x_t, base=base_NM, y=y)
-        _run(calls.vectors_call(*arrays, extras=extras, gpu=_gpu(x_NK)), x_NK.device)
+        run(calls.vectors_call(*arrays, extras=extras, gpu=gpu_of(x_NK)), x_NK.device)
     return y
 
 
@@ -109,7 +110,7 @@ def launch_csr(
         extras = _extras(x_NK, y, delta_bias_TM, gelu, residual_NM, skip_empty)
         x_t = _transposed(x_NK)
         arrays = _buffers(x_NK, start=start, column=column, value=value, x=x_t, base=base_NM, y=y)
-        _run(calls.csr_call(*arrays, extras=extras, gpu=_gpu(x_NK)), x_NK.device)
+        run(calls.csr_call(*arrays, extras=extras, gpu=gpu_of(x_NK)), x_NK.device)
     return y
 
 
@@ -135,7 +136,7 @@ def _extras(
 def _transposed(x_NK: Tensor) -> Tensor:
     """Return x^T [K, pitch], zeros beyond N."""
     x_t = x_NK.new_empty(x_NK.shape[1], calls.pitch(x_NK.shape[0]))
-    _run(calls.transpose_call(*_buffers(x_NK, x=x_NK, x_t=x_t)), x_NK.device)
+    run(calls.transpose_call(*_buffers(x_NK, x=x_NK, x_t=x_t)), x_NK.device)
     return x_t
 
 
@@ -144,15 +145,15 @@ def _buffers(like: Tensor, **tensors: Tensor) -> tuple[Buffer, ...]:
     for what, tensor in tensors.items():
         if tensor.device != like.device:
             raise ValueError(f"{what} is on {tensor.device} but x is on {like.device}; give both on one device.")
-        if not tensor.is_contiguous():
-            raise ValueError(f"{what} is not contiguous; call .contiguous() on it.")
+    checks.contiguous(**tensors)
     return tuple(
         Buffer(pointer=tensor.data_ptr(), shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
         for tensor in tensors.values()
     )
 
 
-def _gpu(x: Tensor) -> Gpu:
+def gpu_of(x: Tensor) -> Gpu:
+    """Return the GPU on which ``x`` lies; ValueError if it lies elsewhere."""
     if x.device.type != "cuda":
         raise ValueError(f"x is on {x.device}, where CUDA kernels do not run; move it to a CUDA device.")
     properties: Any = torch.cuda.get_device_properties(x.device)
@@ -163,7 +164,7 @@ def _gpu(x: Tensor) -> Gpu:
     )
 
 
-def _run(call: Call, device: torch.device) -> None:
+def run(call: Call, device: torch.device) -> None:
     """Launch a call on the device's current stream; sizes are fixed, so that it may be captured in a CUDA graph."""
     from cuda.bindings import driver
 

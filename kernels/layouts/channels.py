@@ -1,4 +1,4 @@
-"""Layouts by whole slices: output channels, input channels, and rows of an activation; padded to one length."""
+"""Layouts by whole slices: output channels, and rows of an activation; padded to one length."""
 
 from __future__ import annotations
 
@@ -105,41 +105,6 @@ class OutChannelLayout(ValueLayout, _Channels):
             self._refuse(
                 f"has a {name} of filling that is not that of the channel it repeats (0 for a task without any)"
             )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class InChannelLayout(ValueLayout, _Channels):
-    """Changed input channels: channel [T, p], count [T], value [T, M, p], zero beyond the count."""
-
-    kind: ClassVar[str] = "in-channels"
-
-    @classmethod
-    def pack(cls, delta_TMK: Array, *, budget: int | None = None, multiple: int = 1) -> InChannelLayout:
-        """Return the input channels whose weights change; ``budget`` and ``multiple`` as for output channels."""
-        tasks, outputs, inputs = checked_delta(delta_TMK, cls.__name__).shape
-        changed = np.asarray(dtypes.nonzero(delta_TMK).any(axis=1))
-        channel, count = _repeated(changed, _length(changed, "input channels", budget, multiple))
-        value = np.take_along_axis(delta_TMK, channel[:, None, :], axis=2)
-        filling = (np.arange(channel.shape[1]) >= count[:, None])[:, None, :]
-        value[np.broadcast_to(filling, value.shape)] = 0
-        return cls(shape=(tasks, outputs, inputs), channel=channel, count=count, value=value)
-
-    def dense(self) -> Array:
-        """Return delta_TMK."""
-        delta = np.zeros(self.shape, dtype=self.value.dtype)
-        task, place = np.nonzero(np.arange(self.channel.shape[1]) < self.count[:, None])
-        delta[task, :, self.channel[task, place]] = self.value[task, :, place]
-        return delta
-
-    def _check(self) -> None:
-        tasks, outputs, inputs = self.shape
-        self._check_lists("channel", self.count, inputs, "inputs")
-        length = self.channel.shape[1]
-        self._check_shape("value", tasks, outputs, length)
-        self._check_values("value")
-        filling = (np.arange(length) >= self.count[:, None])[:, None, :]
-        if (filling & dtypes.nonzero(self.value)).any():
-            self._refuse("has values beyond the count of its channels; set them to zero")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

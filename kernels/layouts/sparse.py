@@ -1,4 +1,4 @@
-"""Layouts with rows of their own length: single entries (CSR) and rectangular blocks."""
+"""Layouts of single entries (CSR), of rectangular blocks, and of lists of inputs that neighbouring outputs share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from slimtask.kernels import dtypes
-from slimtask.kernels.layouts.base import Array, Layout, ValueLayout, blocks_of, ceil_to, checked_delta
+from slimtask.kernels.layouts.base import Array, Layout, ValueLayout, blocks_of, ceil_to, checked_delta, padded_lists
+
+STEP = 16  # inputs that one tensor-core instruction sums over
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,6 +129,82 @@ class BlockLayout(ValueLayout, _Starts):
         beside = self.value[last_column, :, inputs - (columns - 1) * self.width :]
         if dtypes.nonzero(below).any() or dtypes.nonzero(beside).any():
             self._refuse(f"has values beyond the {outputs} outputs or {inputs} inputs; set them to zero")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Column(Layout):
+    column: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VectorLayout(ValueLayout, _Column):
+    """``height`` neighbouring outputs share one list of inputs: column [T, ceil(M/height), k], value [.., height, k].
+
+    k is the longest list, rounded up to a multiple of 16; shorter lists are filled up with column 0 and value 0.
+    """
+
+    kind: ClassVar[str] = "vector"
+
+    height: int = 32
+
+    @classmethod
+    def pack(cls, delta_TMK: Array, *, height: int = 32, budget: int | None = None) -> VectorLayout:
+        """Return the inputs that any of ``height`` outputs changes; ``budget`` sets k, and ValueError if it is less."""
+        tasks, outputs, inputs = checked_delta(delta_TMK, cls.__name__).shape
+        if height < 1:
+            raise ValueError(f"a height of {height} outputs shares no list; give at least 1.")
+        padded = np.pad(delta_TMK, ((0, 0), (0, ceil_to(outputs, height) - outputs), (0, 0)))
+        tiles = padded.reshape(-1, height, inputs)
+        used = np.asarray(dtypes.nonzero(tiles).any(axis=1))
+        longest = int(used.sum(axis=1).max())
+        if budget is not None and budget < longest:
+            raise ValueError(f"a list of {longest} inputs exceeds the budget of {budget}; raise it or prune the delta.")
+        length = ceil_to(max(1, longest if budget is None else budget), STEP)
+        listed, _ = padded_lists(used, length)
+        listed = np.pad(listed, ((0, 0), (0, length - listed.shape[1])), constant_values=-1)
+        column = np.where(listed < 0, np.int32(0), listed)
+        value = np.take_along_axis(tiles, column[:, None, :], axis=2)
+        value[np.broadcast_to((listed < 0)[:, None, :], value.shape)] = 0
+        tiled = tasks, blocks_of(outputs, height)
+        return cls(
+            shape=(tasks, outputs, inputs),
+            height=height,
+            column=column.reshape(*tiled, length),
+            value=value.reshape(*tiled, height, length),
+        )
+
+    def dense(self) -> Array:
+        """Return delta_TMK."""
+        tasks, outputs, inputs = self.shape
+        tiles = np.zeros((*self.value.shape[:3], inputs), dtype=self.value.dtype)
+        task, tile, place = np.nonzero(~self._filling())
+        tiles[task, tile, :, self.column[task, tile, place]] = self.value[task, tile, :, place]
+        return np.ascontiguousarray(tiles.reshape(tasks, -1, inputs)[:, :outputs])
+
+    def _filling(self) -> Array:
+        """Return where a list has stopped rising."""
+        falls = np.diff(self.column, axis=2, prepend=np.int32(-1)) <= 0
+        return np.asarray(np.logical_or.accumulate(falls, axis=2))
+
+    def _check(self) -> None:
+        tasks, outputs, inputs = self.shape
+        if self.height < 1:
+            self._refuse(f"has a height of {self.height}, which must be at least 1")
+        tiles = blocks_of(outputs, self.height)
+        self._check_shape("column", tasks, tiles, None)
+        length = self.column.shape[2]
+        self._check_shape("value", tasks, tiles, self.height, length)
+        if length % STEP or not length:
+            self._refuse(
+                f"has lists of {length} inputs, which must be a multiple of {STEP}; fill up with column 0, value 0"
+            )
+        self._check_indices("column", inputs, "inputs")
+        self._check_values("value")
+        filled = dtypes.nonzero(self.value).any(axis=2)
+        if (self._filling() & ((self.column != 0) | filled)).any():
+            self._refuse("has a list that does not rise; sort it, and fill up with column 0, value 0")
+        if dtypes.nonzero(self.value[:, -1, outputs - (tiles - 1) * self.height :]).any():
+            self._refuse(f"has values beyond the {outputs} outputs; set them to zero")
 
 
 def _starts(row: Shaped[np.ndarray, " entries"], rows: int) -> Shaped[np.ndarray, " rows_and_one"]:

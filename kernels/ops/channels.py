@@ -1,4 +1,4 @@
-"""Changed output channels (A): one product with [W | changed channels of every sub-task], linear or convolutional.
+"""Changed output channels (A): one product with [W | changed channels of every sub-task].
 
 The changed channels are computed with their merged weights, not corrected, so the sub-tasks' outputs stay compact: what
 all share, once, and p channels each. `complete` builds whole ones for whoever needs them.
@@ -10,35 +10,36 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slimtask.kernels.ops import checks
+from slimtask.kernels import checks
+from slimtask.kernels.checks import Size
 from slimtask.kernels.ops.register import operator
-from slimtask.kernels.ops.tensors import Size, finished, settled, wide
+from slimtask.kernels.ops.tensors import finished, settled, wide
 
 
 def appended(
     weight: Tensor, bias: Tensor | None, channel: Tensor, value: Tensor, delta_bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return weights [M + T p, ...] and biases [M + T p]: the base's, then every sub-task's changed channels, merged.
+    """Return weights [M + T p, K] and biases [M + T p]: the base's, then every sub-task's changed channels, merged.
 
     To be made once, when weights are loaded.
 
     Args:
-        weight: the base's, [M, K] of a linear layer or [M, C, R, S] of a convolution.
+        weight: the base's [M, K].
         bias: the base's [M].
         channel: an OutChannelLayout's channels [T, p],
-        value: its values [T, p, K], K = C R S, and
+        value: its values [T, p, K], and
         delta_bias: its biases [T, p], or None.
     """
     checks.indices(weight, channel=channel)
     checks.alike(weight, bias=bias, value=value, delta_bias=delta_bias)
     tasks, changed = channel.shape
-    checks.shape("value", value, tasks, changed, weight[0].numel())
+    checks.shape("value", value, tasks, changed, weight.shape[1])
     checks.shape("bias", bias, len(weight))
     checks.shape("delta_bias", delta_bias, tasks, changed)
     checks.below("channel", channel, len(weight))
     number = channel.flatten()
     exact = wide(weight.dtype)
-    merged = weight.index_select(0, number).to(exact) + value.reshape(-1, *weight.shape[1:]).to(exact)
+    merged = weight.index_select(0, number).to(exact) + value.flatten(0, 1).to(exact)
     weights = torch.cat([weight, merged.to(weight.dtype)])
     if bias is None and delta_bias is None:
         return weights, None
@@ -71,41 +72,19 @@ def out_channels(
     return finished(total, biases, residual, gelu=gelu, dtype=x.dtype)
 
 
-def conv_out_channels(
-    channel: Tensor,
-    weights: Tensor,
-    x: Tensor,
-    biases: Tensor | None = None,
-    *,
-    stride: int = 1,
-    padding: int = 0,
-    dilation: int = 1,
-) -> tuple[Tensor, Tensor]:
-    """Return the base's [N, M, H, W] and the changed channels [T, N, p, H, W]: one convolution, in standard operators.
-
-    ``weights`` [M + T p, C, R, S] and ``biases`` are those of `appended`. A grouped convolution has no such form: its
-    groups would become unequal; ValueError then.
-    """
-    checks.shape("weights", weights, None, x.shape[1], None, None)
-    return split(F.conv2d(x, weights, biases, stride, padding, dilation), channel, dim=1)
-
-
-def split(extended: Tensor, channel: Tensor, *, dim: int = -1) -> tuple[Tensor, Tensor]:
-    """Return the base's [..., M, ...] and the changed channels [T, ..., p, ...], both views of ``extended``."""
+def split(extended: Tensor, channel: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the base's [..., M] and the changed channels [T, ..., p], both views of ``extended`` [..., M + T p]."""
     tasks, changed = channel.shape
-    outputs = extended.shape[dim] - tasks * changed
-    base, tail = extended.narrow(dim, 0, outputs), extended.narrow(dim, outputs, tasks * changed)
-    dim %= extended.ndim
-    return base, tail.reshape(*tail.shape[:dim], tasks, changed, *tail.shape[dim + 1 :]).movedim(dim, 0)
+    outputs = extended.shape[-1] - tasks * changed
+    base, tail = extended.narrow(-1, 0, outputs), extended.narrow(-1, outputs, tasks * changed)
+    return base, tail.reshape(*tail.shape[:-1], tasks, changed).movedim(-2, 0)
 
 
-def complete(base: Tensor, changed: Tensor, channel: Tensor, count: Tensor, *, dim: int = -1) -> Tensor:
-    """Return every sub-task's whole output [T, ..., M, ...]: ``base``, its changed channels overwritten."""
+def complete(base: Tensor, changed: Tensor, channel: Tensor, count: Tensor) -> Tensor:
+    """Return every sub-task's whole output [T, ..., M]: ``base`` [..., M], its changed channels overwritten."""
     whole = base.expand(len(channel), *base.shape)
-    dim = dim % base.ndim + 1
-    sizes = [-1 if axis in (0, dim) else 1 for axis in range(whole.ndim)]
-    place = channel.long().reshape([len(channel) if axis == 0 else size for axis, size in enumerate(sizes)])
-    return whole.scatter(dim, place.expand_as(changed), settled(changed, count, dim))
+    place = channel.long().reshape(len(channel), *[1] * (base.ndim - 1), -1)
+    return whole.scatter(-1, place.expand_as(changed), settled(changed, count, base.ndim))
 
 
 def places(channel: Tensor, count: Tensor, outputs: int) -> Tensor:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimtask.kernels.ops.tensors import Shared, Size, blocks_of
+from slimtask.kernels.checks import Size
+from slimtask.kernels.ops.tensors import Shared, blocks_of
 from slimtask.kernels.triton.tiles import GPUS, block_tile
 
 STANDARD = "standard operators"

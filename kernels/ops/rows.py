@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slimtask.kernels.ops import checks, cuda
+from slimtask.kernels import checks
+from slimtask.kernels.ops import cuda
 from slimtask.kernels.ops.register import operator
 from slimtask.kernels.ops.tensors import finished, settled, wide
 

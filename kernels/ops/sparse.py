@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimtask.kernels.ops import checks, cuda
+from slimtask.kernels import checks
+from slimtask.kernels.checks import Size
+from slimtask.kernels.ops import cuda
 from slimtask.kernels.ops.register import operator
-from slimtask.kernels.ops.tensors import Shared, Size, blocks_of, finished, wide
+from slimtask.kernels.ops.tensors import Shared, blocks_of, finished, wide
 
 _SHARED = "Tensor x, Tensor base, Tensor? delta_bias=None, Tensor? residual=None, bool gelu=False) -> Tensor"
 

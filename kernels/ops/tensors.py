@@ -10,9 +10,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from slimtask.kernels import dtypes
+from slimtask.kernels.checks import Size
 from slimtask.kernels.layouts import Layout
-
-Size = int | torch.SymInt  # the latter while a graph with unknown sizes is traced
 
 
 class Shared(NamedTuple):

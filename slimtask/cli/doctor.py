@@ -15,7 +15,8 @@ def doctor_verb(json_path: JsonOption = None) -> None:
     Example: slimtask doctor
     """
     from slimtask.bench.timing.backends import BACKENDS
-    from slimtask.bench.timing.environment import environment, version_of
+    from slimtask.bench.timing.environment import environment
+    from slimtask.measured import version_of
 
     facts = environment()
     console.print(table_of(facts))

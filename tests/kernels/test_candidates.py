@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from slimtask.kernels import candidates
-from slimtask.kernels.candidates import CANDIDATES, candidate
+from slimtask.kernels import candidates as candidates_module
+from slimtask.kernels.candidates import CANDIDATES, Candidate, candidate, hash_of
 from slimtask.kernels.device import Device
 from slimtask.kernels.floors import H200
 from slimtask.kernels.problem import PATTERNS, Problem
@@ -140,7 +140,7 @@ def test_canonical_problems_share_what_costs_the_same() -> None:
 
 
 @pytest.mark.parametrize("each", CANDIDATES, ids=lambda each: each.name)
-def test_canonical_problem_has_the_same_floor_and_form(each: candidates.Candidate) -> None:
+def test_canonical_problem_has_the_same_floor_and_form(each: Candidate) -> None:
     for pattern in each.patterns:
         problem = replace(FC1, pattern=pattern, rows=0.3, base_included=True)
         same = each.canonical(problem)
@@ -148,16 +148,20 @@ def test_canonical_problem_has_the_same_floor_and_form(each: candidates.Candidat
         assert each.floor_ms(same) == pytest.approx(each.floor_ms(problem))
 
 
-def test_source_hash_follows_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "_HERE", tmp_path)
-    candidates._hash.cache_clear()
-    (tmp_path / "ops").mkdir()
-    (tmp_path / "ops" / "rows.py").write_text("one")
+def test_source_hash_follows_the_files(tmp_path: Path) -> None:
     hashes = []
-    for text in ("one", "two", "one"):
-        (tmp_path / "ops" / "rows.py").write_text(text)
-        candidates._hash.cache_clear()
-        hashes.append(candidate("out-channels").source_hash())
-    candidates._hash.cache_clear()
-    assert hashes[0] == hashes[2] != hashes[1]
+    for number, texts in enumerate((("one", "one"), ("two", "one"), ("one", "two"), ("one", "one"))):
+        root = tmp_path / str(number)
+        (root / "ops").mkdir(parents=True)
+        for path, text in zip((root / "ops" / "rows.py", root / "units.py"), texts, strict=True):
+            path.write_text(text)
+        hashes.append(hash_of(("ops", "units.py"), root))
+    assert hashes[0] == hashes[3]
+    assert len(set(hashes)) == 3
+    assert candidate("out-channels").source_hash() == hash_of(("ops",))
     assert candidate("dense").source_hash() == "library"
+
+
+@pytest.mark.parametrize("each", CANDIDATES, ids=lambda each: each.name)
+def test_every_source_that_is_named_exists(each: Candidate) -> None:
+    assert all((Path(candidates_module.__file__).parent / source).exists() for source in each.sources)

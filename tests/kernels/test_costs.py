@@ -162,9 +162,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_costs_of_an_older_implementation_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_of_an_older_implementation_do_not_count() -> None:
     costs = grid()
-    monkeypatch.setattr("slimtask.kernels.candidates._hash", lambda folders: "changed")
+    costs.entries = {key: replace(entry, source="older") for key, entry in costs.entries.items()}
     assert costs.measured_ms(CSR, FC1) is None
     assert costs.nearest(CSR, FC1) is None
 
@@ -270,6 +270,25 @@ def test_a_full_disk_leaves_no_folder_behind(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_a_folder_that_can_be_written_costs_last_for_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("SLIMTASK_COSTS", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="there can be no costs"):
+        grid().save()
+    monkeypatch.setenv("SLIMTASK_COSTS", str(tmp_path / "new"))
+    monkeypatch.setattr("slimtask.measured.write_json", refused)
+    with pytest.warns(UserWarning, match=r"cannot be kept .* let SLIMTASK_COSTS name a folder"):
+        grid(tokens=(256,)).save()
+    grid(tokens=(1024,)).save()
+    assert Costs.load(CPU).entries == grid(tokens=(256, 1024)).entries
+
+
+def refused(*_: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
 def test_wrong_costs_are_refused() -> None:
     costs = Costs(device=CPU)
     with pytest.raises(ValueError, match=r"a time of 0\.0 ms for csr is no measurement"):
@@ -287,6 +306,7 @@ def test_the_folder_is_an_argument_a_variable_or_the_cache(tmp_path: Path, monke
     assert costs_path(CPU, tmp_path) == tmp_path / CPU.file_name
     assert costs_path(CPU) == tmp_path / "variable" / CPU.file_name
     monkeypatch.delenv("SLIMTASK_COSTS")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert costs_path(CPU) == tmp_path / ".cache" / "slimtask" / "costs" / CPU.file_name
 

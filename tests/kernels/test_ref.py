@@ -86,21 +86,6 @@ def test_sums_are_float32_at_least() -> None:
         np.testing.assert_allclose(base, exact_base, atol=300 * 2**-23 * 10)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("padding", [0, 2])
-@pytest.mark.parametrize("dilation", [1, 2])
-@pytest.mark.parametrize("groups", [1, 2])
-def test_convolution_is_torch_with_merged_filters(stride: int, padding: int, dilation: int, groups: int) -> None:
-    x, weight, delta = draw(0, 2, 4, 9, 8), draw(1, 6, 4 // groups, 3, 2), draw(2, 2, 6, 4 // groups, 3, 2)
-    bias, delta_bias = draw(3, 6), draw(4, 2, 6)
-    sizes = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    base, tasks = ref.delta_conv2d(x, weight, delta, bias_M=bias, delta_bias_TM=delta_bias, **sizes)
-    torch.testing.assert_close(t(base), F.conv2d(t(x), t(weight), t(bias), **sizes), rtol=1e-12, atol=1e-12)
-    for task in range(2):
-        expected = F.conv2d(t(x), t(weight + delta[task]), t(bias + delta_bias[task]), **sizes)
-        torch.testing.assert_close(t(tasks[task]), expected, rtol=1e-12, atol=1e-12)
-
-
 def test_mlp_is_torch_with_merged_weights() -> None:
     x, w1, b1, w2, b2 = draw(0, 7, 4), draw(1, 9, 4), draw(2, 9), draw(3, 5, 9), draw(4, 5)
     d1, e1, d2, e2 = draw(5, 2, 9, 4), draw(6, 2, 9), draw(7, 2, 5, 9), draw(8, 2, 5)

@@ -66,7 +66,7 @@ def test_with_the_base_a_task_the_base_is_the_first_of_the_dense_ones(pattern: s
 
 @pytest.mark.parametrize("pattern", ["hidden-units", "heads"])
 def test_corrections_of_all_tasks_at_once_are_the_same(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slimtask.kernels.runs._TOGETHER", ("cpu",))
+    monkeypatch.setattr("slimtask.kernels.runs.TOGETHER", ("cpu",))
     problem = replace(SMALL, pattern=pattern, outputs=384 if pattern == "heads" else 192, density=0.5)
     _, tasks = prepare(problem)["units"]()
     assert error(tasks, truth(problem)) < 1e-5

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from slimtask.bench.timing.environment import cpu_name, environment
+from slimtask.bench.timing.environment import environment
 from slimtask.files import write_json
+from slimtask.measured import cpu_name
 
 BASELINE = Path(__file__).parents[2] / "docs" / "results" / "regress.json"
 WRITE = "SLIMTASK_REGRESS_WRITE"

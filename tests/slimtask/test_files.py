@@ -42,6 +42,32 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_full_disk_leaves_nothing_and_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    (tmp_path / "own").mkdir()
+    for file in (tmp_path / "a" / "b" / "file", tmp_path / "own" / "file"):
+        with pytest.raises(OSError, match="No space left") as caught:
+            write_json(file, 1)
+        assert caught.value.filename == str(file)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "own"]
+
+
+def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    write_json(tmp_path / "file", 1)
+    monkeypatch.setattr(os, "fsync", interrupted)
+    for file in (tmp_path / "file", tmp_path / "new" / "file"):
+        with pytest.raises(KeyboardInterrupt):
+            write_json(file, 2)
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    assert read_json(tmp_path / "file", "file") == 1
+
+
 def test_a_failed_directory_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), atomic_directory(tmp_path / "out") as temporary:
         (temporary / "half").write_text("x")

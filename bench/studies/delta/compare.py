@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Shaped
 
 from slimtask.bench.studies.delta.graphs import BACKEND
-from slimtask.bench.timing.environment import cpu_name, version_of
 from slimtask.bench.timing.measure import Conditions, Measurement
 from slimtask.bench.timing.protocol import measure_interleaved
 from slimtask.differences import over_scale
 from slimtask.errors import CheckFailed
+from slimtask.measured import cpu_name, version_of
 
 Array = Shaped[np.ndarray, "..."]
 Call = Callable[[], object]

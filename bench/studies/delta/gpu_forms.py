@@ -16,7 +16,7 @@ from slimtask.kernels.layouts import OutChannelLayout
 from slimtask.kernels.problem import Problem
 from slimtask.kernels.runs import prepare
 from slimtask.kernels.samples import Sample, width_of
-from slimtask.kernels.units.attention import attend
+from slimtask.kernels.units import attend
 
 ALIGNED = 8  # outputs: tensor cores want rows of 16 bytes
 Whole = Callable[[Any], Tensor]

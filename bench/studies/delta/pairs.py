@@ -19,8 +19,17 @@ from torch import Tensor, nn
 from slimtask.bench.studies.delta.compare import Call, Form, in_turn, max_rel_error
 from slimtask.bench.studies.delta.graphs import Session
 from slimtask.bench.studies.delta.grid import chosen
-from slimtask.kernels.units import attention, mlp
-from slimtask.kernels.units.correction import Correction, Layer, correct, correct_batched, correction
+from slimtask.kernels.units import (
+    Correction,
+    Layer,
+    attend,
+    columns_of,
+    correct,
+    correct_batched,
+    correction,
+    rows_of,
+    widen,
+)
 
 Tokens = Float[Tensor, "1 n width"]
 
@@ -68,7 +77,7 @@ class Pair(nn.Module):
 
     def middle(self, first: Tensor) -> Tensor:
         """Return what the second layer reads."""
-        return attention.attend(first, self.head_width) if self.head_width else F.gelu(first)
+        return attend(first, self.head_width) if self.head_width else F.gelu(first)
 
     def forward(self, x: Tokens) -> Tokens:
         """Return the output for ``x``."""
@@ -76,11 +85,11 @@ class Pair(nn.Module):
 
     def rows(self, units: Int64[Tensor, " p"]) -> Tensor:
         """Return the rows of the first layer that belong to hidden units or heads."""
-        return attention.rows_of(units, self.units, self.head_width) if self.head_width else units
+        return rows_of(units, self.units, self.head_width) if self.head_width else units
 
     def columns(self, units: Int64[Tensor, " p"]) -> Tensor:
         """Return the columns of the second layer that read them."""
-        return attention.columns_of(units, self.head_width) if self.head_width else units
+        return columns_of(units, self.head_width) if self.head_width else units
 
     def changed(self, units: Int64[Tensor, " p"]) -> Pair:
         """Return a sub-task's pair, whose ``units`` differ by a tenth of the weights' size, biases included."""
@@ -108,7 +117,7 @@ class StackedPair(nn.Module):
         """Return the outputs of all tasks."""
         wide = F.linear(x, self.get_buffer("weight"), self.get_buffer("bias"))
         stacked = wide.reshape(x.shape[1], self.tasks, -1).transpose(0, 1)
-        mixed = attention.attend(stacked, self.head_width) if self.head_width else F.gelu(stacked)
+        mixed = attend(stacked, self.head_width) if self.head_width else F.gelu(stacked)
         return torch.bmm(mixed, self.get_buffer("second")) + self.get_buffer("second_bias")
 
 
@@ -119,7 +128,7 @@ class DeltaPair(nn.Module):
         super().__init__()
         self.head_width, self.batched = base.head_width, batched
         rows = [Layer(*(part[own.rows(which)] for part in own.first)) for own, which in zip(pairs, units, strict=True)]
-        wide = attention.widen(base.first, rows, base.head_width) if base.head_width else mlp.widen(base.first, rows)
+        wide = widen(base.first, rows, 3 if base.head_width else 1)
         self.wide = Pair(wide, base.second, base.head_width)
         self.sizes = [base.inner, *(len(base.columns(which)) for which in units)]
         for task, (own, which) in enumerate(zip(pairs, units, strict=True)):

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from slimtask.bench.studies.harness import Cell, facts, number, stamped, table, text
-from slimtask.bench.timing.environment import version_of
+from slimtask.measured import version_of
 
 Row = Mapping[str, Any]
 POINTS = 0.03  # so much less than torch-pruning may slimtask remove, as a share of the parameters

@@ -81,6 +81,18 @@ def test_a_damaged_cache_is_named_and_measured_again(tmp_path: Path) -> None:
         assert asked
 
 
+def test_two_that_measure_at_once_lose_nothing(tmp_path: Path) -> None:
+    path, (timer, _) = tmp_path / "t.json", padded(1, 1)
+
+    def beside(shape: LayerShape, inputs: int, outputs: int) -> float:
+        if not path.exists():
+            measure_table({CONV: RANGES[CONV]}, threads=1, cache=path, timer=timer)
+        return timer(shape, inputs, outputs)
+
+    table = measure_table({DEPTHWISE: RANGES[DEPTHWISE]}, threads=1, cache=path, timer=beside)
+    assert set(table.by_shape) == set(load_table(path, 1).by_shape) == {CONV, DEPTHWISE}
+
+
 def test_a_table_of_another_machine_or_thread_count_is_not_used(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     measure_table(RANGES, threads=1, cache=path, timer=padded(1, 1)[0])
@@ -192,7 +204,7 @@ def test_times_that_cannot_be_kept_in_a_file_are_kept_in_memory(
     if number is None:
         path.parent.write_text("a file where the folder would be")
     else:
-        monkeypatch.setattr("slimtask.bench.layers.table.write_json", refused)
+        monkeypatch.setattr("slimtask.measured.write_json", refused)
     timer, _ = padded(1, 1)
     with pytest.warns(UserWarning, match=r"cannot be kept .* XDG_CACHE_HOME") as told:
         first = measure_table(RANGES, threads=1, cache=path, timer=timer)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from slimtask.bench.timing.backends import BACKENDS, backend
-from slimtask.bench.timing.environment import cpu_name
 from slimtask.errors import InputError, Unsupported
+from slimtask.measured import cpu_name
 
 
 def test_onnxruntime_describes_what_it_runs(save_convolution):

@@ -6,7 +6,8 @@ import sys
 
 import torch
 
-from slimtask.bench.timing.environment import environment, gpus, usable_cores, version_of
+from slimtask.bench.timing.environment import environment, gpus, usable_cores
+from slimtask.measured import version_of
 
 
 def test_environment_is_json_and_names_what_is_installed():

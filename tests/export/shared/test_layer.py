@@ -18,7 +18,7 @@ from slimtask.export.onnx import export_onnx
 from slimtask.export.shared import SharedViT
 from slimtask.export.shared.layer import FirstLayers
 from slimtask.export.shared.plan import Packing
-from slimtask.kernels.units.correction import Layer
+from slimtask.kernels.units import Layer
 
 MakeNet = Callable[..., Any]
 EXECUTIONS = {"own": Execution(), "base": Execution(feed="base"), "rows": Execution(rows=0.3)}

@@ -72,8 +72,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
 def simulator(built: Build, monkeypatch: pytest.MonkeyPatch) -> Simulator:
     """Send the launches of this test to the CPU."""
     simulator = Simulator(built)
-    monkeypatch.setattr(launch, "_run", simulator.run)
-    monkeypatch.setattr(launch, "_gpu", lambda x: simulator.gpu)
+    monkeypatch.setattr(launch, "run", simulator.run)
+    monkeypatch.setattr(launch, "gpu_of", lambda x: simulator.gpu)
     monkeypatch.setattr(calls, "blocks_variant", lambda **sizes: simulator.variant or blocks_variant(**sizes))
     return simulator
 

@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 
-from slimtask.kernels.cuda.compile import Compiled, compile_kernel, image_in, save
+from slimtask.kernels.cuda.compile import Compiled, compile_kernel
 from slimtask.kernels.cuda.variants import TARGETS, Variant
 from slimtask.kernels.sass import counts, found
 
@@ -73,18 +73,6 @@ def test_parameters_are_pointers_then_32_bit_integers_then_the_output():
     one = compiled(STREAMED, "sm_90")
     kinds = [line.split()[1] for line in one.ptx.splitlines() if line.strip().startswith(".param .")]
     assert kinds[:13] == [".u64"] * 7 + [".u32"] * 5 + [".u64"]
-
-
-def test_saved_kernels_are_found_by_gpu_else_as_ptx(tmp_path):
-    real, ptx = compiled(TRANSPOSE, "sm_90"), compiled(TRANSPOSE, "compute_80")
-    assert save(real, tmp_path).name == "transpose-bfloat16-bfloat16-64x64.sm_90"
-    save(ptx, tmp_path)
-    assert image_in(tmp_path, TRANSPOSE, 90) == real.cubin
-    assert image_in(tmp_path, TRANSPOSE, 89) == ptx.image
-    with pytest.raises(
-        FileNotFoundError, match="has no csr-bfloat16-bfloat16-64x64-resident for sm_90 and no PTX of it"
-    ):
-        image_in(tmp_path, CSR, 90)
 
 
 def test_an_unknown_target_is_named():

@@ -3,15 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from slimtask.kernels.layouts import LAYOUTS, RowLayout, pack
+from slimtask.kernels.layouts import pack
 
 
 def test_every_kind_of_weights_packs_by_name() -> None:
     delta = np.zeros((2, 4, 8), np.float32)
     delta[1, 2, 4:6] = 1
-    for kind in LAYOUTS.keys() - {RowLayout.kind}:
+    for kind in ("csr", "block", "vector", "out-channels"):
         layout = pack(kind, delta)
-        assert type(layout) is LAYOUTS[kind]
+        assert layout.kind == kind
         np.testing.assert_array_equal(layout.dense(), delta)
 
 

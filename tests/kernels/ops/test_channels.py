@@ -13,7 +13,6 @@ from slimtask.kernels.ops import (
     appended,
     assemble,
     complete,
-    conv_out_channels,
     delta_out_channels,
     places,
     split,
@@ -24,7 +23,7 @@ CHANNELS = [[0, 2, 5], [1], []]
 
 
 def changed(delta: Tensor) -> Tensor:
-    """Keep the changed channels of a delta [T, M, ...]."""
+    """Keep the changed channels of a delta [T, M, ...] or of a bias [T, M]."""
     kept = torch.zeros(delta.shape[:2], dtype=delta.dtype)
     for task, channels in enumerate(CHANNELS):
         kept[task, channels] = 1
@@ -32,8 +31,9 @@ def changed(delta: Tensor) -> Tensor:
 
 
 def packed(delta: Tensor, delta_bias: Tensor | None, **sizes: int) -> list[Tensor]:
-    flat = delta.flatten(2).double().numpy()
-    layout = OutChannelLayout.pack(flat, None if delta_bias is None else delta_bias.double().numpy(), **sizes)
+    layout = OutChannelLayout.pack(
+        delta.double().numpy(), None if delta_bias is None else delta_bias.double().numpy(), **sizes
+    )
     arrays = tensors_of(layout)
     return [
         arrays["channel"],
@@ -73,26 +73,6 @@ def test_one_gather_assembles_the_same(case: Any) -> None:
     found = assemble(extended, places(channel, count, 6))
     assert torch.equal(found, complete(base, compact, channel, count))
     assert found.is_contiguous()
-
-
-@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 0, 1), (2, 1, 1), (1, 2, 2)])
-def test_one_convolution_is_the_definition(stride: int, padding: int, dilation: int, case: Any) -> None:
-    drawn = case(torch.float64)
-    x, weight, delta = drawn.draw(2, 4, 9, 8), drawn.draw(6, 4, 3, 2), changed(drawn.draw(3, 6, 4, 3, 2))
-    bias, delta_bias = drawn.draw(6), changed(drawn.draw(3, 6))
-    channel, count, *values = packed(delta, delta_bias)
-    sizes = {"stride": stride, "padding": padding, "dilation": dilation}
-    base, compact = conv_out_channels(channel, *_swap(appended(weight, bias, channel, *values), x), **sizes)
-    exact = [tensor.numpy() for tensor in (x, weight, delta)]
-    expected_base, expected = ref.delta_conv2d(*exact, bias_M=bias.numpy(), delta_bias_TM=delta_bias.numpy(), **sizes)
-    torch.testing.assert_close(base, torch.from_numpy(expected_base), rtol=1e-12, atol=1e-12)
-    whole = complete(base, compact, channel, count, dim=1)
-    torch.testing.assert_close(whole, torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
-    assert compact.shape[:3] == (3, 2, 3)
-
-
-def _swap(weights: tuple[Tensor, Tensor | None], x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    return weights[0], x, weights[1]
 
 
 def test_nothing_changed_costs_nothing(case: Any) -> None:
@@ -147,5 +127,3 @@ def test_what_does_not_fit_is_one_sentence() -> None:
         appended(weight[:5], None, channel, value)
     with pytest.raises(ValueError, match=r"value has shape \[3, 3, 9\], the other arguments ask for \[3, 3, 8\]"):
         appended(weight[:, :8], None, channel, value)
-    with pytest.raises(ValueError, match=r"weights has shape \[15, 2, 3, 3\], the other arguments ask for \[any, 4"):
-        conv_out_channels(channel, torch.ones(15, 2, 3, 3), torch.ones(1, 4, 5, 5))

@@ -135,12 +135,12 @@ def refused(arrays, launch):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("tasks", r"^start has shape \[10\]; the other arguments ask for \[7\]$"),
-        ("base", r"^base has shape \[36, 35\]; the other arguments ask for \[37, any\]$"),
-        ("column", r"^column has shape \[\d+\]; the other arguments ask for \[\d+\]$"),
-        ("start", r"^start is int64 on cpu; give int32 on cpu$"),
+        ("tasks", r"^start has shape \[10\], the other arguments ask for \[7\]; mend one\.$"),
+        ("base", r"^base has shape \[36, 35\], the other arguments ask for \[37, any\]; mend one\.$"),
+        ("column", r"^column has shape \[\d+\], the other arguments ask for \[\d+\]; mend one\.$"),
+        ("start", r"^start is int64 on cpu; give int32 on cpu\.$"),
         ("side", r"^blocks are 16 x 12, but both sides must be powers of two from 16; pack in such blocks$"),
-        ("residual", r"^residual has shape \[37, 1\]; the other arguments ask for \[37, 35\]$"),
+        ("residual", r"^residual has shape \[37, 1\], the other arguments ask for \[37, 35\]; mend one\.$"),
         ("double", r"^base is float64 on cpu; give a contiguous float tensor on cpu$"),
     ],
 )

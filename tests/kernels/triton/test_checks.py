@@ -37,5 +37,7 @@ def test_the_rows_of_compact_inputs_are_counted_where_something_tells() -> None:
     assert tokens(given=7) == 7
     assert tokens(residual=torch.zeros(9, 4)) == 9
     assert tokens(out=torch.zeros(2, 8, 4)) == 8
-    with pytest.raises(ValueError, match=r"^out has shape \[2, 8, 4\]; the other arguments ask for \[2, 9, 4\]$"):
+    with pytest.raises(
+        ValueError, match=r"^out has shape \[2, 8, 4\], the other arguments ask for \[2, 9, 4\]; mend one\.$"
+    ):
         tokens(out=torch.zeros(2, 8, 4), given=9)

@@ -1,23 +1,22 @@
-"""The kernels that are compiled ahead of time: which sizes stay arguments, which are baked in, and their names.
+"""The Triton kernels compiled without a GPU, as the tests hold the compiler to it: variants, PTX and machine code.
 
-Sizes of layers stay arguments, so one artifact serves every layer; tile, dtype and epilogue are baked in. A layer whose
-inputs and outputs are multiples of 16 takes an aligned variant; any other takes the ragged one, whose loads are
-narrow.
+Sizes of layers stay arguments, so that one artifact would serve every layer; tile, dtype and epilogue are baked in. A
+layer whose inputs and outputs are multiples of 16 takes an aligned variant; any other takes the ragged one, whose loads
+are narrow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tempfile
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
-from slimtask.kernels.triton.tiles import GPUS, RAGGED, Tile, block_tile, candidates
+from slimtask.kernels.sass import Counts, counts
+from slimtask.kernels.triton.tiles import Tile
 
 KERNELS = ("rows", "blocks")
 DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 EPILOGUES = ("bias", "bias_gelu", "bias_residual")  # qkv; fc1; proj and fc2
-BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 
 ROWS_POINTERS = ("x", "index", "count", "weight", "bias", "residual", "out")
 ROWS_SIZES = ("N", "R", "K", "M", "residual_step")
@@ -91,11 +90,6 @@ class Variant:
         tile = {"BLOCK_R": self.tile.rows, "BLOCK_M": self.tile.outputs, "BLOCK_K": self.tile.inputs}
         return shared | tile | {"BIAS": True, "COMPACT": False, "SCATTER": self.scatter}
 
-    @property
-    def grid(self) -> tuple[tuple[str, int], ...]:
-        """Return, for each axis of the grid, a size and the step by which it is covered: ceil(size / step) programs."""
-        return ("R" if self.kernel == "rows" else "N", self.tile.rows), ("M", self.tile.outputs), ("T", 1)
-
     def function(self) -> Any:
         """Return the Triton function."""
         if self.kernel == "rows":
@@ -107,16 +101,49 @@ class Variant:
         return blocks_kernel
 
 
-def shipped(
-    sms: Sequence[int] = tuple(GPUS), dtypes: Sequence[str] = ("bfloat16", "float16"), kernels: Sequence[str] = KERNELS
-) -> Iterator[Variant]:
-    """Yield every variant a bundle may need: all tiles of the table, and for ragged layers one."""
-    for sm, dtype, kernel, epilogue in product(sms, dtypes, kernels, EPILOGUES):
-        bits = BITS[dtype]
-        tiles = candidates(sm, bits) if kernel == "rows" else (block_tile(sm, bits=bits),)
-        ragged = RAGGED if kernel == "rows" else block_tile(sm, bits=bits, even=False)
-        for scatter in (False, True) if kernel == "rows" else (False,):
-            common: dict[str, Any] = {"kernel": kernel, "sm": sm, "dtype": dtype, "epilogue": epilogue}
-            for tile in tiles:
-                yield Variant(tile=tile, scatter=scatter, **common)
-            yield Variant(tile=ragged, scatter=scatter, aligned=False, **common)
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """One variant compiled; shared memory is dynamic, ``threads`` are those of one program."""
+
+    ptx: str
+    cubin: bytes
+    shared_bytes: int
+    threads: int
+    counts: Counts
+
+
+def compile_variant(variant: Variant, *, hints: bool = True) -> Compiled:
+    """Return one variant compiled for its compute capability. Needs triton, no GPU and no driver.
+
+    ``hints`` promise the multiples of 16 in ``variant.divisible``; False shows what happens without.
+    Raises ValueError where Triton's interpreter is switched on, or the kernel asks for scratch memory.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    if triton.knobs.runtime.interpret:
+        raise ValueError("TRITON_INTERPRET is set, which replaces the compiler; unset it to compile ahead of time")
+    options = {"num_warps": variant.tile.warps, "num_stages": variant.tile.stages, "enable_fp_fusion": True}
+    with tempfile.TemporaryDirectory() as cache, triton.knobs.compilation.scope(), triton.knobs.cache.scope():
+        triton.knobs.cache.dir = cache  # nothing of an older source
+        triton.knobs.compilation.disable_line_info = True
+        target = GPUTarget("cuda", variant.sm, 32)
+        compiled = triton.compile(_source(variant, hints=hints), target=target, options=options)
+        ptx, cubin, metadata = compiled.asm["ptx"], bytes(compiled.asm["cubin"]), compiled.metadata
+    if getattr(metadata, "global_scratch_size", 0) or getattr(metadata, "profile_scratch_size", 0):
+        raise ValueError(f"{variant.name} asks for scratch memory, which no launcher here provides; take another tile")
+    threads = 32 * variant.tile.warps
+    return Compiled(ptx=ptx, cubin=cubin, shared_bytes=metadata.shared, threads=threads, counts=counts(ptx, cubin))
+
+
+def _source(variant: Variant, *, hints: bool) -> Any:
+    from triton.compiler import ASTSource
+
+    function = variant.function()
+    names = function.arg_names
+    return ASTSource(
+        fn=function,
+        signature={name: variant.arguments.get(name, "constexpr") for name in names},
+        constexprs=variant.constants,
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in (variant.divisible if hints else ())},
+    )

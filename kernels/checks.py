@@ -1,12 +1,13 @@
-"""What the operators refuse, with ValueError, before anything is computed: shapes, dtypes, devices, indices."""
+"""What operators and launchers refuse, by ValueError, before anything is computed: shapes, dtypes, devices, indices."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from slimtask.kernels.ops.tensors import Size
-
+Size = int | torch.SymInt  # the latter while a graph with unknown sizes is traced
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -21,16 +22,18 @@ def shape(name: str, tensor: Tensor | None, *expected: Size | None) -> None:
         raise ValueError(f"{name} has shape {list(tensor.shape)}, the other arguments ask for [{wanted}]; mend one.")
 
 
-def alike(x: Tensor, base: Tensor | None = None, **others: Tensor | None) -> None:
-    """Raise unless all have the float dtype and the device of ``x``; ``base`` may be float32 as well."""
-    if x.dtype not in FLOATS:
-        raise ValueError(f"x is {_name(x.dtype)}; give {', '.join(map(_name, FLOATS))}.")
+def alike(
+    x: Tensor, base: Tensor | None = None, *, floats: Sequence[torch.dtype] = FLOATS, **others: Tensor | None
+) -> None:
+    """Raise unless all have the device of ``x`` and its dtype, one of ``floats``; ``base`` may be float32 as well."""
+    if x.dtype not in floats:
+        raise ValueError(f"x is {name_of(x.dtype)}; give {', '.join(map(name_of, floats))}.")
     for name, tensor in {"base": base, **others}.items():
         if tensor is None:
             continue
         allowed = {x.dtype, torch.float32} if name == "base" else {x.dtype}
         if tensor.dtype not in allowed or tensor.device != x.device:
-            here, there = f"{_name(tensor.dtype)} on {tensor.device}", f"{_name(x.dtype)} on {x.device}"
+            here, there = f"{name_of(tensor.dtype)} on {tensor.device}", f"{name_of(x.dtype)} on {x.device}"
             raise ValueError(f"{name} is {here} but x is {there}; give both alike.")
 
 
@@ -38,7 +41,14 @@ def indices(x: Tensor, **tensors: Tensor) -> None:
     """Raise unless all are int32 on the device of ``x``."""
     for name, tensor in tensors.items():
         if tensor.dtype != torch.int32 or tensor.device != x.device:
-            raise ValueError(f"{name} is {_name(tensor.dtype)} on {tensor.device}; give int32 on {x.device}.")
+            raise ValueError(f"{name} is {name_of(tensor.dtype)} on {tensor.device}; give int32 on {x.device}.")
+
+
+def contiguous(**tensors: Tensor | None) -> None:
+    """Raise unless all are contiguous: kernels compute addresses from sizes alone."""
+    for name, tensor in tensors.items():
+        if tensor is not None and not tensor.is_contiguous():
+            raise ValueError(f"{name} is not contiguous; call .contiguous() on it.")
 
 
 def below(name: str, tensor: Tensor, limit: Size) -> None:
@@ -69,5 +79,6 @@ def _readable(tensor: Tensor) -> bool:
     )  # while a graph is traced there are no values
 
 
-def _name(dtype: torch.dtype) -> str:
+def name_of(dtype: torch.dtype) -> str:
+    """Return "float32" for torch.float32."""
     return str(dtype).removeprefix("torch.")

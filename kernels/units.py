@@ -1,7 +1,11 @@
-"""Corrections: what a task adds to a layer's output when some columns of the layer's input are its own.
+"""Layers of which tasks change whole units (hidden units, heads), all tasks reading one input, in standard operators.
 
-With ``shared`` the base's input of the layer, ``changed`` the task's own values of its columns S and W, V the weights
-of base and task, which differ in these columns only: x_t V^T - x_b W^T = [changed, shared[:, S]] [V[:, S], -W[:, S]]^T.
+A task's activation is kept as (shared, changed columns) through the pointwise function or the attention and enters the
+next product as a correction. No custom kernel: ONNX Runtime, TensorRT and torch.compile take it as it is.
+
+With ``shared`` the base's input of a layer, ``changed`` the task's own values of its columns S and W, V the weights of
+base and task, which differ in these columns only: x_t V^T - x_b W^T = [changed, shared[:, S]] [V[:, S], -W[:, S]]^T.
+A packed layer of an attention has the rows [q, k, v] x heads x width of a head, as in nn.MultiheadAttention.
 """
 
 from __future__ import annotations
@@ -38,13 +42,6 @@ class Joined(NamedTuple):
     bias: Float[Tensor, "tasks 1 m"]
 
 
-class Outputs(NamedTuple):
-    """The base's output and, per task, what is to be added to it to get the task's."""
-
-    base: Float[Tensor, "*batch n m"]
-    differences: tuple[Float[Tensor, "*batch n m"], ...]
-
-
 def correction(base: Layer, own: Layer, columns: Int64[Tensor, " p"]) -> Correction:
     """Return the correction of a task whose weight ``own`` differs from ``base`` in ``columns`` only; ValueError else.
 
@@ -54,7 +51,7 @@ def correction(base: Layer, own: Layer, columns: Int64[Tensor, " p"]) -> Correct
         raise ValueError(
             f"a task's layer is {list(own.weight.shape)}, the base's {list(base.weight.shape)}; give equal shapes."
         )
-    check_units(columns, base.weight.shape[1], "columns")
+    _check_rising(columns, base.weight.shape[1])
     elsewhere = (own.weight != base.weight).any(dim=0).index_fill(0, columns, False)
     if bool(elsewhere.any()):
         raise ValueError(
@@ -107,9 +104,45 @@ def correct_joined(
     return out.view(tasks, *shared.shape[:-1], -1)
 
 
-def check_units(units: Int64[Tensor, " p"], count: int, what: str) -> None:
-    """Raise ValueError unless ``units`` are rising numbers below ``count``."""
-    if len(units) and not (int(units[0]) >= 0 and int(units[-1]) < count and bool((units.diff() > 0).all())):
+def widen(first: Layer, rows: Sequence[Layer], parts: int = 1) -> Layer:
+    """Return the layer that computes the base's outputs and, behind those of each of its ``parts``, the tasks' rows.
+
+    Queries, keys and values of a packed layer are three parts, hidden units one.
+    """
+    weight = torch.cat([one.weight.view(parts, -1, first.weight.shape[1]) for one in (first, *rows)], dim=1)
+    bias = torch.cat([one.bias.view(parts, -1) for one in (first, *rows)], dim=1)
+    return Layer(weight.flatten(0, 1), bias.flatten())
+
+
+def padded_rows(rows: Layer, size: int, parts: int = 1) -> Layer:
+    """Return the rows with zeros behind them, ``size`` in each part: GELU keeps zeros, zero values attend to zero."""
+    extra = size - len(rows.weight) // parts
+    weight = F.pad(rows.weight.view(parts, -1, rows.weight.shape[1]), (0, 0, 0, extra))
+    return Layer(weight.flatten(0, 1), F.pad(rows.bias.view(parts, -1), (0, extra)).flatten())
+
+
+def attend(packed: Float[Tensor, "batch n m"], width: int) -> Float[Tensor, "batch n m3"]:
+    """Return softmax(q k^T / sqrt(width)) v of every head in ``packed``, heads side by side."""
+    batch, tokens = packed.shape[:2]
+    q, k, v = packed.view(batch, tokens, 3, -1, width).permute(2, 0, 3, 1, 4).unbind(0)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def columns_of(heads: Int64[Tensor, " p"], width: int) -> Int64[Tensor, " columns"]:
+    """Return the channels of ``heads``, which are the columns of the projection that read them."""
+    return (heads.unsqueeze(1) * width + torch.arange(width, device=heads.device)).flatten()
+
+
+def rows_of(heads: Int64[Tensor, " p"], count: int, width: int) -> Int64[Tensor, " rows"]:
+    """Return the query, key and value rows of ``heads`` in a packed layer of ``count`` heads."""
+    parts = torch.arange(3, device=heads.device).unsqueeze(1) * (count * width)
+    return (parts + columns_of(heads, width)).flatten()
+
+
+def _check_rising(columns: Int64[Tensor, " p"], count: int) -> None:
+    """Raise ValueError unless ``columns`` are rising numbers below ``count``."""
+    first_last = columns[[0, -1]].tolist() if len(columns) else []
+    if not all(0 <= each < count for each in first_last) or not bool((columns.diff() > 0).all()):
         raise ValueError(
-            f"the changed {what} {units.tolist()} are not rising numbers below {count}; sort and check them."
+            f"the changed columns {columns.tolist()} are not rising numbers below {count}; sort and check them."
         )
