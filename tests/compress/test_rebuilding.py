@@ -15,6 +15,7 @@ from slimtask.compress.api.how import Prune
 from slimtask.compress.rebuilding import rebuild
 from slimtask.compress.score.budget import Budget
 from slimtask.errors import InputError
+from slimtask.train.loading import load
 
 
 class Tied(nn.Module):
@@ -47,10 +48,11 @@ def test_a_foreign_network_comes_back_by_its_factory_only(tmp_path: Path) -> Non
     assert (again.inputs, again.preprocessing, again.foreign) == (((1, 6), (1, 6)), None, True)
     with pytest.raises(InputError, match=r"made by 'mynet:Tied'.*--model mynet:Tied.*rebuild\(checkpoint, factory\)"):
         rebuild(again)
-    fresh = rebuild(again, Tied)
+    fresh, loaded = rebuild(again, Tied), load(tmp_path / "f.safetensors", Tied)
     assert fresh.one.weight is fresh.two.weight
     x, y = torch.randn(5, 6), torch.randn(5, 6)
-    assert all(torch.equal(a, b) for a, b in zip(fresh(x, y), done.model(x, y), strict=True))
+    for other in (fresh, loaded):
+        assert all(torch.equal(a, b) for a, b in zip(other(x, y), done.model(x, y), strict=True))
 
 
 class Versioned(nn.Sequential):

@@ -13,7 +13,32 @@ from tests.slimtask.test_imports import ROOT, sources
 TESTS = ROOT / "tests"
 ELSEWHERE = {"kernels", "compress/onnx", "bench/studies"}
 """What has a layout of tests of its own."""
-SHARED: dict[str, str] = {}
+SHARED = {
+    "compress/api/how.py": "compress/api/test_models.py",
+    "compress/graph/coupler.py": "compress/graph/test_coupling.py",
+    "compress/graph/operands.py": "compress/graph/test_operations.py",
+    "compress/latency/meter.py": "compress/latency/test_budgets.py",
+    "train/loading.py": "compress/test_rebuilding.py",
+    "train/methods/base.py": "train/test_loop.py",
+    "train/methods/delta/tuning.py": "train/methods/delta/test_run.py",
+    "train/rate_config.py": "train/test_optimizers.py",
+    "train/sparsity/passes.py": "train/sparsity/test_proximal_step.py",
+    "train/sparsity/walk.py": "train/sparsity/test_proximal_adamw.py",
+    "export/shared/base.py": "export/shared/test_together.py",
+    "export/shared/forms.py": "export/shared/test_vit.py",
+    "bench/layers/delta_costs.py": "slimtask/cli/test_costs.py",
+    "bench/report/showcase.py": "bench/test_sweeping.py",
+    "bench/timing/gpu_clock.py": "bench/studies/delta/test_gpu.py",
+    "slimtask/__main__.py": "slimtask/cli/test_surroundings.py",
+    "slimtask/cli/bench.py": "slimtask/cli/test_verbs.py",
+    "slimtask/cli/export.py": "slimtask/cli/test_verbs.py",
+    "slimtask/cli/inspect.py": "slimtask/cli/test_network.py",
+    "slimtask/cli/sweep.py": "slimtask/cli/test_verbs.py",
+    "slimtask/cli/verify.py": "slimtask/cli/test_verbs.py",
+    "slimtask/cli/calibration.py": "slimtask/cli/test_network.py",
+    "slimtask/cli/compress_options.py": "slimtask/cli/test_compress.py",
+    "slimtask/cli/scored.py": "slimtask/cli/test_evaluate.py",
+}
 """A module whose tests stand in the file of a neighbour, of which it is a part."""
 
 

@@ -1,4 +1,4 @@
-"""`slimtask inspect` on masks and deltas: the figures are those of the file, wrong words are one sentence."""
+"""`slimtask inspect` on masks files: the table's figures are those of the masks, wrong words are one sentence."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from slimtask.compress.structures.delta import Change, Delta, digest
 from slimtask.compress.structures.masks import Masks
-from slimtask.compress.structures.patterns import OutChannels
 
 A, B = torch.tensor([True, True, True, False]), torch.tensor([False, True, True, True])
 
@@ -42,23 +39,3 @@ def test_masks_of_all_tasks_have_densities_only(
     assert slimtask("inspect", tmp_path / "other", "--plot", tmp_path / "iou.svg") == 2
     assert "give a masks file" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "iou.svg").exists()
-
-
-def test_inspect_shows_what_a_delta_changes(
-    slimtask: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    mask = torch.tensor([[True], [False], [False], [False]]).expand(4, 8)
-    change = Change.of(OutChannels(), mask * 1.5, mask.clone())
-    base = digest(nn.Linear(8, 4), ["weight"])
-    path, out = tmp_path / "depth.safetensors", tmp_path / "out.json"
-    Delta(task="depth", base=base, changes={"weight": change}).save(path)
-    assert slimtask("inspect", path, "--json", out) == 0
-    found = json.loads(out.read_text())
-    assert (found["task"], found["density"], found["densities"]) == ("depth", 0.25, {"weight": 0.25})
-    assert found["size"] == {"values_bytes": 32, "index_bytes": 4, "dense_bytes": 128}
-    assert "36 bytes instead of 128" in " ".join(capsys.readouterr().out.split())
-    assert slimtask("costs", path) == 2
-    assert f"'{path}' holds the delta of a sub-task, not a network" in " ".join(capsys.readouterr().err.split())
-    path.write_bytes(path.read_bytes()[:-8])
-    assert slimtask("inspect", path) == 2
-    assert "Traceback" not in capsys.readouterr().err
