@@ -17,6 +17,7 @@ OWN = torch.tensor([[[0.0, 0.1], [3.0, 0.0], [0.2, 0.2], [1.0, 1.0]]])
 def test_a_threshold_is_its_formula() -> None:
     value, base = torch.tensor([1.0, 1.1, 0.5, 2.0]), torch.ones(4)
     assert above_threshold(value, base, 0.2).tolist() == [1.0, 1.0, 0.5, 2.0]
+    assert above_threshold(value, base, 0.5).tolist() == [1.0, 1.0, 0.5, 2.0]  # a difference of just so much stays
     assert torch.equal(above_threshold(value, base, 0.0), value)
     assert torch.equal(above_threshold(value, base, math.inf), base)
 

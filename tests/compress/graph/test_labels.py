@@ -32,14 +32,17 @@ def test_classes_are_those_of_merged_sets(pairs: list[tuple[int, int]]) -> None:
     assert all((classes[a] == classes[b]) == any({a, b} <= s for s in sets) for a in range(10) for b in range(10))
 
 
-def test_a_label_that_meets_none_is_pinned() -> None:
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_label_that_meets_none_is_pinned(swapped: bool) -> None:
     labels = Labels()
     (atoms,) = labels.leaf("w", (3,))
-    labels.tie(atoms, np.array([0, 0, atoms[0]]))
+    met = np.array([0, 0, atoms[0]])
+    labels.tie(*((met, atoms) if swapped else (atoms, met)))
     classes = labels.classes()
-    pinned = {classes[atom] for atom in atoms[:2]}
-    assert set(labels.reasons(classes)) == pinned
-    assert set(labels.reasons(classes).values()) == {"they meet channels of a fixed number"}
+    assert classes[atoms[0]] == classes[atoms[2]]
+    reasons = labels.reasons(classes)
+    assert set(reasons) == {classes[atom] for atom in atoms[:2]}
+    assert set(reasons.values()) == {"they meet channels of a fixed number"}
 
 
 def test_a_sum_ties_equal_axes_and_pins_what_meets_a_fixed_size() -> None:
