@@ -129,7 +129,7 @@ def checked_graph(job: Job, role: str) -> Artifact:
         precision_source="graph",
         opset=next(opset.version for opset in model.opset_import if opset.domain == ""),
         data=data,
-        parity=_parity(job, role, path.name, lambda: OrtSession(path.read_bytes(), weights, name=path.name)),
+        parity=parity_of(job, role, path.name, lambda: OrtSession(path.read_bytes(), weights, name=path.name)),
         parity_in_half=_right_in_half(job, role) if job.precision == "fp16" else None,
     )
 
@@ -144,7 +144,7 @@ def checked_engine(job: Job, role: str, backend: str, trt: ModuleType) -> Artifa
         _file(job, path.name).model_dump()
         | {"backend": backend, "role": role, "tasks": job.roles[role], "opset": OPSET, "plugins": plugins}
         | engine.model_dump()
-        | {"parity": _parity(job, role, path.name, lambda: TrtSession(trt, path.read_bytes())) if runs_here else None}
+        | {"parity": parity_of(job, role, path.name, lambda: TrtSession(trt, path.read_bytes())) if runs_here else None}
     )
 
 
@@ -164,7 +164,8 @@ def data_files(job: Job) -> tuple[File, ...]:
     return (_file(job, WEIGHTS),) if (job.folder / WEIGHTS).exists() else ()
 
 
-def _parity(job: Job, role: str, name: str, load: Callable[[], OrtSession | TrtSession]) -> Parity:
+def parity_of(job: Job, role: str, name: str, load: Callable[[], OrtSession | TrtSession]) -> Parity:
+    """Return how far what ``load`` opens is from the model; raise CheckFailed, which names it, beyond the tolerance."""
     session = load()
     try:
         runs = [session.run(probe[None]) for probe in job.probes]

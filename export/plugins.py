@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from slimtask.errors import Unsupported
 from slimtask.export.delta_nodes.functions import DOMAIN, Layer, layers
@@ -31,7 +32,8 @@ NAMES = (
 )
 """What is used of the module ``tensorrt.plugin``."""
 
-_registered: dict[str, Gpu] = {}  # TensorRT has one registry in a process, which refuses a name twice
+# TensorRT has one registry in a process, which refuses a name twice
+_registered: WeakKeyDictionary[ModuleType, dict[str, Gpu]] = WeakKeyDictionary()
 
 
 def register_plugins(trt: ModuleType, names: Sequence[str], dtype: str, gpu: Gpu | None = None) -> tuple[str, ...]:
@@ -43,16 +45,16 @@ def register_plugins(trt: ModuleType, names: Sequence[str], dtype: str, gpu: Gpu
     chosen = supported(names, dtype)
     if not chosen:
         return ()
-    plugin = _plugin_module(trt)
+    plugin, registered = _plugin_module(trt), _registered.setdefault(trt, {})
     for layer in chosen:
         identifier = f"{DOMAIN}::{layer.name}"
-        known = identifier in _registered
-        _registered[identifier] = gpu or _this_gpu()
+        known = identifier in registered
+        registered[identifier] = gpu or _this_gpu()
         try:
             if not known:
                 _register(trt, plugin, layer, identifier)
         except BaseException:
-            del _registered[identifier]
+            del registered[identifier]
             raise
     return tuple(layer.name for layer in chosen)
 
@@ -89,7 +91,9 @@ def _register(trt: ModuleType, plugin: ModuleType, layer: Layer, identifier: str
         return out
 
     def launched(inputs: Sequence[Any]) -> Any:
-        launch = launch_of(layer, [(_shape(one), _dtype(trt, one.dtype)) for one in inputs], _registered[identifier])
+        launch = launch_of(
+            layer, [(_shape(one), _dtype(trt, one.dtype)) for one in inputs], _registered[trt][identifier]
+        )
         params = plugin.KernelLaunchParams()
         params.grid_x, params.block_x, params.shared_mem = launch.grid, launch.threads, launch.shared_bytes
         integers = plugin.SymIntExprs(len(launch.integers))

@@ -9,14 +9,14 @@ from slimtask.errors import InputError, nearest
 from slimtask.tasks import TaskSpec
 
 Factory = Callable[..., Any]
-_FACTORIES: dict[str, Factory] = {}
+FACTORIES: dict[str, Factory] = {}
 
 
 def register(name: str) -> Callable[[Factory], Factory]:
     """Return a decorator that registers ``factory(*, tasks, **arguments) -> nn.Module`` under ``name``."""
 
     def decorate(factory: Factory) -> Factory:
-        _FACTORIES[name] = factory
+        FACTORIES[name] = factory
         return factory
 
     return decorate
@@ -24,12 +24,12 @@ def register(name: str) -> Callable[[Factory], Factory]:
 
 def build(name: str, arguments: dict[str, Any], tasks: Sequence[TaskSpec]) -> Any:
     """Return a fresh network of the registered architecture; InputError if the name or the arguments do not fit."""
-    if name not in _FACTORIES:
+    if name not in FACTORIES:
         raise InputError(
-            f"architecture '{name}' is not registered{nearest(name, _FACTORIES)}; import the module that registers it, "
+            f"architecture '{name}' is not registered{nearest(name, FACTORIES)}; import the module that registers it, "
             "or pass its factory."
         )
     try:
-        return _FACTORIES[name](tasks=tuple(tasks), **arguments)
+        return FACTORIES[name](tasks=tuple(tasks), **arguments)
     except TypeError as error:
         raise InputError(f"architecture '{name}' does not take these arguments ({error}).") from None

@@ -74,7 +74,7 @@ class OnnxRuntime:
             return "onnxruntime is not installed"
         if self.provider not in onnxruntime.get_available_providers():
             return f"the installed onnxruntime has no {self.provider}"
-        if self.device == "cuda" and not _cuda_devices():
+        if self.device == "cuda" and not cuda_devices():
             return "there is no NVIDIA GPU with a working driver"
         return None
 
@@ -227,7 +227,7 @@ def _gpu_name() -> str:
     return found[0]["name"] if found else "NVIDIA GPU"
 
 
-def _cuda_devices() -> int:
+def cuda_devices() -> int:
     """Return the number of GPUs the CUDA driver sees, without creating a context."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")

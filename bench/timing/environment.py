@@ -49,9 +49,8 @@ def usable_cores() -> int:
 
 
 @cache
-def _nvidia_smi() -> tuple[str, ...]:
-    """Return one ``name, driver`` line per GPU, none without a working NVIDIA driver."""
-    program = shutil.which("nvidia-smi")
+def _nvidia_smi(program: str | None) -> tuple[str, ...]:
+    """Return one ``name, driver, memory`` line per GPU that ``program`` lists, none without a working one."""
     if program is None:
         return ()
     query = [program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
@@ -66,7 +65,7 @@ def gpus() -> list[dict[str, str]]:
     """Return name, driver version and memory of every NVIDIA GPU, as its driver reports them."""
     return [
         dict(zip(("name", "driver", "memory"), (part.strip() for part in line.split(",")), strict=True))
-        for line in _nvidia_smi()
+        for line in _nvidia_smi(shutil.which("nvidia-smi"))
     ]
 
 

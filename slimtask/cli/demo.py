@@ -32,6 +32,9 @@ def demo_verb(
     recipe = parse_recipe(yaml.safe_load(text), "the demo's recipe")
     engines = ("tensorrt-rtx",) if importlib.util.find_spec("tensorrt_rtx") else ()
     if not engines:
-        console.print("TensorRT-RTX is not installed, so no engines are built; `pip install slimtask[rtx]` adds them.")
+        console.print(
+            "TensorRT-RTX is not installed, so no engines are built; `pip install slimtask[rtx]` adds them.",
+            markup=False,
+        )
     run_sweep(recipe, out, LEVELS, engines, json_path)
     console.print(f"try it: slimtask run {out / 'bundle'} {out / 'images' / '00000.png'} --out predictions")

@@ -69,7 +69,7 @@ def test_the_bundle_is_whole_and_that_of_the_level_chosen(swept: tuple[Path, Rep
 
 def test_a_stopped_sweep_resumes_without_training_again(swept: tuple[Path, Report], monkeypatch: Any) -> None:
     out, report = swept
-    monkeypatch.setattr("slimtask.architectures._FACTORIES", {})  # as in a new process
+    monkeypatch.setattr("slimtask.architectures.FACTORIES", {})  # as in a new process
     monkeypatch.delitem(sys.modules, "slimtask.train.models")
     monkeypatch.delitem(sys.modules, "slimtask.train.models.net")
     monkeypatch.setattr("slimtask.train.run.train", lambda *a, **k: pytest.fail("trained again"))

@@ -53,7 +53,7 @@ def test_delta_nodes_stay_where_there_are_kernels_for_them(job, backend, plugins
 
     monkeypatch.setattr(artifacts, "build_engine", build)
     monkeypatch.setattr(artifacts, "register_plugins", lambda trt, names, dtype: tuple(names))
-    monkeypatch.setattr(artifacts, "_parity", lambda *_: None)
+    monkeypatch.setattr(artifacts, "parity_of", lambda *_: None)
     artifact = checked_engine(job, "depth", backend, ModuleType("tensorrt"))
     assert artifact.plugins == plugins
     (node,) = built[0].graph.node

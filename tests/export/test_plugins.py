@@ -82,7 +82,6 @@ def trt(monkeypatch):
     assert {name for name in vars(plugin) if not name.startswith("_")} == {*NAMES, "registered", "compiled"}
     monkeypatch.setitem(sys.modules, "fake_tensorrt", made)
     monkeypatch.setitem(sys.modules, "fake_tensorrt.plugin", plugin)
-    monkeypatch.setattr(plugins, "_registered", {})
     made.plugin = plugin
     return made
 

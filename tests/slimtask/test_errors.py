@@ -69,3 +69,8 @@ def test_a_sentence_quotes_a_line_at_most_and_prints(kind: type[SlimtaskError]) 
 def test_a_sentence_of_ordinary_length_stays_as_it_is() -> None:
     sentence = f"'{'a' * 190}' is the file's name, é, and {'not ' * 60}'b'; give 'c'."
     assert str(InputError(sentence)) == sentence
+
+
+def test_check_failed_is_exit_status_one() -> None:
+    assert CheckFailed("x").exit_status == 1
+    assert InputError("x").exit_status == 2

@@ -341,7 +341,7 @@ def test_bad_starts_are_refused_before_anything_is_written(tmp_path: Path) -> No
 def test_a_run_killed_before_its_first_state_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = recipe(train={"steps": 2, "eval_every": 1})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "_save", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(loop, "save_state", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         train(chosen, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["recipe.yaml"]
     with pytest.raises(InputError, match="started with another recipe"):

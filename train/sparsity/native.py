@@ -23,7 +23,7 @@ from torch import Tensor
 
 from slimtask.train.sparsity.passes import GroupSums, Work, adamw_settings
 
-_FLAGS = [
+FLAGS = (
     "-std=c11",
     "-O3",
     "-march=native",  # each process compiles for the CPU it runs on; nothing is kept for another one
@@ -33,7 +33,7 @@ _FLAGS = [
     "-fopenmp-simd",
     "-shared",
     "-fPIC",
-]
+)
 _SECONDS = 60
 _GRAIN = 2**12  # elements below which a second thread costs more than it saves
 
@@ -53,6 +53,11 @@ class _Task(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
+    """Return the passes as ``compiled`` makes them, once in a process."""
+    return compiled()
+
+
+def compiled(flags: Sequence[str] = FLAGS) -> ctypes.CDLL | None:
     """Return the compiled passes, or None where there is no compiler, it fails, or the environment forbids it."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or os.environ.get("SLIMTASK_NATIVE") == "0" or os.name != "posix":
@@ -60,7 +65,7 @@ def library() -> ctypes.CDLL | None:
     source = Path(__file__).with_name("passes.c")
     with tempfile.TemporaryDirectory(prefix="slimtask-") as folder:
         target = Path(folder) / "passes.so"
-        command = [compiler, *_FLAGS, str(source), "-o", str(target), "-lm"]
+        command = [compiler, *flags, str(source), "-o", str(target), "-lm"]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
             return ctypes.CDLL(str(target))

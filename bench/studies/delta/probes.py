@@ -20,14 +20,24 @@ _DTYPE = torch.bfloat16
 SECONDS = 60.0  # for one probe; what takes longer hangs
 _TENSORRT = "needs TensorRT with ahead-of-time plugins, which this measurement does not use"
 Run = Callable[[], object]
+Probe = tuple[str, str | Callable[[Clock, str], Any]]
+"""What is asked, and what answers it, or why nothing does."""
 
 
 def run_probes(
-    clock: Clock, *, seconds: float, device: str = "cuda", runner: Runner | None = None
+    clock: Clock,
+    *,
+    seconds: float,
+    device: str = "cuda",
+    runner: Runner | None = None,
+    probes: Sequence[Probe] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return one JSON-ready entry per probe: its ``result``, or why it was ``not_run``, or the ``error``."""
+    """Return one JSON-ready entry per probe: its ``result``, or why it was ``not_run``, or the ``error``.
+
+    ``probes`` are those of this module by default.
+    """
     made, start, runner = [], time.monotonic(), runner or Here()
-    for number, (what, probe) in enumerate(_PROBES, start=1):
+    for number, (what, probe) in enumerate(PROBES if probes is None else probes, start=1):
         entry: dict[str, Any] = {"probe": number, "what": what}
         if isinstance(probe, str):
             entry["not_run"] = probe
@@ -164,7 +174,7 @@ def _random(device: str, *shape: int) -> Tensor:
     return torch.randn(*shape, device=device).to(_DTYPE)
 
 
-_PROBES: tuple[tuple[str, str | Callable[[Clock, str], Any]], ...] = (
+PROBES: tuple[Probe, ...] = (
     ("dense products: one, T in one graph, T batched", dense_products),
     ("gap between the nodes of a graph, cost of an eager launch", launches),
     ("bandwidth of L2 and of shared memory", caches),

@@ -19,7 +19,7 @@ from slimtask.differences import over_scale
 from slimtask.onnx_session import open_session
 
 OPSET = 20
-_LARGEST_SINGLE_FILE = 300_000_000  # parameters: a protobuf holds at most 2 GB
+LARGEST_SINGLE_FILE = 300_000_000  # parameters: a protobuf holds at most 2 GB
 
 
 class _Flat(nn.Module):
@@ -34,15 +34,18 @@ class _Flat(nn.Module):
         return tuple(named_outputs(self.model(*tensors)).values())
 
 
-def export_any(model: nn.Module, inputs: Inputs, path: Path) -> Path:
-    """Return ``path`` after exporting there ``model`` (a copy) of ``inputs`` (a tensor or a tuple) at fixed sizes."""
+def export_any(model: nn.Module, inputs: Inputs, path: Path, *, largest: int = LARGEST_SINGLE_FILE) -> Path:
+    """Return ``path`` after exporting there ``model`` (a copy) of ``inputs`` (a tensor or a tuple) at fixed sizes.
+
+    Weights lie beside the graph if the network has more than ``largest`` parameters.
+    """
     with warnings.catch_warnings(), plain_attention(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             _Flat(independent_copy(model)), tuple(tensors_of(inputs)), dynamo=True, opset_version=OPSET, verbose=False
         )
         assert program is not None
-        program.save(path, external_data=count_parameters(model) > _LARGEST_SINGLE_FILE)
+        program.save(path, external_data=count_parameters(model) > largest)
     return path
 
 
@@ -54,9 +57,9 @@ def run_onnx(path: Path, inputs: Inputs, threads: int = 1) -> list[np.ndarray]:
     return list(found.values())
 
 
-def onnx_rel_error(model: nn.Module, inputs: Inputs, folder: Path) -> float:
+def onnx_rel_error(model: nn.Module, inputs: Inputs, folder: Path, *, largest: int = LARGEST_SINGLE_FILE) -> float:
     """Return the largest difference between network and graph, relative to the largest value of each output."""
-    path = export_any(model, inputs, folder / "network.onnx")
+    path = export_any(model, inputs, folder / "network.onnx", largest=largest)
     with torch.no_grad():
         expected = named_outputs(call(independent_copy(model).eval(), inputs))
     got = dict(zip(expected, map(torch.from_numpy, run_onnx(path, inputs)), strict=True))

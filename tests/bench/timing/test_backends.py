@@ -86,7 +86,7 @@ def test_unknown_backend_names_the_nearest():
 
 
 def test_unavailable_backend_says_why_and_what_instead(monkeypatch, save_convolution):
-    monkeypatch.setattr("slimtask.bench.timing.backends._cuda_devices", lambda: 0)
+    monkeypatch.setattr("slimtask.bench.timing.backends.cuda_devices", lambda: 0)
     with pytest.raises(Unsupported, match=r"onnxruntime-cuda.*onnxruntime-cpu"):
         backend("onnxruntime-cuda")
     with pytest.raises(Unsupported):

@@ -19,10 +19,20 @@ def test_environment_is_json_and_names_what_is_installed():
     assert version_of("no-such-distribution") is None
 
 
-def test_gpus_are_read_from_the_driver(monkeypatch):
-    monkeypatch.setattr("slimtask.bench.timing.environment._nvidia_smi", lambda: ("NVIDIA H100, 580.1, 81559 MiB",))
+def fake_program(folder, text):
+    folder.mkdir()
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{text}\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    return str(folder)
+
+
+def test_gpus_are_read_from_the_driver(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", fake_program(tmp_path / "one", "echo 'NVIDIA H100, 580.1, 81559 MiB'; echo a warning"))
     assert gpus() == [{"name": "NVIDIA H100", "driver": "580.1", "memory": "81559 MiB"}]
     assert environment()["gpu"] == gpus()
+    for name, text in (("broken", "echo 'a, b, c'; exit 9"), ("silent", "exit 0")):
+        monkeypatch.setenv("PATH", fake_program(tmp_path / name, text))
+        assert gpus() == []
 
 
 def test_environment_imports_nothing_heavy():

@@ -1,4 +1,4 @@
-"""The entrance: which arguments go together, and checkpoints of slimtask's and of foreign networks."""
+"""The entrance: which arguments go together, and what the ways to compress ask for."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from slimtask.checkpoint import Architecture, Checkpoint
 from slimtask.compress.api.checkpoints import compress_checkpoint
 from slimtask.compress.api.how import PerTask, Prune, ToFlops, ToLatency, Zeros
 from slimtask.compress.api.models import compress, cost
 from slimtask.compress.graph.analysis import find_groups
-from slimtask.compress.rebuilding import rebuild, replay
+from slimtask.compress.rebuilding import rebuild
 from slimtask.compress.score.budget import Budget
 from slimtask.compress.structures.masks import Masks
 from slimtask.errors import InputError
-from slimtask.tasks import Preprocessing
 from slimtask.train.models import MultiTaskNet
 from tests.meters import LawfulMeter
 
@@ -58,73 +57,6 @@ def test_counts_given_by_group_are_kept_by_score_and_by_zeros(
     assert exact.certificate
     with pytest.raises(InputError, match="nothing can be removed down to the counts given"):
         compress(model, EXAMPLE, Zeros(align=dict.fromkeys((g.name for g in find_groups(model, EXAMPLE)), ())))
-
-
-def test_edits_follow_each_other_in_one_checkpoint(
-    small_net: Callable[..., MultiTaskNet], kill: Callable[..., None], tmp_path: Path
-) -> None:
-    model = small_net()
-    kill(model, "filter", "trunk")
-    dense = Checkpoint(
-        weights=model.state_dict(),
-        architecture=Architecture(name="multitask-net", arguments={"width": 0.25, "head_hidden": 16}),
-        tasks=model.tasks,
-        preprocessing=Preprocessing(height=32, width=48),
-        provenance={"recipe": {"name": "r"}, "test": {"depth": 1.0}},
-    )
-    exact, _ = compress_checkpoint(dense, Zeros(align=1))
-    pruned, done = compress_checkpoint(exact, Prune(Budget(keep=0.5), by="l1", align=1))
-    pruned.save(tmp_path / "p.safetensors")
-    again = Checkpoint.load(tmp_path / "p.safetensors")
-    assert len(again.edits) == 2
-    assert exact.provenance["test"] == {"depth": 1.0}
-    assert "test" not in again.provenance  # it was measured on another network
-    assert again.provenance["dense"]["test"] == {"depth": 1.0}
-    assert again.provenance["recipe"] == {"name": "r"}
-    steps = again.provenance["compressed"]
-    assert [step["criterion"] for step in steps] == ["zeros", "l1"]
-    assert steps[1]["budget"] == {"keep": 0.5}
-    x = torch.randn(2, 3, 32, 48)
-    expected, got = done.model(x), rebuild(again)(x)
-    assert all(torch.equal(expected[name], got[name]) for name in expected)
-    widths = [before.trunk.stem[0].out_channels for before, _ in replay(again)]
-    assert widths[0] == model.trunk.stem[0].out_channels > widths[1]
-
-
-class Tied(nn.Module):
-    """Two inputs, and one weight under two names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside, self.out, self.side = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 2)
-        self.one, self.two = nn.Linear(3, 3), nn.Linear(3, 3)
-        self.two.weight = self.one.weight
-
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.inside(x + y).relu()
-        return self.two(self.one(self.out(x))), self.side(x)
-
-
-def test_a_foreign_network_comes_back_by_its_factory_only(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = Tied()
-    dense = Checkpoint(
-        weights=model.state_dict(),
-        architecture=Architecture(name="mynet:Tied", arguments={}),
-        tasks=(),
-        preprocessing=None,
-        inputs=((1, 6), (1, 6)),
-    )
-    smaller, done = compress_checkpoint(dense, Prune(Budget(params=0.9), align=1), factory=Tied)
-    smaller.save(tmp_path / "f.safetensors")
-    again = Checkpoint.load(tmp_path / "f.safetensors")
-    assert (again.inputs, again.preprocessing, again.foreign) == (((1, 6), (1, 6)), None, True)
-    with pytest.raises(InputError, match=r"made by 'mynet:Tied'.*--model mynet:Tied.*rebuild\(checkpoint, factory\)"):
-        rebuild(again)
-    fresh = rebuild(again, Tied)
-    assert fresh.one.weight is fresh.two.weight
-    x, y = torch.randn(5, 6), torch.randn(5, 6)
-    assert all(torch.equal(a, b) for a, b in zip(fresh(x, y), done.model(x, y), strict=True))
 
 
 def test_budgets_off_measured_tables_are_ways_like_the_others() -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from slimtask.checkpoint import Architecture, Checkpoint, json_safe
 from slimtask.compress.edits.deltas import DeltaPath, DeltaPaths, deltas_of, install_deltas_
-from slimtask.compress.edits.reuse import Record, Reuse, above_threshold
+from slimtask.compress.edits.reuse import Record, Reuse
 from slimtask.compress.pruning import prune
 from slimtask.compress.rebuilding import rebuild
 from slimtask.compress.score.budget import Budget
@@ -156,13 +156,6 @@ def test_threshold_zero_is_exact_and_infinity_gives_the_base(x: torch.Tensor) ->
         change = (through[site] - reference[site]).abs()
         assert not ((change > 0) & (change < 0.05)).any()
     assert any((through[site] != reference[site]).any() for site in layers)
-
-
-def test_a_threshold_is_its_formula() -> None:
-    value, base = torch.tensor([1.0, 1.1, 0.5, 2.0]), torch.ones(4)
-    assert above_threshold(value, base, 0.2).tolist() == [1.0, 1.0, 0.5, 2.0]
-    assert torch.equal(above_threshold(value, base, 0.0), value)
-    assert torch.equal(above_threshold(value, base, math.inf), base)
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from slimtask.compress.graph.affine import dead_slices
 from slimtask.compress.graph.constants import read_constants
 from slimtask.compress.network.trace import named_tensors, record
 
@@ -140,14 +139,6 @@ def test_a_dead_value_head_emits_its_bias() -> None:
     known = read_constants(tape, named_tensors(model))["reader.weight"]
     assert np.allclose(known[4:], model.qkv.bias.detach()[20:])
     assert np.isnan(known[:4]).all()
-
-
-def test_dead_slices_are_those_without_a_nonzero_entry() -> None:
-    weight = torch.randn(6, 4, 3)
-    weight[2], weight[4, 0] = 0, 0
-    weight[:, 3] = 0
-    assert dead_slices(weight, 0).tolist() == [False, False, True, False, False, False]
-    assert dead_slices(weight, 1).tolist() == [False, False, False, True]
 
 
 def test_a_concatenation_of_nothing_is_no_constant() -> None:

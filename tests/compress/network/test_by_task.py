@@ -9,9 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimtask.checkpoint import Architecture, Checkpoint
 from slimtask.compress.network.by_task import TaskOutputs, by_task, check_tasks
-from slimtask.compress.rebuilding import rebuild
 from slimtask.errors import InputError
 from slimtask.tasks import TaskSpec
 
@@ -67,29 +65,3 @@ def test_shapes_must_fit_the_tasks() -> None:
     for wrong in ((B, A), (A.model_copy(update={"channels": 4}), B)):
         with pytest.raises(InputError, match=r"needs an output of shape \[1, .*mend the task's kind or channels"):
             check_tasks(Two(), example, wrong)
-
-
-class Versioned(nn.Sequential):
-    """Asks for the version that its own state dict was saved with, as torchvision's MNASNet does."""
-
-    _version = 2
-
-    def __init__(self) -> None:
-        super().__init__(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1))
-
-    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
-        if metadata.get("version") != 2:
-            raise ValueError("version should be 2")
-        super()._load_from_state_dict(state, prefix, metadata, *rest)
-
-
-def test_a_network_that_asks_for_its_version_is_rebuilt() -> None:
-    weights = {name: torch.ones_like(tensor) for name, tensor in Versioned().state_dict().items()}
-    checkpoint = Checkpoint(
-        weights=weights,
-        architecture=Architecture(name="mine:Versioned", arguments={}),
-        tasks=(),
-        preprocessing=None,
-        inputs=((1, 3, 8, 8),),
-    )
-    assert float(rebuild(checkpoint, Versioned)[0].weight.detach().sum()) == 24

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
-from slimtask.checkpoint import Architecture, Checkpoint
-from slimtask.compress.api.checkpoints import compress_checkpoint
-from slimtask.compress.rebuilding import rebuild
 from slimtask.compress.removal.plan import Plan
 from slimtask.compress.removal.remove import remove_zeros
 from slimtask.errors import InputError
-from slimtask.tasks import Preprocessing
 from slimtask.train.models import MultiTaskNet
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
@@ -72,24 +67,3 @@ def test_a_plan_tells_what_it_does(small_net: NetMaker) -> None:
     model = small_net()
     model.trunk.layer1[0].residual[3].weight.data[:, :10] = 0
     assert str(remove_zeros(model, EXAMPLE).plan) == ("trunk.layer1.0.residual.0: 16 -> 6 (10 ignored by every reader)")
-
-
-@pytest.mark.parametrize("what", ["filter", "beta"])
-def test_a_compressed_checkpoint_reloads_without_the_dense_weights(
-    what: str, small_net: NetMaker, kill: Kill, tmp_path: Path
-) -> None:
-    model = small_net()
-    kill(model, what, "trunk")
-    dense = Checkpoint(
-        weights=model.state_dict(),
-        architecture=Architecture(name="multitask-net", arguments={"width": 0.25, "head_hidden": 16}),
-        tasks=model.tasks,
-        preprocessing=Preprocessing(height=32, width=48),
-    )
-    smaller, done = compress_checkpoint(dense)
-    smaller.save(tmp_path / "small.safetensors")
-    dense.save(tmp_path / "dense.safetensors")
-    assert (tmp_path / "small.safetensors").stat().st_size < 0.6 * (tmp_path / "dense.safetensors").stat().st_size
-    again = Checkpoint.load(tmp_path / "small.safetensors")
-    assert same(rebuild(again), done.model)
-    assert again.provenance["certificate"]["tolerance"] == 1e-5

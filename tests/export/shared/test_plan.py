@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 
 from slimtask.compress.structures.delta import Execution
-from slimtask.errors import InputError
-from slimtask.export.shared.branch import Branch
 from slimtask.export.shared.plan import plan_steps
 from slimtask.export.shared.source import read_source
 
@@ -63,10 +61,3 @@ def test_a_budget_of_one_row_is_one_row_and_a_share_of_one_all(make_net: MakeNet
     (step,) = plan_steps(read_source(net), ["depth"], {"depth": {BRANCHES[5]: 1}})[5]
     assert (step.reads, step.row_count(21)) == ("rows", 1)
     assert forms(make_net({"depth": ("hidden-units", Execution(rows=1))}))[4:] == ["own merged"] * 4
-
-
-def test_a_plan_without_the_base_that_a_step_builds_on_is_refused(make_net: MakeNet) -> None:
-    source = read_source(make_net({"depth": ("hidden-units", Execution(feed="base"))}))
-    steps = plan_steps(source, ["depth"], {})[3]
-    with pytest.raises(InputError, match=r"plan of 'encoder_layer_1\.mlp' lets 'depth' build on values of the base"):
-        Branch(source.branches[3], steps, base_runs=False, batched=False)

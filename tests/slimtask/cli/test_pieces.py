@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -38,23 +35,3 @@ def test_a_package_that_cannot_be_loaded_says_why() -> None:
     unknown = missing_piece(ModuleNotFoundError("No module named 'cow'", name="cow"))
     assert unknown is not None
     assert "'cow'" in unknown
-
-
-def test_doctor_and_help_run_where_nothing_is_installed() -> None:
-    gone = [piece.module for piece in PIECES]
-    code = (
-        f"import sys; sys.modules.update(dict.fromkeys({gone}))\n"
-        "from slimtask.cli.app import main\n"
-        "for words in (['doctor'], ['train', '-h'], ['inspect', 'none.safetensors']):\n"
-        "    sys.argv = ['slimtask', *words]\n"
-        "    try:\n        main()\n"
-        "    except SystemExit as stop:\n        print('status', stop.code)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"}
-    )
-    statuses = [line for line in done.stdout.splitlines() if line.startswith("status")]
-    assert statuses == ["status 0", "status 0", "status 2"]
-    assert "training and compression" in done.stdout
-    assert "`pip install torch` adds it" in done.stderr
-    assert "Traceback" not in done.stderr

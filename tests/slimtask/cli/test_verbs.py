@@ -93,16 +93,6 @@ def test_bench_compares_bundles(slimtask: Callable[..., int], chain: Path, tmp_p
     assert all(len(row["measurement"]["samples_ms"]) == 5 for row in rows)
 
 
-def test_doctor_names_what_is_missing(
-    slimtask: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert slimtask("doctor", "--json", tmp_path / "d.json") == 0
-    pieces = {piece["name"]: piece for piece in read(tmp_path / "d.json")["pieces"]}
-    assert pieces["torch"]["version"] == torch.__version__.partition("+")[0]
-    assert "slimtask[cluster]" in pieces["ray"]["how"]
-    assert "[tensorrt]" in capsys.readouterr().out  # Rich must not take it for a style
-
-
 def refused(
     slimtask: Callable[..., int],
     words: tuple[object, ...],

@@ -17,7 +17,6 @@ from slimtask.train.models import multitask_net
 from slimtask.train.recipe import Recipe, parse_recipe
 from slimtask.train.relate.config import METRICS, WEIGHTINGS, RelateConfig
 from slimtask.train.relate.relate import compare, relate, save
-from slimtask.train.relate.relation import statistics
 from slimtask.train.saliency import prunable_weights
 
 TASKS = ("depth", "normals", "objects")
@@ -124,11 +123,6 @@ def test_files_hold_every_measure_and_are_whole(tmp_path: Path) -> None:
     assert summary["grouping"]["seeds_that_agree"] in (0, 1, 2)
     with pytest.raises(InputError, match="exists already"):
         save(found, tmp_path / "out")
-
-
-def test_one_seed_has_no_spread_and_what_is_undefined_is_null() -> None:
-    assert statistics(np.array([0.5])) == {"mean": 0.5, "spread": None, "seeds": [0.5]}
-    assert statistics(np.array([0.5, np.nan])) == {"mean": None, "spread": None, "seeds": [None, None]}
 
 
 def test_scene_net_34_has_the_36_trunk_layers_of_the_study() -> None:

@@ -76,11 +76,10 @@ def test_both_ways_give_the_same_weights(axis: int, monkeypatch: pytest.MonkeyPa
 def test_every_cpu_rounds_alike(axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replicas of one network on machines of several kinds stay equal: vectors of any width give the same bits."""
     mine, critical = _run(axis)
-    plain = [flag for flag in native._FLAGS if not flag.startswith("-march")]
+    plain = [flag for flag in native.FLAGS if not flag.startswith("-march")]
     for flags in (plain, [*plain, "-fno-tree-vectorize", "-fno-openmp-simd"]):
         with monkeypatch.context() as patch:
-            patch.setattr(native, "_FLAGS", flags)
-            other = native.library.__wrapped__()
+            other = native.compiled(flags)
             assert other is not None
             patch.setattr(native, "library", lambda other=other: other)
             theirs, expected = _run(axis)
@@ -107,4 +106,4 @@ def test_without_a_compiler_torch_does_it(case: str, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(native.shutil, "which", lambda name: "/bin/false")
     else:
         monkeypatch.setitem(os.environ, "SLIMTASK_NATIVE", "0")
-    assert native.library.__wrapped__() is None
+    assert native.compiled() is None

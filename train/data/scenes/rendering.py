@@ -21,16 +21,25 @@ _MANY_PIXELS = 8_000_000
 
 @torch.no_grad()
 def render(
-    indices: Sequence[int], *, height: int, width: int, seed: int = 0, split: str = "train", device: str = "cpu"
+    indices: Sequence[int],
+    *,
+    height: int,
+    width: int,
+    seed: int = 0,
+    split: str = "train",
+    device: str = "cpu",
+    pixels: int | None = None,
 ) -> dict[str, Tensor]:
     """Return the scenes ``indices`` of a split: the picture and every target, first dimension the scene.
 
     ``image`` uint8 [b, 3, h, w] RGB; ``segmentation`` uint8 [b, h, w]; ``depth`` float32 [b, 1, h, w], z-depth (along
     the optical axis) in metres; ``normals`` float32 [b, 3, h, w], camera frame; ``edges`` float32 [b, 1, h, w];
     ``room`` int64 [b]; ``objects`` float32 [b, 10]; ``slopes`` float32 [b, 2, h, w], so that a pixel's point is
-    depth * (slope x, slope y, -1) in the camera frame. A scene depends on seed, split, its index and the size alone.
+    depth * (slope x, slope y, -1) in the camera frame. A scene depends on seed, split, its index and the size alone,
+    not on how many ``pixels`` are rendered at once (default: what the device has room for).
     """
-    chunk = max(1, _PIXELS.get(torch.device(device).type, _MANY_PIXELS) // (height * width))
+    pixels = pixels or _PIXELS.get(torch.device(device).type, _MANY_PIXELS)
+    chunk = max(1, pixels // (height * width))
     parts = [
         _render(Draw(seed, split, indices[i : i + chunk], device), Tiling(height, width))
         for i in range(0, len(indices), chunk)

@@ -172,15 +172,14 @@ def test_the_grid_is_whole_without_doubles_and_begins_with_the_figures_to_reach(
     assert {0.01, 0.02, 0.05, 0.1} <= {each.problem.density for each in grid}
 
 
-def test_probes_say_what_they_could_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(probes._PROBES) == 9
+def test_probes_say_what_they_could_not_run() -> None:
+    assert len(probes.PROBES) == 9
 
     def refuses(clock: object, device: str) -> object:
         raise RuntimeError("no such thing\nsecond line")
 
     listed = (("first", lambda clock, device: {"ms": 1.0}), ("second", refuses), ("third", "needs TensorRT"))
-    monkeypatch.setattr(probes, "_PROBES", listed)
-    first, second, third = probes.run_probes(Counting(), seconds=100.0, device="cpu")
+    first, second, third = probes.run_probes(Counting(), seconds=100.0, device="cpu", probes=listed)
     assert first == {"probe": 1, "what": "first", "result": {"ms": 1.0}}
     assert second["error"] == "RuntimeError: no such thing"
     assert third["not_run"] == "needs TensorRT"

@@ -31,10 +31,9 @@ def test_a_scene_does_not_depend_on_its_batch():
             assert torch.equal(value[position], pair[name][0]), name
 
 
-def test_a_scene_does_not_depend_on_how_many_are_rendered_at_once(monkeypatch):
+def test_a_scene_does_not_depend_on_how_many_are_rendered_at_once():
     batch = render(range(7), **SIZE)
-    monkeypatch.setattr("slimtask.train.data.scenes.rendering._PIXELS", {"cpu": 2 * 48 * 64})
-    for name, value in render(range(7), **SIZE).items():
+    for name, value in render(range(7), pixels=2 * 48 * 64, **SIZE).items():
         assert torch.equal(value, batch[name]), name
 
 
