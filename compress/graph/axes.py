@@ -240,6 +240,12 @@ def _index_select(op: Operation, array: Array, source: Ref) -> list[Array]:
     return [array]
 
 
+def _take(op: Operation, array: Array, source: Ref) -> list[Array]:
+    """What is at the indices ``args[2]`` of an axis; a tape of ONNX says which they are."""
+    axis, picks = op.args[1], list(op.args[2])
+    return [array.take(picks, axis=axis) if varies(array, axis) else array]
+
+
 def _repeat(op: Operation, array: Array, source: Ref) -> list[Array]:
     """A tensor laid several times behind itself: copies are as what they are copies of."""
     wide = align(array, len(op.args[1]))
@@ -309,4 +315,5 @@ MOVES: dict[str, Move] = {
     "index": _index,
     "index_select": _index_select,
     "repeat": _repeat,
+    "take": _take,
 }

@@ -26,7 +26,7 @@ _FUNCTIONS = frozenset(
         "relu", "_prelu_kernel", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "clamp",
         "clamp_min", "clamp_max", "leaky_relu", "elu", "selu", "celu", "softplus", "mish", "exp", "log", "sqrt",
         "rsqrt", "pow", "abs", "neg", "add", "sub", "rsub", "mul", "div", "maximum", "minimum", "square",
-        "reciprocal", "erf"
+        "reciprocal", "erf", "sin", "cos"
     }
 )
 # carried by axes.move, whose answer is where the data went, not what it became
@@ -48,7 +48,13 @@ def read_constants(tape: Tape, tensors: Mapping[str, Tensor]) -> dict[str, Array
     NaN where the input is not one number at every position of every use. ``tensors`` are the parameters and buffers by
     name. Nothing here depends on an example: what is called constant is so for every input.
     """
-    return _Evaluator(tape, tensors).run()
+    return evaluate(tape, tensors)[0]
+
+
+def evaluate(tape: Tape, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Array], dict[int, Array]]:
+    """Return what ``read_constants`` does, and what is known of each value by number, NaN where it varies."""
+    evaluator = _Evaluator(tape, tensors)
+    return evaluator.run(), evaluator.values
 
 
 def agreed(reads: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
@@ -65,7 +71,7 @@ class _Evaluator:
     def __init__(self, tape: Tape, tensors: Mapping[str, Tensor]) -> None:
         self._tape = tape
         self._tensors = tensors
-        self._values: dict[int, Array] = {}
+        self.values: dict[int, Array] = {}
         self._weights: dict[int, str] = {}  # values that are the transpose of a weight
         self._copies: dict[int, int] = {}  # values that are a weight, or its transpose, in another type
         self._rows: set[int] = set()  # values whose last axis sums to one
@@ -123,12 +129,12 @@ class _Evaluator:
         if op.name.endswith("_") or "out" in op.kwargs:  # another view of what was written to is no longer known
             for other in self._alias.get(self._tape.storages[output.number], ()):
                 if other != output.number:
-                    self._values[other] = np.full((), np.nan)
-        self._values[output.number] = squeeze_equal(array)
+                    self.values[other] = np.full((), np.nan)
+        self.values[output.number] = squeeze_equal(array)
 
     def _of(self, ref: Ref) -> Array:
         """Return what is known of a value, as an array that broadcasts to its shape."""
-        found = self._values.get(ref.number)
+        found = self.values.get(ref.number)
         if found is None:
             name = self._tape.leaves.get(ref.number)
             tensor = None if name is None else self._tensors[name]
@@ -136,7 +142,7 @@ class _Evaluator:
                 found = np.full((), np.nan)
             else:
                 found = squeeze_equal(as_numpy(tensor))
-            self._values[ref.number] = found
+            self.values[ref.number] = found
         return align(found, len(ref.shape)) if found.ndim != len(ref.shape) else found
 
     def _function(self, op: Operation, name: str) -> Array:
@@ -156,7 +162,7 @@ class _Evaluator:
         if name == "mul" and len(arrays) == 2:
             unknown &= ~zero
             result = np.where(zero, 0.0, result)
-        return np.where(unknown, np.nan, result)
+        return np.where(unknown | ~np.isfinite(result), np.nan, result)
 
     def _before_move(self, op: Operation, source: Ref) -> Array:
         """Return the value as a pooling or padding keeps it: where zeros come in from outside only zero stays."""
@@ -203,10 +209,10 @@ class _Evaluator:
             self._read(name, vector)
         known = np.where(vector == 0, 0.0, np.nan) if transposed or any(padding) else vector
         taps = self._tensors[name].detach()
-        if transposed:
-            if groups > 1:
-                return None
+        if transposed and groups == 1:
             taps = taps.transpose(0, 1)
+        elif transposed and (taps.shape[1] != 1 or len(taps) != groups):
+            return None
         out = affine(taps.flatten(2), known, self._bias(bias, len(taps)), groups)
         return out.reshape([-1 if axis == 1 else 1 for axis in range(len(x.shape))])
 
@@ -221,18 +227,28 @@ class _Evaluator:
 
     def _product(self, x: Ref, b: Ref, bias: Ref | None) -> Array | None:
         name = self._weights.get(self._copies.get(b.number, b.number))
-        return self._layer(x, name, bias) if name is not None else None
+        if name is not None:
+            return self._layer(x, name, self._tensors[name].detach(), bias)
+        name = self._leaf(b)
+        return None if name is None else self._layer(x, name, self._tensors[name].detach().T, bias)
 
     def _linear(self, op: Operation) -> Array | None:
         name = self._leaf(op.args[1])
-        return None if name is None else self._layer(op.args[0], name, op.argument(2, "bias"))
+        return (
+            None
+            if name is None
+            else self._layer(op.args[0], name, self._tensors[name].detach(), op.argument(2, "bias"))
+        )
 
-    def _layer(self, x: Ref, name: str, bias: Ref | None) -> Array:
-        vector = per_index(self._of(x), len(x.shape) - 1, x.shape[-1])
+    def _layer(self, x: Ref, name: str, weight: Tensor, bias: Ref | None) -> Array:
+        """Return what a layer with ``weight`` [outputs, inputs], the tensor ``name`` or its transpose, makes of x."""
+        array = self._of(x)
+        vector = per_index(array, len(x.shape) - 1, x.shape[-1])
         self._read(name, vector)
-        weight = self._tensors[name].detach()
         out = affine(weight.unsqueeze(2), vector, self._bias(bias, len(weight)), 1)
-        return out.reshape([1] * (len(x.shape) - 1) + [-1])
+        out = out.reshape([1] * (len(x.shape) - 1) + [-1])
+        # a row of zeros stays one, whatever the others are
+        return out if bias is not None else np.where((array == 0).all(axis=-1, keepdims=True), 0.0, out)
 
     def _bmm(self, op: Operation) -> Array:
         """A weighted mean of one constant is the constant; so attention over a dead value channel emits it."""
@@ -269,7 +285,11 @@ class _Evaluator:
             if source.number in table:
                 self._copies[output.number] = source.number
         self._copies.update({output.number: self._copies[source.number]} if source.number in self._copies else {})
-        return self._of(source)
+        array, dtype = self._of(source), op.kwargs.get("dtype")
+        if not isinstance(dtype, torch.dtype) or dtype in (torch.float32, torch.float64):
+            return array
+        known = np.asarray(np.nan_to_num(array))
+        return np.where(np.isnan(array), np.nan, as_numpy(torch.from_numpy(known).to(dtype)))
 
     def _repeat(self, op: Operation) -> Array:
         source, times = op.args[0], op.args[1]

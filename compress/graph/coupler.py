@@ -84,6 +84,7 @@ class Coupler:
     def run(self) -> None:
         """Label every value of the tape."""
         for op in self.tape.operations:
+            self.labels.module = op.module
             results = self._apply(op)
             for place, output in enumerate(op.outputs):
                 self.values[output.number] = results[place] if place < len(results) else []
@@ -92,6 +93,7 @@ class Coupler:
                 self._weights |= {output.number for output in op.outputs}
                 if op.name in _SAME_ENTRIES and inputs[0].number in self._leaf_views:
                     self._leaf_views |= {output.number for output in op.outputs}
+        self.labels.module = ""
         for name, output in self.tape.outputs.items():
             for layer in self.of(output):
                 self.labels.pin(layer, f"they are channels of the network's output '{name}'")

@@ -7,7 +7,7 @@ What is tied in the end, directly or not, is one channel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,12 +39,17 @@ class Axis:
 
 @dataclass
 class Labels:
-    """The atoms handed out, the ties between them, and which are pinned or normalised, with reasons."""
+    """The atoms handed out, the ties between them, and which are pinned or normalised, with reasons.
+
+    ``module`` is the one whose operation is being labelled.
+    """
 
     axes: list[Axis] = field(default_factory=list)
     count: int = 1  # 0 means no label
+    module: str = ""
     _ties: list[tuple[Ints, Ints]] = field(default_factory=list)
     _pins: list[tuple[Ints, str]] = field(default_factory=list)
+    _places: list[str] = field(default_factory=list)
     _norms: list[tuple[Ints, str]] = field(default_factory=list)
     _products: dict[tuple[tuple[int, ...], bytes], Array] = field(default_factory=dict)
     _inputs: list[Ints] = field(default_factory=list)
@@ -88,8 +93,12 @@ class Labels:
 
     def tie_products(self) -> None:
         """Tie what the views of several axes imply, along the shortest axis first, until nothing more follows."""
+        before = -1
         while self._products:
             classes = self.classes()
+            if int(classes.max()) == before:  # what is not labelled throughout ties no further
+                return
+            before = int(classes.max())
             open_ = []
             for layer in self._products.values():
                 axes = sorted(varying(squeeze_equal(classes[layer])), key=lambda axis: layer.shape[axis])
@@ -116,6 +125,10 @@ class Labels:
     def reading(self) -> NDArray[np.bool_]:
         """Return which atoms [atoms] are only ever those by which a weight reads."""
         return self._marks(self._inputs) & ~self._marks(self._outputs)
+
+    def weight_inputs(self) -> Ints:
+        """Return the atoms by which a weight reads."""
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *self._inputs]))
 
     def read_classes(self, classes: Ints) -> set[int]:
         """Return the channels that something other than a weight reads."""
@@ -153,6 +166,7 @@ class Labels:
         found = labels[labels > 0].ravel()
         if found.size:
             self._pins.append((found, why))
+            self._places.append(self.module)
 
     def normalise(self, labels: Array, by: str) -> None:
         """Record that a normalisation over all of ``labels`` lies behind them: without one the others change."""
@@ -219,6 +233,11 @@ class Labels:
     def reasons(self, classes: Ints) -> dict[int, str]:
         """Return why channels are pinned, by channel number: the first reason met."""
         return _first_words(self._pins, classes)
+
+    def pins(self) -> Iterator[tuple[str, str, Ints]]:
+        """Yield what was pinned, in order: the module whose operation did, why, and the atoms."""
+        for (atoms, why), place in zip(self._pins, self._places, strict=True):
+            yield place, why, atoms
 
     def normalised(self, classes: Ints) -> dict[int, str]:
         """Return the first normalisation that lies over each normalised channel."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +124,7 @@ def _pass(model: nn.Module, example: Inputs, real: bool, training: bool) -> Tape
             if not real:
                 empty_(model)
                 example = map_tensors(meta_like, example)
-            recorder = _Recorder(named_tensors(model), passes)
+            recorder = Recorder(named_tensors(model), passes)
             sites = SiteRecorder(passes, recorder.ref)
             with contextlib.nullcontext() if real else torch.device("meta"), recorder, sites:
                 outputs = call(model, example)
@@ -132,7 +132,7 @@ def _pass(model: nn.Module, example: Inputs, real: bool, training: bool) -> Tape
         except SlimtaskError:
             raise
         except Exception as error:
-            recorder = locals().get("recorder") or _Recorder({}, passes)
+            recorder = locals().get("recorder") or Recorder({}, passes)
             tape = recorder.tape
             tape.failure = Failure(type(error).__name__, first_line(error), *passes.where(error))
     tape.computed, tape.training = real, training
@@ -160,8 +160,24 @@ def empty_(model: nn.Module) -> None:
                 torch.utils.swap_tensors(tensor, meta_like(tensor.detach()))  # type: ignore[no-untyped-call]
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, tensors: Mapping[str, Tensor], passes: Passes) -> None:
+class Running(Protocol):
+    """Who is running: the name of the module, and how many calls of a kind it has made."""
+
+    @property
+    def module(self) -> str:
+        """Return the innermost module that is running."""
+
+    def counted(self, what: str) -> int:
+        """Return how many calls of a kind the module has made."""
+
+    def count(self, what: str) -> int:
+        """Count a further call; return how many went before."""
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records every operation that runs in its context; ``tensors`` are the parameters and buffers by name."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], passes: Running) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._numbers: Any = WeakTensorKeyDictionary()
         self._count = 0
@@ -196,6 +212,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def finish(self, outputs: Any) -> Tape:
+        """Return the tape of a pass that gave ``outputs``."""
         self.tape.outputs = {name: self.ref(tensor) for name, tensor in named_outputs(outputs).items()}
         return self.tape
 
@@ -203,6 +220,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tree_map(lambda x: self.ref(x) if isinstance(x, Tensor) else plain(x), tree)
 
     def ref(self, tensor: Tensor) -> Ref:
+        """Return the value that a tensor is."""
         with torch._C.DisableTorchFunction():
             number = self._numbers.get(tensor)
             if number is None:

@@ -14,8 +14,7 @@ from slimtask.compress.onnx.cut import cut
 from slimtask.compress.onnx.dead import Decision, decide, groups_of
 from slimtask.compress.onnx.explain import OnnxCut, cuts_of, nothing, refusals
 from slimtask.compress.onnx.files import read_onnx, uses_external_data, write_onnx
-from slimtask.compress.onnx.flow import Flow
-from slimtask.compress.onnx.labels import Classes
+from slimtask.compress.onnx.flow import Classes, Flow
 from slimtask.compress.onnx.network import Network, assemble
 from slimtask.compress.onnx.normalise import normalise
 from slimtask.compress.onnx.proof import certify, probes
@@ -67,7 +66,7 @@ def compress_onnx(
     if align < 1:
         raise InputError(f"align is {align}; give 1 or more.")
     flow = walk(normalise(*read_onnx(model)))
-    classes = flow.labels.classes()
+    classes = flow.classes
     search = _Search(flow=flow, classes=classes, align=align, tolerance=tolerance)
     first = decide(flow, classes, np.ones(len(classes), dtype=bool), align)
     if not first.removed.any():

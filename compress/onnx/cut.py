@@ -7,8 +7,7 @@ import onnx
 from jaxtyping import Float64, Shaped
 
 from slimtask.compress.onnx.dead import Decision, EntryMask, gone
-from slimtask.compress.onnx.flow import Flow, Keep, Reader
-from slimtask.compress.onnx.labels import Classes, Entries
+from slimtask.compress.onnx.flow import Classes, Entries, Flow, Keep, Reader
 from slimtask.compress.onnx.network import Network
 
 Lost = Float64[np.ndarray, "_"]

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from slimtask.compress.onnx.flow import Flow, Reader
-from slimtask.compress.onnx.labels import Classes
+from slimtask.compress.onnx.flow import Classes, Flow, Reader
 
 ClassMask = Bool[np.ndarray, " classes"]
 EntryMask = Bool[np.ndarray, "_"]

@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 
 from slimtask.compress.onnx.dead import ClassMask, Decision, blocked, decide, gone, groups_of
-from slimtask.compress.onnx.flow import Flow
-from slimtask.compress.onnx.labels import Classes
+from slimtask.compress.onnx.flow import Classes, Flow
 from slimtask.compress.onnx.network import described
 from slimtask.compress.proof.certify import Refusal
 from slimtask.tasks import Frozen
@@ -65,7 +64,7 @@ def refusals(flow: Flow, classes: Classes, removed: ClassMask) -> tuple[Refusal,
     counts = Counter(
         (int(group), classes.reasons[why])
         for group, why in zip(classes.group.tolist(), classes.held.tolist(), strict=True)
-        if why >= 0
+        if why >= 0 and group >= 0
     )
     for mask, reason in _spoilt(flow, classes, removed):
         for group in classes.group[mask].tolist():
@@ -91,8 +90,9 @@ def nothing(flow: Flow, classes: Classes, model: Any, align: int = 1) -> str:
     dead = int(decide(flow, classes, np.ones(len(classes), dtype=bool)).removed.sum())
     if dead:
         return (
-            f"nothing in {what} can be removed in blocks of {align} channels: {dead} of its {len(classes)} channels "
-            "are dead, but no group has a whole block of them; align to 1 (--align 1) to remove them all the same."
+            f"nothing in {what} can be removed in blocks of {align} channels: {dead} of its {classes.channels} "
+            "channels are dead, but no group has a whole block of them; align to 1 (--align 1) to remove them all the "
+            "same."
         )
     held: Counter[str] = Counter()
     for refusal in refusals(flow, classes, np.zeros(len(classes), dtype=bool)):
@@ -100,8 +100,8 @@ def nothing(flow: Flow, classes: Classes, model: Any, align: int = 1) -> str:
     why = "; ".join(f"{count} because {reason}" for reason, count in held.most_common(5)) or "none"
     free = int((classes.held < 0).sum())
     return (
-        f"nothing in {what} can be removed: {free} of its {len(classes)} channels are free to go but none of them is "
-        f"dead; held back: {why}; zero whole filters first (train with a structured sparsity, or prune)."
+        f"nothing in {what} can be removed: {free} of its {classes.channels} channels are free to go but none of "
+        f"them is dead; held back: {why}; zero whole filters first (train with a structured sparsity, or prune)."
     )
 
 
@@ -118,9 +118,9 @@ def _spoilt(flow: Flow, classes: Classes, removed: ClassMask) -> list[tuple[Clas
             continue
         known = np.zeros(len(classes), dtype=bool)
         varies = np.zeros(len(classes), dtype=bool)
-        for value in flow.tracked(list(node.input)):
+        for value in (flow.values[name] for name in node.input if name in flow.values):
             known |= classes.any_of(value.labels, ~np.isnan(value.constant))
-        for value in flow.tracked(list(node.output)):
+        for value in (flow.values[name] for name in node.output if name in flow.values):
             varies |= classes.any_of(value.labels, np.isnan(value.constant))
         here = left & known & varies
         if here.any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,28 +16,13 @@ from slimtask.errors import InputError
 OPSETS = range(13, 24)
 # What may be computed once instead of at every run when all inputs are constants: moves and scalar arithmetic that
 # exporters leave between an initialiser and its reader.
-_FOLDABLE = frozenset(
-    (
-        "Identity",
-        "Transpose",
-        "Reshape",
-        "Squeeze",
-        "Unsqueeze",
-        "Cast",
-        "Shape",
-        "Concat",
-        "Gather",
-        "Slice",
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Neg",
-        "Sqrt",
-        "Reciprocal",
-        "ConstantOfShape",
-    )
-)
+_BROADCASTING = ("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Equal", "Greater", "Less", "Where")
+# fmt: off
+_FOLDABLE = frozenset((
+    *_BROADCASTING, "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Shape", "Concat", "Gather",
+    "Slice", "Neg", "Not", "Floor", "Ceil", "Sqrt", "Reciprocal", "ConstantOfShape", "Range", "Expand",
+))
+# fmt: on
 _MOST_DIMS = 64
 _FOLD_ELEMENTS = 1 << 20  # a constant made larger than its inputs is worth that much at most
 _INLINE_BYTES = 1024  # shape inference reads small constants (target shapes), never the weights
@@ -65,7 +51,7 @@ def normalise(model: onnx.ModelProto, weights: dict[str, Shaped[np.ndarray, "...
     _fold_constants_(model, weights, versions[0])
     origin = _untie_(model, weights)
     network = Network(model=model, weights=weights, origin=origin)
-    network.shapes.update(_shapes(network))
+    network.shapes.update(infer_shapes(network))
     return network
 
 
@@ -74,7 +60,7 @@ def _fold_constants_(model: onnx.ModelProto, weights: dict[str, Any], opset: int
     outputs = {value.name for value in model.graph.output}
     kept = []
     for node in model.graph.node:
-        value = None if set(node.output) & outputs else _constant(node, weights, opset)
+        value = None if set(node.output) & outputs else constant(node, weights, opset)
         if value is None:
             kept.append(node)
         else:
@@ -83,7 +69,7 @@ def _fold_constants_(model: onnx.ModelProto, weights: dict[str, Any], opset: int
     model.graph.node.extend(kept)
 
 
-def _constant(node: onnx.NodeProto, weights: dict[str, Any], opset: int) -> Any:
+def constant(node: onnx.NodeProto, weights: dict[str, Any], opset: int) -> Any:
     """Return what ``node`` computes if that is constant and small enough, else None."""
     if node.op_type == "Constant" and node.domain in DOMAINS:
         return _constant_node(node)
@@ -110,16 +96,23 @@ def _constant(node: onnx.NodeProto, weights: dict[str, Any], opset: int) -> Any:
 def _elements(node: onnx.NodeProto, arrays: list[Shaped[np.ndarray, "..."]]) -> int | None:
     """Return at least how many elements ``node`` makes of constants, before it makes them; None if it cannot."""
     try:
-        if node.op_type == "ConstantOfShape":
-            return int(math.prod(arrays[0].reshape(-1).tolist())) if arrays[0].size <= _MOST_DIMS else None
-        if node.op_type == "Gather":
-            axis = int(attributes(node).get("axis", 0))
-            return int(arrays[0].size // max(arrays[0].shape[axis], 1) * arrays[-1].size)
-        if node.op_type in ("Add", "Sub", "Mul", "Div"):
-            return math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
-    except (ValueError, TypeError, IndexError):
+        return _count(node, arrays)
+    except (ValueError, TypeError, IndexError, ArithmeticError):
         return None
-    return 0
+
+
+def _count(node: onnx.NodeProto, arrays: list[Shaped[np.ndarray, "..."]]) -> int | None:
+    if node.op_type == "ConstantOfShape":
+        return int(math.prod(arrays[0].reshape(-1).tolist())) if arrays[0].size <= _MOST_DIMS else None
+    if node.op_type == "Range":
+        start, end, step = (float(array) for array in arrays)
+        return max(math.ceil((end - start) / step), 0)
+    if node.op_type == "Expand":
+        return math.prod(np.broadcast_shapes(arrays[0].shape, tuple(arrays[1].tolist())))
+    if node.op_type == "Gather":
+        axis = int(attributes(node).get("axis", 0))
+        return int(arrays[0].size // max(arrays[0].shape[axis], 1) * arrays[-1].size)
+    return math.prod(np.broadcast_shapes(*(array.shape for array in arrays))) if node.op_type in _BROADCASTING else 0
 
 
 def _constant_node(node: onnx.NodeProto) -> Any:
@@ -157,10 +150,15 @@ def _untie_(model: onnx.ModelProto, weights: dict[str, Any]) -> dict[str, str]:
     return origin
 
 
-def _shapes(network: Network) -> dict[str, Dims]:
-    """Return the inferred shape of every value whose rank is known; an unknown size is a name of its own."""
+def infer_shapes(network: Network, inputs: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Dims]:
+    """Return the inferred shape of every value whose rank is known; an unknown size is a name of its own.
+
+    ``inputs`` are the shapes to give to the inputs of the graph, instead of those that it states.
+    """
     skeleton, _ = assemble(network, inline_below_bytes=_INLINE_BYTES)
     del skeleton.graph.value_info[:]
+    if inputs is not None:
+        _fix_shapes_(skeleton.graph, inputs)
     try:
         graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
@@ -173,6 +171,15 @@ def _shapes(network: Network) -> dict[str, Dims]:
         if kind.HasField("shape"):
             shapes[value.name] = tuple(_dim(dim, f"?{value.name}.{index}") for index, dim in enumerate(kind.shape.dim))
     return shapes
+
+
+def _fix_shapes_(graph: onnx.GraphProto, inputs: Mapping[str, tuple[int, ...]]) -> None:
+    """State the shapes of the inputs, in place, and none of the outputs, for those follow."""
+    for value in graph.output:
+        value.type.tensor_type.ClearField("shape")
+    for value in graph.input:
+        shape = onnx.helper.make_tensor_type_proto(value.type.tensor_type.elem_type, inputs[value.name])
+        value.type.tensor_type.shape.CopyFrom(shape.tensor_type.shape)
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension, unknown: str) -> int | str:

@@ -107,13 +107,25 @@ def _openings(network: Network) -> list[tuple[int, tuple[int, int]]]:
     return [(_BATCHES[index % 2], size) for index, size in enumerate(_SIZES)]
 
 
+def input_shapes(network: Network) -> list[dict[str, tuple[int, ...]]]:
+    """Return the shapes of the inputs to try, by name, for each batch and image size."""
+    return [
+        {value.name: _shape(network, value.name, batch, size) for value in network.model.graph.input}
+        for batch, size in _openings(network)
+    ]
+
+
+def _shape(network: Network, name: str, batch: int, size: tuple[int, int]) -> tuple[int, ...]:
+    return tuple(
+        dim if isinstance(dim, int) else batch if axis == 0 else size[axis % 2]
+        for axis, dim in enumerate(network.shapes.get(name, ()))
+    )
+
+
 def _feed(network: Network, batch: int, size: tuple[int, int], generator: np.random.Generator, kind: str) -> Feed:
     feed = {}
     for value in network.model.graph.input:
-        shape = []
-        for axis, dim in enumerate(network.shapes.get(value.name, ())):
-            open_size = batch if axis == 0 else size[axis % 2]
-            shape.append(dim if isinstance(dim, int) else open_size)
+        shape = _shape(network, value.name, batch, size)
         try:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         except KeyError:
@@ -122,9 +134,9 @@ def _feed(network: Network, batch: int, size: tuple[int, int], generator: np.ran
             ) from None
         if dtype.hasobject or not 0 < math.prod(shape) <= _MOST_ELEMENTS:
             raise InputError(
-                f"the input '{value.name}' of the graph, {shape}, cannot be made: it is text, empty or too large."
+                f"the input '{value.name}' of the graph, {list(shape)}, cannot be made: it is text, empty or too large."
             )
-        feed[value.name] = _numbers(tuple(shape), generator, kind).astype(dtype)
+        feed[value.name] = _numbers(shape, generator, kind).astype(dtype)
     return feed
 
 

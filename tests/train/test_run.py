@@ -30,7 +30,7 @@ SECTIONS: list[tuple[dict[str, Any], Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("sections", "expected"), SECTIONS, ids=str)
+@pytest.mark.parametrize(("sections", "expected"), SECTIONS, ids=[str(sections) for sections, _ in SECTIONS])
 def test_a_section_is_trained_by_its_method(sections: dict[str, Any], expected: Any) -> None:
     assert method_of(parse_recipe({**DATA, **sections})) is expected
 

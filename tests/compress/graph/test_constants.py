@@ -158,3 +158,32 @@ def test_a_concatenation_of_nothing_is_no_constant() -> None:
     known = read_constants(record(model, torch.zeros(1, 3, 4, 4)), named_tensors(model))["reader.weight"]
     assert known[1] == 0
     assert np.isnan(known[[0, 2, 3]]).all()
+
+
+def test_a_type_without_fractions_and_what_is_infinite() -> None:
+    model = Chain(lambda m, x: x * 0 + x.abs().clamp(0.6, 0.7).to(torch.int32).float() + 1.5).eval()
+    known = read_constants(record(model, torch.zeros(1, 3, 8, 8)), named_tensors(model))["reader.weight"]
+    assert known[3:].tolist() == [1.5] * 5
+    model = Chain(lambda m, x: x / 0.0).eval()
+    assert np.isnan(read_constants(record(model, torch.zeros(1, 3, 8, 8)), named_tensors(model))["reader.weight"]).all()
+
+
+def test_a_bare_matrix_reads_constants_and_maps_a_row_of_zeros_to_zeros() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.other = nn.Conv1d(3, 4, 1), nn.Linear(4, 2), nn.Linear(4, 2)
+            self.along, self.across = nn.Parameter(torch.randn(6, 6)), nn.Parameter(torch.randn(4, 4))
+            self.first.weight.data[2:], self.first.bias.data[2:] = 0, torch.tensor([0.0, 2.0])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.first(x)[0]
+            return self.last((y @ self.along).T) + self.other(y.T @ self.across)
+
+    model = Bare().eval()
+    known = read_constants(record(model, torch.zeros(1, 3, 6)), named_tensors(model))
+    assert np.isnan(known["across"]).tolist() == [True, True, False, False]
+    assert known["across"][2:].tolist() == [0, 2]
+    assert np.isnan(known["along"]).all()
+    assert np.isnan(known["last.weight"]).tolist() == [True, True, False, True]
+    assert known["last.weight"][2] == 0

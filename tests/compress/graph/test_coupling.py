@@ -185,3 +185,20 @@ def test_what_runs_over_channels_is_noted_with_its_operand(
     read = {(r.operation.name, r.axis): r.labels for r in coupling.readings}
     assert operand_axis in read
     assert (coupling.classes[read[operand_axis]] == channels_of(coupling, "a.weight", 0)).all()
+
+
+def test_views_of_what_is_labelled_in_part_come_to_an_end() -> None:
+    """Channels appended to some of a fixed number and viewed as two axes: what ties no further is left."""
+
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 5, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.cat([self.a(x), x], 1)
+            return self.b(y.view(y.shape[0], 2, 4, *y.shape[2:]).transpose(1, 2).reshape(y.shape))
+
+    coupling = couple(record(Part(), torch.zeros(1, 3, 4, 4)))
+    pinned = coupling.labels.reasons(coupling.classes)
+    assert set(channels_of(coupling, "a.weight", 0).tolist()) & set(pinned)

@@ -36,6 +36,10 @@ def depthwise(pad):
     return lambda b, y: b.conv(y, 8, 8, 3, group=8, pads=[pad] * 4)
 
 
+def depthwise_up(b, y):
+    return b.op("ConvTranspose", y, b.constant(b.weight(8, 1, 2, 2)), strides=[2, 2], group=8)
+
+
 def batchnorm(b, y):
     return b.op("BatchNormalization", y, *(b.constant(b.rng.uniform(0.5, 1.5, 8)) for _ in range(4)))
 
@@ -118,6 +122,7 @@ def with_itself(b, y):
         (pads(mode="reflect"), 3),
         (depthwise(0), 3),
         (depthwise(1), 1),
+        (depthwise_up, 1),
         (batchnorm, 3),
         (instancenorm, 3),
         (there_and_back, 3),
