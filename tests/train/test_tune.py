@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slimtask.checkpoint import Checkpoint
+from slimtask.compress.api.how import Prune
 from slimtask.compress.api.rounds import compress_in_rounds
 from slimtask.compress.score.budget import Budget
 from slimtask.errors import InputError
@@ -31,7 +32,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 def test_every_round_is_trained_and_scored(dense: Checkpoint) -> None:
     tuner = Tuner(dense, data_for(dense, recipe("depth")), finetune=2, distil=0.5, recalibrate=1, rounds=2)
-    smaller, cuts = compress_in_rounds(dense, budget=Budget(keep=0.5), criterion="l2", align=2, rounds=2, between=tuner)
+    smaller, cuts = compress_in_rounds(dense, Prune(Budget(keep=0.5), align=2), rounds=2, between=tuner)
     assert [(stage.stage, stage.round) for stage in tuner.stages] == [
         ("dense", 0), ("cut", 1), ("tuned", 1), ("cut", 2), ("tuned", 2),
     ]  # fmt: skip
