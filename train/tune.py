@@ -59,7 +59,7 @@ class Tuner:
     Example::
 
         tuner = Tuner(dense, data_for(dense, load_recipe("scenes")), finetune=500, distil=0.5, rounds=3)
-        smaller, cuts = compress_in_rounds(dense, budget=Budget(flops=0.4), criterion="l2", rounds=3, between=tuner)
+        smaller, cuts = compress_in_rounds(dense, Prune(Budget(flops=0.4)), rounds=3, between=tuner)
         print(tuner.stages)
     """
 
